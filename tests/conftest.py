@@ -1,0 +1,219 @@
+"""What every test has: real databases and brokers on request, a clean environment, no network."""
+
+import contextlib
+import ipaddress
+import os
+import shutil
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from tests.servers import PostgresServer, RedisServer, ServerMissing, is_setting, postgres, redis
+
+# Random examples in CI too: it goes on searching, and prints how to run again what it has found.
+settings.register_profile("ci", derandomize=False, print_blob=True, deadline=None, max_examples=200)
+settings.register_profile("dev", deadline=None)
+settings.load_profile("ci" if "CI" in os.environ else "dev")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    with missing_server_skips():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    with missing_server_skips():
+        return (yield)
+
+
+@contextlib.contextmanager
+def missing_server_skips() -> Iterator[None]:
+    """Whoever has no server can still run the other tests; in CI every test has to run."""
+    try:
+        yield
+    except ServerMissing as missing:
+        if "CI" in os.environ:
+            pytest.fail(f"required in CI: {missing}", pytrace=False)
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(autouse=True)
+def clean_environment() -> Iterator[None]:
+    """No setting of the machine reaches a test, and none that a test makes reaches the next one."""
+    with without_settings():
+        yield
+
+
+@contextlib.contextmanager
+def without_settings() -> Iterator[None]:
+    before = dict(os.environ)
+    for name in filter(is_setting, before):
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+class Network:
+    """Keeps a test on this machine, and remembers what else it tried to reach."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+
+    def guard_connect(self, connect: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(sock: socket.socket, address: Any) -> Any:
+            if sock.family in (socket.AF_INET, socket.AF_INET6) and not is_loopback(address[0]):
+                self.refused.append(str(address[0]))
+                pytest.fail(f"a test may not connect to {address[0]}")
+            return connect(sock, address)
+
+        return guarded
+
+    def guard_lookup(self, look_up: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(host: Any, *args: Any, **options: Any) -> Any:
+            name = host.decode() if isinstance(host, bytes) else host
+            if name in (None, "", "localhost") or is_address(name):
+                return look_up(host, *args, **options)
+            raise socket.gaierror(socket.EAI_NONAME, f"a test may not look up {name!r}")
+
+        return guarded
+
+
+@pytest.fixture(autouse=True)
+def network() -> Iterator[Network]:
+    """Fails a test that connects to anything but loopback; names other than localhost are unknown.
+
+    A test whose subject is this very refusal ends with `network.refused.clear()`.
+    """
+    network = Network()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            guarded = network.guard_connect(getattr(socket.socket, name))
+            patch.setattr(socket.socket, name, guarded)
+        for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
+            patch.setattr(socket, name, network.guard_lookup(getattr(socket, name)))
+        yield network
+    if network.refused:
+        # Its own failure may have been swallowed, or have happened in another thread.
+        pytest.fail(f"tried to connect to {', '.join(network.refused)}", pytrace=False)
+
+
+def is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    if not is_address(host):
+        return host == "localhost"
+    address = ipaddress.ip_address(host)
+    inner = getattr(address, "ipv4_mapped", None)
+    return (inner or address).is_loopback
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """The PostgreSQL of this test process; a test that stops it needs not start it again."""
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """The Redis of this test process; a test that stops it needs not start it again."""
+    with redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty Redis, for BROKER_URL."""
+    redis_server.start()
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A new, migrated database; the test runs once on each kind."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A new, migrated SQLite database."""
+    copy = tmp_path / "reelwatch.db"
+    shutil.copyfile(sqlite_template, copy)
+    return f"sqlite:///{copy}"
+
+
+@pytest.fixture
+def postgresql_url(postgres_server: PostgresServer, postgresql_template: str) -> Iterator[str]:
+    """A new, migrated PostgreSQL database."""
+    postgres_server.start()
+    with new_database(postgres_server, postgresql_template) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A new database without a single table, of each kind: for the migrations themselves."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    server.start()
+    with new_database(server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Migrated once for all tests of this process."""
+    template = tmp_path_factory.mktemp("template") / "reelwatch.db"
+    migrate(f"sqlite:///{template}")
+    with contextlib.closing(sqlite3.connect(template)) as connection:
+        # What is still in the log beside it would not be copied.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return template
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgres_server: PostgresServer) -> Iterator[str]:
+    """Migrated once for all tests of this process."""
+    postgres_server.start()
+    with new_database(postgres_server) as url:
+        migrate(url)
+        postgres_server.seal_database(url)
+        yield url
+
+
+@contextlib.contextmanager
+def new_database(server: PostgresServer, template: str = "") -> Iterator[str]:
+    url = server.create_database(template)
+    try:
+        yield url
+    finally:
+        server.start()
+        server.drop_database(url)
+
+
+def migrate(url: str) -> None:
+    # Tests that need no database run without the package's database code.
+    from worker import db  # noqa: PLC0415
+
+    with without_settings():
+        db.migrate(url)

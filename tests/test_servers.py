@@ -1,0 +1,306 @@
+"""The servers, child processes and guards that the other tests rely on do what they promise."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from redis import Redis
+
+from tests.conftest import Network, is_loopback, missing_server_skips
+from tests.reaper import is_running
+from tests.servers import (
+    ROOT,
+    PostgresServer,
+    Process,
+    RedisServer,
+    ServerMissing,
+    eventually,
+    is_setting,
+    postgres,
+    process,
+)
+
+UNREACHABLE = "192.0.2.1"  # set aside for documentation: no such machine
+
+needs_own_postgres = pytest.mark.skipif(
+    "REELWATCH_TEST_POSTGRES_URL" in os.environ, reason="the PostgreSQL given is not ours to stop"
+)
+
+
+@pytest.fixture
+def table(postgres_server: PostgresServer) -> Iterator[sa.Engine]:
+    """A database with one table, `kept`, and a row in it."""
+    url = postgres_server.create_database()
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE kept (word text)"))
+        connection.execute(sa.text("INSERT INTO kept VALUES ('here')"))
+    yield engine
+    engine.dispose()
+    postgres_server.drop_database(url)
+
+
+def words(engine: sa.Engine) -> list[str]:
+    with engine.connect() as connection:
+        return list(connection.scalars(sa.text("SELECT word FROM kept")))
+
+
+class TestPostgres:
+    def test_is_a_superuser_of_a_real_server(self, postgres_server: PostgresServer) -> None:
+        engine = sa.create_engine(postgres_server.url)
+        with engine.connect() as connection:
+            assert connection.scalar(sa.text("SHOW is_superuser")) == "on"
+        engine.dispose()
+
+    @needs_own_postgres
+    def test_keeps_its_data_over_a_restart(
+        self, postgres_server: PostgresServer, table: sa.Engine
+    ) -> None:
+        postgres_server.restart()
+        table.dispose()
+        assert words(table) == ["here"]
+
+    @needs_own_postgres
+    def test_keeps_committed_rows_over_a_crash(
+        self, postgres_server: PostgresServer, table: sa.Engine
+    ) -> None:
+        postgres_server.kill()
+        with pytest.raises(sa.exc.OperationalError):
+            words(table)
+        postgres_server.start()
+        table.dispose()
+        assert words(table) == ["here"]
+
+    def test_a_terminated_connection_is_dead_and_a_new_one_works(
+        self, postgres_server: PostgresServer, table: sa.Engine
+    ) -> None:
+        with table.connect() as connection:
+            postgres_server.terminate_connections()
+            with pytest.raises(sa.exc.OperationalError):
+                connection.execute(sa.text("SELECT 1"))
+        assert words(table) == ["here"]
+
+    def test_copies_a_sealed_template(
+        self, postgres_server: PostgresServer, table: sa.Engine
+    ) -> None:
+        template = table.url.render_as_string(hide_password=False)
+        postgres_server.seal_database(template)
+        copy = sa.create_engine(postgres_server.create_database(template))
+        assert words(copy) == ["here"]
+        copy.dispose()
+        postgres_server.drop_database(copy.url.render_as_string(hide_password=False))
+
+    def test_a_server_given_by_url_is_used_and_never_stopped(
+        self, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain = postgres_server.url.replace("postgresql+psycopg", "postgresql")
+        monkeypatch.setenv("REELWATCH_TEST_POSTGRES_URL", plain)
+        with postgres() as given:
+            given.drop_database(given.create_database())
+            with pytest.raises(ServerMissing, match="not ours to stop"):
+                given.restart()
+        assert given.url == postgres_server.url
+
+
+class TestRedis:
+    def test_refuses_writes_rather_than_forget_queues(self, redis_url: str) -> None:
+        with Redis.from_url(redis_url) as client:
+            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+    def test_flush_forgets_everything(self, redis_server: RedisServer, redis_url: str) -> None:
+        with Redis.from_url(redis_url) as client:
+            client.set("queue", "message")
+            redis_server.flush()
+            assert client.get("queue") is None
+
+    def test_comes_back_empty_and_at_the_same_place(
+        self, redis_server: RedisServer, redis_url: str
+    ) -> None:
+        with Redis.from_url(redis_url) as client:
+            client.set("queue", "message")
+        redis_server.restart()
+        with Redis.from_url(redis_url) as client:
+            assert client.get("queue") is None
+
+    def test_is_gone_after_a_kill_until_it_is_started(self, redis_server: RedisServer) -> None:
+        redis_server.kill()
+        assert not redis_server.running
+        with closing(socket.socket()) as probe:
+            assert probe.connect_ex(("127.0.0.1", redis_server.port)) != 0
+        redis_server.start()
+        redis_server.flush()
+
+
+def python(code: str) -> Process:
+    return process(["python", "-c", textwrap.dedent(code)])
+
+
+class TestProcess:
+    def test_gets_the_settings_it_is_given_and_no_others(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DATABASE_URL", "inherited")
+        show = "import os; print(os.environ.get('DATABASE_URL'), os.environ.get('BROKER_URL'))"
+        with process(["python", "-c", show], {"BROKER_URL": "given"}) as child:
+            assert child.wait_for("given") == "None given"
+            assert child.wait() == 0
+
+    def test_one_that_ends_early_shows_its_last_words(self) -> None:
+        with (
+            python("raise SystemExit('no database')") as child,
+            pytest.raises(AssertionError, match=r"(?s)exit code 1.*no database"),
+        ):
+            child.wait_for("ready")
+
+    def test_one_that_writes_something_else_shows_it_too(self) -> None:
+        with python("import time; print('starting'); time.sleep(60)") as child:
+            child.wait_for("starting")
+            with pytest.raises(AssertionError, match=r"(?s)not within 0\.01 s.*starting"):
+                child.wait_for("ready", deadline_seconds=0.01)
+
+    def test_terminate_lets_it_end_in_good_order(self) -> None:
+        code = """
+            import signal
+            signal.signal(signal.SIGTERM, lambda *_: (print("tidied up"), exit(3)))
+            print("ready")
+            signal.pause()
+        """
+        with python(code) as child:
+            child.wait_for("ready")
+            assert child.terminate() == 3
+            assert "tidied up" in child.output
+
+    def test_kill_takes_its_children_along(self) -> None:
+        code = """
+            import subprocess, sys
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+            print("child", child.pid)
+            child.wait()
+        """
+        with python(code) as parent:
+            grandchild = int(parent.wait_for("child").split()[1])
+            parent.kill()
+            assert parent.returncode == -signal.SIGKILL
+            eventually(lambda: not is_running(grandchild), 5, "the grandchild is gone")
+
+    def test_a_stopped_one_goes_on_when_told(self) -> None:
+        with python("import time\nwhile True: print('tick'); time.sleep(0.01)") as child:
+            child.wait_for("tick")
+            child.stop_signal(signal.SIGSTOP)
+            child.stop_signal(signal.SIGCONT)
+            written = len(child.output)
+            eventually(lambda: len(child.output) > written, 5, "it goes on")
+
+    def test_nothing_survives_a_killed_test_run(self) -> None:
+        code = f"""
+            import os, sys, time
+            sys.path.insert(0, {str(ROOT)!r})
+            from tests.servers import process, redis
+            server, child = redis(), process(["sleep", "60"])
+            print("started", server._process.pid, child.pid, server._folder.path, flush=True)
+            time.sleep(60)
+        """
+        run = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+        )
+        with run:
+            assert run.stdout is not None
+            _, server, child, folder = run.stdout.readline().split()
+            run.kill()
+        eventually(lambda: not is_running(int(server)), 10, "the server is gone")
+        eventually(lambda: not is_running(int(child)), 10, "the child is gone")
+        eventually(lambda: not Path(folder).exists(), 10, "the folder is gone")
+
+
+class TestEventually:
+    def test_returns_the_value_it_waited_for(self) -> None:
+        values = iter([None, 0, "", "now"])
+        assert eventually(lambda: next(values)) == "now"
+
+    def test_says_what_did_not_happen(self) -> None:
+        with pytest.raises(AssertionError, match=r"not within 0\.01 s: the job is done"):
+            eventually(lambda: False, 0.01, "the job is done")
+
+
+class TestNetworkGuard:
+    def test_connecting_elsewhere_fails_the_test_at_once(self, network: Network) -> None:
+        with closing(socket.socket()) as sock, pytest.raises(pytest.fail.Exception):
+            sock.connect((UNREACHABLE, 80))
+        assert network.refused == [UNREACHABLE]
+        network.refused.clear()
+
+    def test_code_that_swallows_errors_can_not_hide_it(self, network: Network) -> None:
+        def swallow() -> None:
+            try:
+                socket.create_connection((UNREACHABLE, 80))
+            except BaseException:  # the worst a thread may do
+                return
+
+        thread = threading.Thread(target=swallow)
+        thread.start()
+        thread.join()
+        assert network.refused == [UNREACHABLE]
+        network.refused.clear()
+
+    def test_a_name_can_not_be_looked_up(self) -> None:
+        with pytest.raises(urllib.error.URLError, match=r"may not look up 'reelwatch\.example'"):
+            urllib.request.urlopen("http://reelwatch.example/")
+
+    def test_this_machine_can_be_reached(self) -> None:
+        with (
+            closing(socket.create_server(("127.0.0.1", 0))) as server,
+            closing(socket.create_connection(("localhost", server.getsockname()[1]))) as client,
+        ):
+            assert client.getpeername() == server.getsockname()
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
+    def test_loopback_addresses(self, host: str) -> None:
+        assert is_loopback(host)
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "::", "fe80::1", "example.com", ""])
+    def test_other_addresses(self, host: str) -> None:
+        assert not is_loopback(host)
+
+
+class TestEnvironment:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "DATABASE_URL",
+            "REELWATCH_POLL_MIN",
+            "WEBHOOK_SECRET",
+            "LOG_LEVEL",
+            "https_proxy",
+            "PGHOST",
+        ],
+    )
+    def test_settings_are_cleared(self, name: str) -> None:
+        assert is_setting(name)
+        assert name not in os.environ
+
+    @pytest.mark.parametrize("name", ["PATH", "HOME", "CI", "REELWATCH_TEST_POSTGRES_URL"])
+    def test_the_rest_is_left(self, name: str) -> None:
+        assert not is_setting(name)
+
+
+class TestMissingServer:
+    def test_skips_on_a_developers_machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("CI", raising=False)
+        with pytest.raises(pytest.skip.Exception, match="no Redis"), missing_server_skips():
+            raise ServerMissing("no Redis")
+
+    def test_fails_in_ci(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CI", "true")
+        with pytest.raises(pytest.fail.Exception, match="required in CI"), missing_server_skips():
+            raise ServerMissing("no Redis")

@@ -1,0 +1,107 @@
+"""The Celery app: broker, queues, beat, and what a process does when it starts and ends.
+
+    celery -A worker worker --without-gossip --without-mingle
+    celery -A worker beat
+
+Celery carries nudges. What is due, and who works on it, stands in the database; a lost, doubled or
+late message costs time at most.
+"""
+
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+from kombu import Queue
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker import log, settings, tracking
+from worker.errors import SettingsError
+
+INTAKE = "reelwatch"  # where producers send `worker.track`, `worker.cancel`, `worker.recheck`
+WORK = "reelwatch.work"  # ticks and turns: a flood of new ids must not hold them up
+
+TICK_SECONDS = 1.0
+MESSAGE_EXPIRES = 30.0  # ticks and nudges pile up no longer than this while no worker runs
+CONCURRENCY = 8  # turns wait for the network, not for the processor
+
+logger = structlog.get_logger(__name__)
+
+# Without these a silently dropped connection hangs beat and worker for good. Only Redis takes them.
+REDIS_OPTIONS = {
+    "socket_timeout": 5,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+    "visibility_timeout": 120,  # an id taken by a worker that died is handed out again after this
+    "global_keyprefix": "",
+}
+MEMORY_OPTIONS = {"polling_interval": 0.02}
+
+
+def configuration() -> dict[str, Any]:
+    """The app's configuration, from the environment, when Celery first needs it."""
+    try:
+        current = settings.current()
+    except SettingsError as error:
+        raise SystemExit(f"reelwatch: {error}") from None
+    if current.broker_url is None and current.redis_url is None:
+        raise SystemExit(
+            "reelwatch: BROKER_URL is not set: accepted: redis(s)://… or amqp(s)://… "
+            "(or run everything in one process with `reelwatch up`)"
+        )
+    return {
+        "broker_url": current.broker,
+        "broker_transport_options": _transport_options(current),
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "task_ignore_result": True,
+        "task_store_errors_even_if_ignored": False,
+        "task_serializer": "json",
+        "event_serializer": "json",
+        "accept_content": ["json"],
+        "task_default_queue": INTAKE,
+        "task_queues": [Queue(INTAKE), Queue(WORK)],
+        "task_routes": {
+            name: {"queue": WORK} for name in ("worker.tick", "worker.poll", "worker.deliver")
+        },
+        "worker_prefetch_multiplier": 1,
+        "worker_concurrency": CONCURRENCY,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "enable_utc": True,
+        "timezone": "UTC",
+        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_schedule": {
+            "tick": {
+                "task": "worker.tick",
+                "schedule": TICK_SECONDS,
+                "options": {"expires": MESSAGE_EXPIRES},
+            }
+        },
+    }
+
+
+def _transport_options(current: settings.Settings) -> dict[str, Any]:
+    if current.in_memory:
+        return MEMORY_OPTIONS
+    return REDIS_OPTIONS if current.broker.startswith("redis") else {}
+
+
+app = Celery("reelwatch", include=["worker.tasks"])
+app.add_defaults(configuration)
+
+
+@signals.setup_logging.connect
+def _configure_logging(**_: object) -> None:
+    """Being connected, this keeps Celery from setting up logging of its own."""
+    log.configure(settings.current())
+
+
+@signals.worker_init.connect
+def _before_work(**_: object) -> None:
+    try:
+        tracking.sync_accounts(settings.current())
+    except SQLAlchemyError as error:
+        # The database may come later than the worker; its tasks will say so again if it does not.
+        logger.error("database_not_ready", error=str(error).splitlines()[0])

@@ -1,0 +1,141 @@
+"""The database: engines that suit SQLite and PostgreSQL, transactions, the clock, migrations."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Insert,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from worker.models import Base, UtcDateTime
+
+READ_ONLY = "reelwatch_read_only"
+BUSY_SECONDS = 30  # how long SQLite waits for another writer
+POOL_SIZE = 5
+
+
+def engine(url: str) -> Engine:
+    """This process's engine for `url`: made on first use, and anew in a forked child."""
+    return _engine(url, os.getpid())
+
+
+@cache
+def _engine(url: str, pid: int) -> Engine:
+    if make_url(url).get_backend_name() == "sqlite":
+        return _sqlite_engine(url)
+    return create_engine(
+        url, pool_size=POOL_SIZE, max_overflow=20, pool_pre_ping=True, pool_recycle=1_800,
+        connect_args={"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5,
+                      "keepalives_count": 3, "tcp_user_timeout": 20_000,
+                      "application_name": "reelwatch"},
+    )  # fmt: skip
+
+
+def _sqlite_engine(url: str) -> Engine:
+    made = create_engine(
+        url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, max_overflow=20
+    )
+    event.listen(made, "connect", _prepare_sqlite)
+    event.listen(made, "begin", _begin_sqlite)
+    return made
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # None: the driver must not begin transactions by itself, `_begin_sqlite` does.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",  # what was accepted must survive a power cut, not only a crash
+        f"busy_timeout = {BUSY_SECONDS * 1000}",
+        "foreign_keys = ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """A writer takes the lock when it begins: one that reads first and then writes gets refused."""
+    read_only = connection.get_execution_options().get(READ_ONLY)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def transaction(url: str) -> Iterator[Session]:
+    """A session whose work is committed at the end, or rolled back by an exception."""
+    with Session(engine(url), expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def reading(url: str) -> Iterator[Session]:
+    """A session that only reads: it takes no writer's lock."""
+    bound = engine(url).execution_options(**{READ_ONLY: True})
+    with Session(bound, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+def now(session: Session) -> datetime:
+    """The time by the database's clock: the same for all workers, whatever theirs say."""
+    if session.get_bind().dialect.name == "sqlite":  # a file: one machine, one clock
+        return datetime.now(UTC)
+    return session.execute(select(func.clock_timestamp(type_=UtcDateTime()))).scalar_one()
+
+
+def insert_if_absent(session: Session, table: type[Base], *columns: str) -> Insert:
+    """An INSERT that skips rows whose `columns` (a unique key) exist already."""
+    if session.get_bind().dialect.name == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing(index_elements=columns)
+    return postgresql.insert(table).on_conflict_do_nothing(index_elements=columns)
+
+
+def dispose() -> None:
+    """Close this process's connections; the engines are made anew on next use."""
+    _engine.cache_clear()
+
+
+# -------------------------------------------------------------- migrations
+
+
+def migrations() -> Path:
+    """The migration scripts: inside an installed package, or at the top of a checkout."""
+    packaged = Path(__file__).parent / "migrations"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "migrations"
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Alembic's configuration for running the migrations on `connection`."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations()))
+    config.attributes["connection"] = connection
+    return config
+
+
+def migrate(url: str) -> None:
+    """Bring the database to the newest revision. Harmless at once from several processes."""
+    with engine(url).connect() as connection:
+        command.upgrade(alembic_config(connection), "head")
+        connection.commit()
+
+
+def revisions(url: str) -> tuple[str | None, str | None]:
+    """The database's revision and the newest one there is."""
+    with engine(url).connect() as connection:
+        head = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
+        return MigrationContext.configure(connection).get_current_revision(), head

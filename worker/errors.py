@@ -1,0 +1,17 @@
+"""The errors that a caller of Reelwatch branches on. Their text is what users read."""
+
+
+class ReelwatchError(Exception):
+    """Base of every error that Reelwatch raises on purpose."""
+
+
+class Refused(ReelwatchError):
+    """What was handed in is not acceptable; the message says which part and why. Not stored."""
+
+
+class UnknownJob(ReelwatchError):
+    """No job with this id is tracked for this account."""
+
+
+class SettingsError(ReelwatchError):
+    """A setting is missing or wrong; the message names it, its value and what is accepted."""

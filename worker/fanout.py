@@ -1,0 +1,114 @@
+"""Claim, do, record: many slow calls at once, their results written in groups as they arrive."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+GATHER_SECONDS = 0.02  # results this close together are written in one transaction
+GROUP = 200  # results in one transaction at most
+
+stopping = threading.Event()  # set when this process is asked to end: nothing new is claimed
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[Item]):
+    """What was claimed, and when claiming again makes sense."""
+
+    items: Sequence[Item]
+    again: float  # in so many seconds
+    when_freed: bool = False  # or as soon as an item is done
+
+
+def fan_out(
+    claim: Callable[[int], Batch[Item]],
+    do: Callable[[Item], Result],
+    record: Callable[[list[Result]], None],
+    *,
+    threads: int,
+    turn_seconds: float,
+) -> int:
+    """Go on claiming, doing and recording until nothing is left; returns how much was done.
+
+    No more than `threads` items are in hand at once; after `turn_seconds` nothing new is claimed,
+    so that a turn ends. A slow item holds up no other. `do` must not raise: an item whose `do` does
+    stays claimed until its lease runs out, and is logged.
+    """
+    turn = _Turn(do, threads, time.monotonic() + turn_seconds)
+    done = 0
+    with ThreadPoolExecutor(threads, thread_name_prefix="fanout") as pool:
+        while True:
+            if turn.may_claim():
+                turn.start(pool, claim(threads - turn.in_hand))
+            if not turn.in_hand:
+                return done
+            results = turn.gather()
+            if results:
+                record(results)
+                done += len(results)
+                turn.freed()
+
+
+class _Turn(Generic[Item, Result]):
+    """The items in hand of one `fan_out`, and when it may claim more."""
+
+    def __init__(self, do: Callable[[Item], Result], threads: int, end: float) -> None:
+        self.in_hand = 0
+        self._do = do
+        self._threads = threads
+        self._end = end
+        self._claim_at = 0.0
+        self._when_freed = False
+        self._outcomes: SimpleQueue[Result | BaseException] = SimpleQueue()
+
+    def may_claim(self) -> bool:
+        now = time.monotonic()
+        free = self.in_hand < self._threads
+        return free and self._claim_at <= now < self._end and not stopping.is_set()
+
+    def start(self, pool: ThreadPoolExecutor, batch: Batch[Item]) -> None:
+        self._claim_at = time.monotonic() + batch.again
+        self._when_freed = batch.when_freed
+        self.in_hand += len(batch.items)
+        for item in batch.items:
+            pool.submit(self._run, item)
+
+    def freed(self) -> None:
+        """Something is done: claim again, if that is what the claimed things wait for."""
+        if self._when_freed:
+            self._claim_at = 0.0
+
+    def gather(self) -> list[Result]:
+        """The next group of results; empty when it is time to claim again instead."""
+        results: list[Result] = []
+        wait = max(GATHER_SECONDS, self._claim_at - time.monotonic())
+        gather_until = None
+        while self.in_hand and len(results) < GROUP:
+            try:
+                outcome = self._outcomes.get(timeout=wait)
+            except Empty:
+                break
+            self.in_hand -= 1
+            if isinstance(outcome, BaseException):
+                log.error("item_crashed", exc_info=outcome)
+            else:
+                results.append(outcome)
+            gather_until = gather_until or time.monotonic() + GATHER_SECONDS
+            wait = max(0.0, gather_until - time.monotonic())
+        return results
+
+    def _run(self, item: Item) -> None:
+        try:
+            self._outcomes.put(self._do(item))
+        except BaseException as error:
+            self._outcomes.put(error)

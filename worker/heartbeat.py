@@ -1,0 +1,26 @@
+"""Stamps of what must keep happening, in the database where every process sees them."""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from worker import db
+from worker.models import Heartbeat
+
+TICK = "tick"
+
+
+def beat(session: Session, name: str, now: datetime, apart: timedelta) -> bool:
+    """Stamp `name`, unless it was stamped less than `apart` ago; says whether it was stamped."""
+    stale = update(Heartbeat).where(Heartbeat.name == name, Heartbeat.at <= now - apart)
+    if session.execute(stale.values(at=now).returning(Heartbeat.name)).first() is not None:
+        return True
+    first = db.insert_if_absent(session, Heartbeat, "name").values(name=name, at=now)
+    return session.execute(first.returning(Heartbeat.name)).first() is not None
+
+
+def age(session: Session, name: str, now: datetime) -> timedelta | None:
+    """How long ago `name` was stamped; None: never."""
+    at = session.execute(select(Heartbeat.at).where(Heartbeat.name == name)).scalar_one_or_none()
+    return None if at is None else now - at

@@ -1,0 +1,99 @@
+"""Logging: structlog for our lines and, through the same formatter, for everybody else's.
+
+One line per event: JSON, or columns on a terminal. Keys and secrets are cut out of the finished
+line, so that no route to the log, a foreign library's or a traceback's, can leak one.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from worker.settings import Settings
+
+MASK = "[secret]"
+# What others say only matters from a warning on: Celery's workers would report every tick.
+QUIET = (
+    "alembic",
+    "amqp",
+    "celery.app.trace",
+    "celery.beat",
+    "celery.worker.strategy",
+    "kombu",
+    "urllib3",
+)
+
+
+def configure(settings: Settings) -> None:
+    """Send all log lines of this process to standard error, in the format that settings ask for."""
+    level = getattr(logging, settings.log_level.upper())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_formatter(settings))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(level if level <= logging.DEBUG else logging.WARNING)
+    logging.captureWarnings(True)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_shared(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+class _Masking(structlog.stdlib.ProcessorFormatter):
+    """Cuts secrets out of the finished text."""
+
+    def __init__(self, secrets: Sequence[str], processors: Sequence[Processor]) -> None:
+        super().__init__(foreign_pre_chain=_shared(), processors=processors)
+        # The longest first: a secret must not survive because a part of it was masked before.
+        self._secrets = sorted(set(secrets), key=len, reverse=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        for secret in self._secrets:
+            line = line.replace(secret, MASK)
+        return line
+
+
+def _formatter(settings: Settings) -> logging.Formatter:
+    remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    return _Masking(settings.foreign_secrets(), [remove_meta, *_renderers(_format(settings))])
+
+
+def _format(settings: Settings) -> Literal["console", "json"]:
+    return settings.log_format or ("console" if sys.stderr.isatty() else "json")
+
+
+def _renderers(form: Literal["console", "json"]) -> Sequence[Processor]:
+    if form == "console":
+        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+
+
+def _shared() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        _without_absent,
+    ]
+
+
+def _without_absent(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+    """A line says what is there: fields without a value only make it longer."""
+    kept: dict[str, Any] = {name: value for name, value in line.items() if value is not None}
+    return kept

@@ -1,0 +1,187 @@
+"""The Celery tasks, each a thin call of a use case; and what keeps looks going without Celery."""
+
+import threading
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from celery import Task, signals
+from kombu.exceptions import OperationalError as BrokerError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from worker import db, delivery, fanout, heartbeat, polling, settings, tracking
+from worker.celery import MESSAGE_EXPIRES, TICK_SECONDS, app
+from worker.errors import ReelwatchError
+
+log = structlog.get_logger(__name__)
+
+STANDBY_LOOK_SECONDS = 5.0
+TICK_MISSED_SECONDS = 15.0
+QUIET_AFTER_FAILED_NUDGE = 30.0
+
+
+# ------------------------------------------------------------------ intake
+
+
+class _Intake(Task[Any, None]):
+    """An id is under way until its row is committed: acknowledged late, tried until it is."""
+
+    acks_late = True
+    acks_on_failure_or_timeout = True
+    reject_on_worker_lost = True
+    autoretry_for = (DBAPIError,)
+    max_retries = None
+    retry_backoff = 1
+    retry_backoff_max = 30
+    retry_jitter = True
+
+
+def _taken_in(action: Any, video_id: object, options: Mapping[str, Any]) -> None:
+    """Do what a producer asks for; what can't be accepted is refused for good and says why."""
+    try:
+        action(video_id, **options)
+    except (ReelwatchError, TypeError) as error:
+        log.error("refused", task=action.__name__, video_id=str(video_id)[:200], reason=str(error))
+
+
+@app.task(name="worker.track", base=_Intake)
+def track(video_id: object, **options: Any) -> None:
+    """`worker.track(video_id, …)` of any producer: the names of `worker.track` but `session`."""
+    _taken_in(tracking.track, video_id, options)
+
+
+@app.task(name="worker.cancel", base=_Intake)
+def cancel(video_id: object, **options: Any) -> None:
+    """`worker.cancel(video_id, account="default")`."""
+    _taken_in(tracking.cancel, video_id, options)
+
+
+@app.task(name="worker.recheck", base=_Intake)
+def recheck(video_id: object, **options: Any) -> None:
+    """`worker.recheck(video_id, account="default")`."""
+    _taken_in(tracking.recheck, video_id, options)
+
+
+# -------------------------------------------------------------------- work
+
+
+@app.task(name="worker.tick")
+def tick() -> None:
+    """Find what is due and have it done. Two beats, or late ticks, cost one statement."""
+    accounts, owed = _due()
+    for account in accounts:
+        poll.apply_async((account,), expires=MESSAGE_EXPIRES, retry=False)
+    if owed:
+        deliver.apply_async(expires=MESSAGE_EXPIRES, retry=False)
+
+
+@app.task(name="worker.poll")
+def poll(account: str) -> None:
+    """One turn of looks at an account's due jobs."""
+    polling.poll(settings.current(), account, nudge=nudge)
+
+
+@app.task(name="worker.deliver")
+def deliver() -> None:
+    """One turn of attempts at owed events."""
+    delivery.deliver(settings.current(), send_callback)
+
+
+def _due() -> tuple[list[str], bool]:
+    apart = timedelta(seconds=TICK_SECONDS / 2)
+    with db.transaction(settings.current().database_url) as session:
+        now = db.now(session)
+        if not heartbeat.beat(session, heartbeat.TICK, now, apart):
+            return [], False
+        return polling.due_accounts(session, now), delivery.due(session, now)
+
+
+def send_callback(task: str, queue: str, event: dict[str, Any], event_id: str) -> None:
+    """Hand an event to a Celery task of the producer's. Raises what the broker's client raises."""
+    app.send_task(task, kwargs={"event": event}, queue=queue, task_id=event_id, retry=False)
+
+
+class _Nudge:
+    """Tells the workers that an event is owed. While the broker is away, the next tick does."""
+
+    def __init__(self) -> None:
+        self._quiet_until = 0.0
+
+    def __call__(self) -> None:
+        if time.monotonic() < self._quiet_until:
+            return
+        try:
+            deliver.apply_async(expires=MESSAGE_EXPIRES, retry=False)
+        except (BrokerError, OSError) as error:
+            self._quiet_until = time.monotonic() + QUIET_AFTER_FAILED_NUDGE
+            log.warning("nudge_failed", error=str(error))
+
+
+nudge = _Nudge()
+
+
+# ----------------------------------------------------------------- standby
+
+
+class Standby:
+    """Does the work of the ticks in a worker's own thread while no tick comes.
+
+    Beat or the broker may be gone, or hang; the rows are due all the same.
+    """
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._watch, name="standby", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching; a turn under way ends by itself."""
+        self._stop.set()
+
+    def _watch(self) -> None:
+        started = time.monotonic()
+        while not self._stop.wait(STANDBY_LOOK_SECONDS):
+            if time.monotonic() - started < TICK_MISSED_SECONDS:
+                continue  # beat and worker start at once: give the first tick its time
+            try:
+                self.look()
+            except SQLAlchemyError as error:
+                log.error("standby_failed", error=str(error).splitlines()[0])
+            except Exception:  # this thread is the last resort: it outlives what it trips over
+                log.exception("standby_crashed")
+
+    def look(self) -> bool:
+        """Do one round of work, if no tick has been seen for a while; says whether it did."""
+        current = settings.current()
+        with db.reading(current.database_url) as session:
+            now = db.now(session)
+            age = heartbeat.age(session, heartbeat.TICK, now)
+            if age is not None and age < timedelta(seconds=TICK_MISSED_SECONDS):
+                return False
+            accounts = polling.due_accounts(session, now)
+        log.warning("tick_missing", age_seconds=age and round(age.total_seconds(), 1))
+        for account in accounts:
+            polling.poll(current, account)
+        delivery.deliver(current, send_callback)
+        return True
+
+
+standby = Standby()
+
+
+@signals.worker_ready.connect
+def _start_standby(**_: object) -> None:
+    standby.start()
+
+
+@signals.worker_shutting_down.connect
+def _end_turns(**_: object) -> None:
+    fanout.stopping.set()
+    standby.stop()

@@ -1,0 +1,79 @@
+"""The API: one look at one job. Every failure to look is a value, never an exception."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib.metadata import version
+from urllib.parse import quote
+
+import requests
+
+from worker.answers import Answer, ErrorKind, Trouble, interpret
+from worker.settings import Account
+from worker.transport import BodyTooLarge, DeadlinePassed, TransferError, exchange, new_session
+
+ROUTE = "/v1/video/query"
+DEADLINE_SECONDS = 15.0  # for everything: name, connection, TLS, headers, body
+MAX_BYTES = 4 * 1024 * 1024  # a real answer has a few KiB
+POOL_SIZE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look brought, and how long it took."""
+
+    answer: Answer
+    http_status: int | None
+    duration_ms: int
+
+
+def look(account: Account, video_id: str, now: datetime) -> Look:
+    """Ask upstream about `video_id` with the account's key. Never raises for what a peer does.
+
+    `now` is the time that a Retry-After date is measured from.
+    """
+    started = time.monotonic()
+    try:
+        reply = exchange(
+            session_for(account.base_url, os.getpid()),
+            "GET",
+            f"{account.base_url}{ROUTE}?id={quote(video_id, safe='')}",
+            headers=_headers(account.api_key or ""),
+            deadline_seconds=DEADLINE_SECONDS,
+            max_bytes=MAX_BYTES,
+        )
+    except TransferError as error:
+        return Look(_trouble(error), None, _milliseconds_since(started))
+    answer = interpret(video_id, reply.status, reply.headers, reply.body, now)
+    return Look(answer, reply.status, _milliseconds_since(started))
+
+
+@cache
+def session_for(base_url: str, pid: int) -> requests.Session:
+    """This process's keep-alive session for one upstream; the environment's proxies, read once."""
+    proxies = requests.utils.get_environ_proxies(base_url)
+    return new_session(pool_size=POOL_SIZE, proxies=dict(proxies))
+
+
+@cache
+def _headers(api_key: str) -> Mapping[str, str]:
+    return {
+        "Authorization": f"Bearer {api_key}",
+        "Accept": "application/json",
+        "User-Agent": f"reelwatch/{version('reelwatch')}",
+    }
+
+
+def _milliseconds_since(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)
+
+
+def _trouble(error: TransferError) -> Trouble:
+    if isinstance(error, DeadlinePassed):
+        return Trouble(ErrorKind.TIMEOUT, str(error))
+    if isinstance(error, BodyTooLarge):
+        return Trouble(ErrorKind.TOO_LARGE, str(error))
+    return Trouble(ErrorKind.CONNECTION, str(error))
