@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 .PHONY: help demo venv test check format lock clean
 
 BIN = .venv/bin
-PIP = -m pip --quiet --disable-pip-version-check
+PIP = -m pip -qq --disable-pip-version-check
 
 # Two tests at once per machine of two cores. Each process has its own PostgreSQL and Redis, hence the bound.
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4
@@ -76,6 +76,6 @@ $(BIN)/python:
 .venv/test.stamp: EXTRAS = [test]
 .venv/dev.stamp: EXTRAS = [dev]
 .venv/%.stamp: $(BIN)/python pyproject.toml constraints.txt
-	@echo "Installing Reelwatch$(EXTRAS) into .venv; this is needed once."
+	@echo "Installing Reelwatch$(EXTRAS) into .venv; once, about a minute."
 	@$(BIN)/python $(PIP) install --constraint constraints.txt --editable '.$(EXTRAS)'
 	@touch $@

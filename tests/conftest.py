@@ -153,30 +153,32 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> Iterator[str]:
     """A new, migrated SQLite database."""
     copy = tmp_path / "reelwatch.db"
     shutil.copyfile(sqlite_template, copy)
-    return f"sqlite:///{copy}"
+    url = f"sqlite:///{copy}"
+    with connections_closed(url):
+        yield url
 
 
 @pytest.fixture
 def postgresql_url(postgres_server: PostgresServer, postgresql_template: str) -> Iterator[str]:
     """A new, migrated PostgreSQL database."""
-    postgres_server.start()
-    with new_database(postgres_server, postgresql_template) as url:
+    with new_database(postgres_server, postgresql_template) as url, connections_closed(url):
         yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A new database without a single table, of each kind: for the migrations themselves."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'empty.db'}"
-        return
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    server.start()
-    with new_database(server) as url:
+    with contextlib.ExitStack() as stack:
+        if request.param == "sqlite":
+            url = f"sqlite:///{tmp_path / 'empty.db'}"
+        else:
+            server = request.getfixturevalue("postgres_server")
+            url = stack.enter_context(new_database(server))
+        stack.enter_context(connections_closed(url))
         yield url
 
 
@@ -194,7 +196,6 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def postgresql_template(postgres_server: PostgresServer) -> Iterator[str]:
     """Migrated once for all tests of this process."""
-    postgres_server.start()
     with new_database(postgres_server) as url:
         migrate(url)
         postgres_server.seal_database(url)
@@ -203,17 +204,30 @@ def postgresql_template(postgres_server: PostgresServer) -> Iterator[str]:
 
 @contextlib.contextmanager
 def new_database(server: PostgresServer, template: str = "") -> Iterator[str]:
+    server.start()
     url = server.create_database(template)
     try:
         yield url
     finally:
-        server.start()
+        server.start()  # the test may have stopped it
         server.drop_database(url)
 
 
 def migrate(url: str) -> None:
-    # Tests that need no database run without the package's database code.
+    # Tests without a database run without the package's database code, too.
     from worker import db  # noqa: PLC0415
 
-    with without_settings():
+    with without_settings(), connections_closed(url):
         db.migrate(url)
+
+
+@contextlib.contextmanager
+def connections_closed(url: str) -> Iterator[None]:
+    """Ends with the package's connections closed: else they add up, and hold up DROP DATABASE."""
+    from worker import db  # noqa: PLC0415 - see above
+
+    try:
+        yield
+    finally:
+        db.engine(url).dispose()
+        db.dispose()

@@ -68,6 +68,10 @@ class Line:
             while self.sock.recv(65536):
                 pass
 
+    def close(self) -> None:
+        """End the connection properly."""
+        self.sock.close()
+
     def reset(self) -> None:
         """Drop the connection without a proper end."""
         linger_not = b"\x01\x00\x00\x00\x00\x00\x00\x00"

@@ -1,6 +1,8 @@
 """The servers, child processes and guards that the other tests rely on do what they promise."""
 
+import glob
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 from redis import Redis
 
+from tests import servers
 from tests.conftest import Network, is_loopback, missing_server_skips
 from tests.reaper import is_running
 from tests.servers import (
@@ -304,3 +307,13 @@ class TestMissingServer:
         monkeypatch.setenv("CI", "true")
         with pytest.raises(pytest.fail.Exception, match="required in CI"), missing_server_skips():
             raise ServerMissing("no Redis")
+
+    def test_says_what_was_looked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("REELWATCH_TEST_POSTGRES_URL", raising=False)
+        monkeypatch.setattr(shutil, "which", lambda _name: None)
+        monkeypatch.setattr(glob, "glob", lambda _pattern: [])
+        monkeypatch.setattr(servers, "find_spec", lambda _package: None)
+        with pytest.raises(ServerMissing, match="no PostgreSQL: install it"):
+            servers.postgres()
+        with pytest.raises(ServerMissing, match="no Redis: install redis-server"):
+            servers.redis()

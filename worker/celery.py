@@ -72,6 +72,8 @@ def configuration() -> dict[str, Any]:
         "enable_utc": True,
         "timezone": "UTC",
         "beat_scheduler": "celery.beat:Scheduler",
+        "beat_enable_remote_control": True,  # for health checks: silent once it has stopped ticking
+        "beat_remote_control_max_tick_age": 20,
         "beat_schedule": {
             "tick": {
                 "task": "worker.tick",

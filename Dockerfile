@@ -1,0 +1,33 @@
+# One image for every role; docker-compose.yml says who runs which command.
+FROM python:3.13.14-slim-bookworm AS build
+
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/reelwatch
+WORKDIR /src
+
+# Dependencies in a layer of their own, which a change of our code leaves as it is.
+COPY pyproject.toml constraints.txt ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+    && /opt/reelwatch/bin/pip install --constraint constraints.txt --requirement requirements.txt
+
+COPY README.md ./
+COPY migrations migrations
+COPY worker worker
+RUN /opt/reelwatch/bin/pip install --no-deps .
+
+
+FROM python:3.13.14-slim-bookworm
+
+RUN groupadd --system --gid 10001 reelwatch \
+    && useradd --system --uid 10001 --gid reelwatch --no-create-home --shell /usr/sbin/nologin reelwatch
+
+COPY --from=build /opt/reelwatch /opt/reelwatch
+ENV PATH=/opt/reelwatch/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    LOG_FORMAT=json
+
+# A number, so that an orchestrator can see that it is not root.
+USER 10001:10001
+WORKDIR /var/empty
+CMD ["celery", "-A", "worker", "worker", "--without-gossip", "--without-mingle"]
