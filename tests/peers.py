@@ -68,6 +68,14 @@ class Line:
             while self.sock.recv(65536):
                 pass
 
+    def start_tls(self) -> None:
+        """Shake hands; the name that the client asks for is kept in `peer.server_names`."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(TLS / "server.pem")
+        names = self.peer.server_names
+        context.sni_callback = lambda _sock, name, _context: names.append(name)
+        self.sock = context.wrap_socket(self.sock, server_side=True)
+
     def close(self) -> None:
         """End the connection properly."""
         self.sock.close()
@@ -88,8 +96,7 @@ class Peer:
         self.lines: list[Line] = []
         self.port = 0
         self._script = script
-        self._context = self._tls_context() if tls else None
-        self._scheme = "https" if tls else "http"
+        self._tls = tls
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, 0), family=family, backlog=128)
         self.port = self._listener.getsockname()[1]
@@ -97,7 +104,8 @@ class Peer:
 
     @property
     def url(self) -> str:
-        return f"{self._scheme}://127.0.0.1:{self.port}/look?id=1"
+        scheme = "https" if self._tls else "http"
+        return f"{scheme}://127.0.0.1:{self.port}/look?id=1"
 
     def __enter__(self) -> Self:
         return self
@@ -108,12 +116,6 @@ class Peer:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
-
-    def _tls_context(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(TLS / "server.pem")
-        context.sni_callback = lambda _sock, name, _context: self.server_names.append(name)
-        return context
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -126,8 +128,8 @@ class Peer:
 
     def _run(self, line: Line) -> None:
         with contextlib.suppress(OSError, ValueError):  # the client, or the test, has gone
-            if self._context:
-                line.sock = self._context.wrap_socket(line.sock, server_side=True)
+            if self._tls:
+                line.start_tls()
             self._script(line)
         line.sock.close()
 

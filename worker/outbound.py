@@ -232,7 +232,10 @@ def _host(text: str) -> str:
     if "%" in text:
         raise ValueError(f"{text!r} holds a percent sign")
     if text.startswith("["):
-        return str(ipaddress.IPv6Address(text[1:-1]))
+        address = _address(text[1:-1])
+        if not isinstance(address, ipaddress.IPv6Address):
+            raise ValueError(f"{text!r} is not an IPv6 address")
+        return str(address)
     name = text if text.isascii() else _ascii_name(text)
     if _NUMBER.fullmatch(name.rpartition(".")[2]):
         if name != text or _address(name) is None:
@@ -244,7 +247,10 @@ def _host(text: str) -> str:
 
 
 def _ascii_name(text: str) -> str:
-    return idna.encode(text, uts46=True).decode("ascii")
+    try:
+        return idna.encode(text, uts46=True).decode("ascii")
+    except idna.IDNAError as error:
+        raise ValueError(f"{text!r} is not a host name ({error})") from None
 
 
 def _address(host: str) -> Address | None:

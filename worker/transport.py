@@ -178,9 +178,8 @@ def _open(
         retries=_NO_RETRIES,
         redirect=False,
         assert_same_host=False,
-        timeout=CALL.get().deadline.remaining(),
+        timeout=CALL.get().deadline.remaining(),  # per read: the second line of defence
         preload_content=False,
-        decode_content=False,
     )
 
 
@@ -244,6 +243,7 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (BadAnswer, "{0}"),
     (http.client.HTTPException, "the answer is not valid HTTP"),
     (urllib3.exceptions.ProtocolError, "the answer is not valid HTTP"),
+    (urllib3.exceptions.InvalidHeader, "the answer is not valid HTTP"),
     (zlib.error, "the body is not valid gzip or deflate"),
     (ValueError, "the URL, a header or the answer is not valid"),
 )
