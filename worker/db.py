@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +31,16 @@ BUSY_SECONDS = 30  # how long SQLite waits for another writer
 POOL_SIZE = 5
 
 
+_engines: dict[tuple[str, int], Engine] = {}
+
+
 def engine(url: str) -> Engine:
     """This process's engine for `url`: made on first use, and anew in a forked child."""
-    return _engine(url, os.getpid())
+    key = (url, os.getpid())
+    return _engines.get(key) or _engines.setdefault(key, _new_engine(url))
 
 
-@cache
-def _engine(url: str, pid: int) -> Engine:
+def _new_engine(url: str) -> Engine:
     if make_url(url).get_backend_name() == "sqlite":
         return _sqlite_engine(url)
     return create_engine(
@@ -107,7 +109,9 @@ def insert_if_absent(session: Session, table: type[Base], *columns: str) -> Inse
 
 def dispose() -> None:
     """Close this process's connections; the engines are made anew on next use."""
-    _engine.cache_clear()
+    for url, pid in list(_engines):
+        # What a fork inherited is its parent's: closing it here would end the parent's sessions.
+        _engines.pop((url, pid)).dispose(close=pid == os.getpid())
 
 
 # -------------------------------------------------------------- migrations

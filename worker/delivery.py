@@ -170,7 +170,7 @@ class _Courier:
     def _send_to_celery(self, row: RowMapping, _at: datetime) -> dict[str, Any]:
         if self._settings.in_memory:
             return {"error": "BROKER_URL is not set: no other process would see the callback"}
-        task, _, queue = row["target"].rpartition("@")
+        task, _, queue = row["target"].partition("@")  # a queue's name may hold one too
         try:
             self._send_callback(task, queue, loads(row["body"]), row["id"])
         except Exception as error:  # a broker's client raises what it likes; all of it is retried

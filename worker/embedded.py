@@ -1,17 +1,20 @@
 """Everything in one process: a threads worker with beat as a thread beside it."""
 
+import contextlib
 import os
 import secrets
+import tempfile
 from base64 import b64encode
+from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
-import structlog
 from celery.beat import EmbeddedService
+from sqlalchemy.exc import ArgumentError
 
-from worker import db, fanout, log, settings, tracking
+from worker import db, fanout, settings
 from worker.celery import app
-
-logger = structlog.get_logger(__name__)
+from worker.errors import SettingsError
 
 THREADS = 16
 
@@ -19,13 +22,20 @@ THREADS = 16
 def run(database_url: str) -> int:
     """Work until asked to stop (SIGTERM, Ctrl-C); returns the exit code. Migrates first."""
     db.migrate(database_url)
-    beat = EmbeddedService(app, thread=True)
+    # Any: with `thread` it is a thread, while its stubs think of a process too. The plain scheduler
+    # keeps no file: what is due stands in the database.
+    beat: Any = EmbeddedService(app, thread=True, scheduler_cls="celery.beat:Scheduler")
     beat.start()
     try:
         worker = app.Worker(
-            pool="threads", concurrency=THREADS, quiet=True, without_gossip=True,
-            without_mingle=True, without_heartbeat=True, hostname=f"reelwatch-up@{os.uname().nodename}",
-        )  # fmt: skip
+            pool="threads",
+            concurrency=THREADS,
+            quiet=True,
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            hostname=f"reelwatch-up@{os.uname().nodename}",
+        )
         worker.start()
     finally:
         fanout.stopping.set()
@@ -33,23 +43,50 @@ def run(database_url: str) -> int:
     return int(worker.exitcode or 0)
 
 
-def prepare(environment: "os._Environ[str]") -> settings.Settings:
-    """The settings for one process: an in-memory broker and a secret where none is named."""
+def prepare(environment: MutableMapping[str, str]) -> settings.Settings:
+    """The settings for one process: an in-memory broker and a secret where none is named.
+
+    Raises `SettingsError`.
+    """
     if not environment.get("BROKER_URL") and not environment.get("REDIS_URL"):
         environment["BROKER_URL"] = settings.MEMORY_BROKER
-    current = settings.load()
-    if not current.secrets and current.sqlite_path is not None:
-        keep_secret(current.sqlite_path)
-    return current
+    if not environment.get("WEBHOOK_SECRET"):
+        # Before the settings are read as a whole: a WEBHOOK_URL is refused without a secret.
+        database = _sqlite_file(environment.get("DATABASE_URL"))
+        if database is not None and not settings.secret_file(database).exists():
+            keep_secret(database)
+    return settings.load()
+
+
+def _sqlite_file(database_url: str | None) -> Path | None:
+    default = settings.Settings.model_fields["database_url"].default
+    try:
+        return settings.Settings.model_construct(database_url=database_url or default).sqlite_path
+    except ArgumentError:
+        return None  # no URL at all: reading the settings will say so, and how it should look
 
 
 def keep_secret(database: Path) -> None:
-    """Make a webhook secret and keep it beside the database, readable by its owner alone."""
-    descriptor = os.open(
-        settings.secret_file(database), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
-    )
-    with os.fdopen(descriptor, "w") as file:
-        file.write(new_secret() + "\n")
+    """Make a webhook secret and keep it beside the database, readable by its owner alone.
+
+    One that is there already, be it from a process that starts just now, stays.
+    """
+    target = settings.secret_file(database)
+    try:
+        # mkstemp's files are their owner's alone; the link appears with its content, or not at all.
+        descriptor, written = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        folder = target.parent.absolute()
+        raise SettingsError(
+            f"DATABASE_URL: no file can be made in {folder}: {error.strerror}"
+        ) from None
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(new_secret() + "\n")
+        with contextlib.suppress(FileExistsError):
+            os.link(written, target)
+    finally:
+        Path(written).unlink()
 
 
 def new_secret() -> str:

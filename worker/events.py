@@ -45,12 +45,12 @@ def subscribed(event: EventType | None, wanted: Iterable[str]) -> bool:
 
 def check_events(events: Iterable[str]) -> list[str]:
     """The short names, each once, in order; raises `Refused` for one that does not exist."""
-    names = list(dict.fromkeys(events))
+    names = list(events)
     for name in names:
         if not isinstance(name, str) or name not in SHORT_NAMES:
             known = ", ".join(SHORT_NAMES)
             raise Refused(f"events: {name!r} is not one of {known}")
-    return names
+    return list(dict.fromkeys(names))
 
 
 def body(

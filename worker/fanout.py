@@ -56,7 +56,6 @@ def fan_out(
             if results:
                 record(results)
                 done += len(results)
-                turn.freed()
 
 
 class _Turn(Generic[Item, Result]):
@@ -83,11 +82,6 @@ class _Turn(Generic[Item, Result]):
         for item in batch.items:
             pool.submit(self._run, item)
 
-    def freed(self) -> None:
-        """Something is done: claim again, if that is what the claimed things wait for."""
-        if self._when_freed:
-            self._claim_at = 0.0
-
     def gather(self) -> list[Result]:
         """The next group of results; empty when it is time to claim again instead."""
         results: list[Result] = []
@@ -99,6 +93,8 @@ class _Turn(Generic[Item, Result]):
             except Empty:
                 break
             self.in_hand -= 1
+            if self._when_freed:  # a place is what the next claim waits for, however this one ended
+                self._claim_at = 0.0
             if isinstance(outcome, BaseException):
                 log.error("item_crashed", exc_info=outcome)
             else:

@@ -10,15 +10,14 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import Table, bindparam, insert, select, update
+from sqlalchemy import String, Table, bindparam, func, insert, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
 from worker import events
-from worker.answers import Answer, ErrorKind, Failure, Report, Trouble, bounded
+from worker.answers import Answer, ErrorKind, Failure, Report, bounded
 from worker.lifecycle import Decision, EventType, Job, State
 from worker.models import Base, Delivery, PollError, Transition
-from worker.models import Job as JobRow
 
 jobs: Table = Base.metadata.tables["jobs"]
 
@@ -202,7 +201,11 @@ def _fold_errors(session: Session, folded: Sequence[dict[str, Any]]) -> None:
     statement = (
         update(table)
         .where(table.c.id == bindparam("row_id"))
-        .values(count=table.c.count + 1, last_at=bindparam("at"), request_id=bindparam("ids"))
+        .values(
+            count=table.c.count + 1,
+            last_at=bindparam("at"),
+            request_id=func.coalesce(bindparam("ids", type_=String), table.c.request_id),
+        )
     )
     session.connection().execute(statement, folded)
 
@@ -282,9 +285,8 @@ def _event_id(at: datetime) -> str:
 
 def _event_body(event: EventType, change: Change, at: datetime) -> dict[str, Any]:
     report = change.report
-    said_so = report and report.updated_at and event is not EventType.EXPIRED
-    happened = report.updated_at if report and report.updated_at and said_so else at
-    return events.body(event, happened, _subject(change, at), report, _told_failure(change))
+    said = report.updated_at if report and event is not EventType.EXPIRED else None
+    return events.body(event, said or at, _subject(change, at), report, _told_failure(change))
 
 
 def _told_failure(change: Change) -> Failure | None:
@@ -309,6 +311,3 @@ def _subject(change: Change, at: datetime) -> events.Subject:
         late=decision.final and decision.expired_at is not None,
         metadata=row["metadata"],
     )
-
-
-__all__ = ["Change", "JobRow", "Trouble", "job_of", "jobs", "write"]

@@ -187,10 +187,9 @@ def _due(
 ) -> datetime:
     """When to look again after a good answer."""
     if report.meaning is Meaning.SUCCESS:  # its URL is written a moment later: don't let it wait
-        return now + timedelta(seconds=rules.pace.floor)
+        return _by_deadline(job, now, now + timedelta(seconds=rules.pace.floor))
     if decision.state is State.EXPIRED:
-        past = (now - job.deadline_at).total_seconds()
-        return now + timedelta(seconds=until_slow_look(past, rules.pace, jitter))
+        return _slow_due(job, now, rules, jitter)
     created = report.created_at or job.created_at or job.tracked_at
     age = max(0.0, (now - created).total_seconds())
     wait = until_next_look(job.model or report.model, age, rules.pace, jitter)
@@ -239,10 +238,10 @@ def _account_trouble(
     effect = Account.SLOW if trouble.kind in ACCOUNT_SLOWS else Account.PAUSE
     counted = replace(job, errors_in_row=job.errors_in_row + 1, last_error=trouble.kind)
     wait = until_next_try(counted.errors_in_row if own else 1, rules.pace, jitter)
-    kept = _kept(counted)
+    soon = now + timedelta(seconds=wait)
     return replace(
-        kept,
-        due=now + timedelta(seconds=wait),
+        _kept(counted),
+        due=_slow_due(job, now, rules, jitter) if job.state is State.EXPIRED else soon,
         trouble=trouble,
         account=Account.NO_NEWS if own else effect,
     )
@@ -273,8 +272,7 @@ def _retry_due(
     job: Job, decision: Decision, now: datetime, rules: Rules, jitter: float
 ) -> datetime:
     if decision.state is State.EXPIRED:
-        past = (now - job.deadline_at).total_seconds()
-        return now + timedelta(seconds=until_slow_look(past, rules.pace, jitter))
+        return _slow_due(job, now, rules, jitter)
     wait = until_next_try(job.errors_in_row, rules.pace, jitter)
     return _by_deadline(job, now, now + timedelta(seconds=wait))
 
@@ -331,6 +329,12 @@ def abandon_at(job: Job, rules: Rules) -> datetime:
     span = timedelta(seconds=rules.abandon_after)
     end = job.tracked_at + span
     return end if job.deadline_at < end else job.deadline_at + span
+
+
+def _slow_due(job: Job, now: datetime, rules: Rules, jitter: float) -> datetime:
+    """When to look at an expired job again."""
+    past = (now - job.deadline_at).total_seconds()
+    return now + timedelta(seconds=until_slow_look(past, rules.pace, jitter))
 
 
 def _by_deadline(job: Job, now: datetime, due: datetime) -> datetime:

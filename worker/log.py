@@ -4,10 +4,12 @@ One line per event: JSON, or columns on a terminal. Keys and secrets are cut out
 line, so that no route to the log, a foreign library's or a traceback's, can leak one.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal
+from urllib.parse import quote
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -56,13 +58,29 @@ class _Masking(structlog.stdlib.ProcessorFormatter):
     def __init__(self, secrets: Sequence[str], processors: Sequence[Processor]) -> None:
         super().__init__(foreign_pre_chain=_shared(), processors=processors)
         # The longest first: a secret must not survive because a part of it was masked before.
-        self._secrets = sorted(set(secrets), key=len, reverse=True)
+        written = {form for secret in secrets for form in _written(secret)}
+        self._secrets = sorted(written, key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
+        try:
+            line = super().format(record)
+        except Exception as error:  # else Python prints the arguments as they are, secrets and all
+            line = super().format(_unformattable(record, error))
         for secret in self._secrets:
             line = line.replace(secret, MASK)
         return line
+
+
+def _written(secret: str) -> set[str]:
+    """A secret as it stands, and as Python, URLs and, around all that, JSON write it."""
+    plain = {secret, repr(secret)[1:-1], repr(secret.encode())[2:-1], quote(secret, safe="")}
+    quoted = {json.dumps(text)[1:-1] for text in plain}
+    return plain | quoted
+
+
+def _unformattable(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
+    said = {"name": record.name, "levelno": logging.ERROR, "levelname": "ERROR"}
+    return logging.makeLogRecord(said | {"msg": f"can't be formatted ({error}): {record.msg!r}"})
 
 
 def _formatter(settings: Settings) -> logging.Formatter:
@@ -76,7 +94,11 @@ def _format(settings: Settings) -> Literal["console", "json"]:
 
 def _renderers(form: Literal["console", "json"]) -> Sequence[Processor]:
     if form == "console":
-        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Not rich's tracebacks: they show local variables, and break lines within secrets.
+        plain = structlog.dev.plain_traceback
+        return [
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
+        ]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
 
 

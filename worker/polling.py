@@ -12,18 +12,20 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from random import random
 from typing import Any
 
 import structlog
-from sqlalchemy import Select, and_, exists, or_, select, update
+from sqlalchemy import CTE, ColumnElement, and_, exists, or_, select, update
 from sqlalchemy.engine import RowMapping
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from worker import db, fanout, ledger, lifecycle, schedule, upstream
-from worker.answers import Report, Trouble
+from worker.answers import Answer, Report, Trouble
 from worker.ledger import jobs
+from worker.lifecycle import Account as Effect
 from worker.models import Base
 from worker.settings import Account as Configured
 from worker.settings import Settings
@@ -36,7 +38,8 @@ LEASE = timedelta(seconds=45)  # longer than waiting for a slot, asking and writ
 THREADS = 64
 TURN_SECONDS = 10.0
 HORIZON = 1.0  # seconds ahead that slots are reserved
-SLACK = 0.1  # seconds that a look may be late for its slot; the slots' distance makes up for it
+SLACK = 0.1  # seconds that a look may reach upstream late; the slots' distance makes up for it
+LATE = 0.05  # seconds of them that the worker itself may be late for a slot
 LEAD_MIN = 0.02  # seconds from a claim to its first slot: what the commit takes, at least
 LEAD_MAX = 2.0
 IDLE_AGAIN = 0.5  # seconds until a turn that found nothing due, with looks in hand, asks again
@@ -96,6 +99,7 @@ def poll(
     if account is None or not account.api_key:
         _pause_keyless(settings, name, account)
         return 0
+    upstream.prepare(account)
     poller = _Poller(settings, account, nudge, ask)
     return fanout.fan_out(
         poller.claim, poller.look, poller.record, threads=THREADS, turn_seconds=turn_seconds
@@ -127,9 +131,22 @@ class _Poller:
         time.sleep(max(0.0, claimed.slot.opens - time.monotonic()))
         if time.monotonic() > claimed.slot.closes:
             return Looked(claimed, None)
-        return Looked(claimed, self._ask(self._account, claimed.row["video_id"], _utc_now()))
+        return Looked(claimed, self._ask(self._account, claimed.row["video_id"], datetime.now(UTC)))
 
     def record(self, results: Sequence[Looked]) -> None:
+        """Write a group down as one; if one of it can't be written, the others all the same."""
+        try:
+            self._record(results)
+        except OperationalError:  # the database is away, not one result odd
+            raise
+        except Exception:
+            if len(results) > 1:
+                for looked in results:
+                    self.record([looked])
+            else:
+                log.exception("look_not_written", job=results[0].claimed.row["id"])
+
+    def _record(self, results: Sequence[Looked]) -> None:
         with db.transaction(self._settings.database_url) as session:
             changes, owed = apply(session, self._settings.rules, results)
         for change, looked in changes:
@@ -149,25 +166,25 @@ def claim(
     now: datetime | None = None,
 ) -> fanout.Batch[Claimed]:
     """Take up to `limit` due jobs of the account, each with a slot within its rate."""
-    before = time.monotonic()
     row = _locked_account(session, account)
-    now = now or db.now(session)
-    clock = _Clock(now, before, time.monotonic())
-    if row["paused_until"] is not None and row["paused_until"] > now:
-        return fanout.Batch([], (row["paused_until"] - now).total_seconds())
+    clock = _Clock.read(session, now)
+    if row["paused_until"] is not None and row["paused_until"] > clock.now:
+        return fanout.Batch([], (row["paused_until"] - clock.now).total_seconds())
     probe = row["pause_reason"] is not None
-    rate, slowed_at = _rate_now(row, account, now)
+    rate, slowed_at = _rate_now(row, account, clock.now)
     distance = timedelta(seconds=(1 + SLACK) / rate)
-    first = max(now + timedelta(seconds=lead), row["next_slot_at"] or now)
-    count = min(1 if probe else limit, _slots_within(first, distance, now))
-    taken = _take(session, account.name, count, now) if count > 0 else []
-    next_slot = first + distance * len(taken)
-    _write_account(session, row, rate, slowed_at, next_slot if taken else row["next_slot_at"],
-                   now + LEASE if probe and taken else None)  # fmt: skip
-    claimed = [
-        Claimed(job, clock.slot(first + distance * place), probe) for place, job in enumerate(taken)
-    ]
-    return fanout.Batch(claimed, _again(claimed, next_slot, now))
+    first = max(clock.now + timedelta(seconds=lead), row["next_slot_at"] or clock.now)
+    free = _slots_within(first - clock.now, distance, max(HORIZON, lead))
+    taken = _take(session, account.name, min(1 if probe else limit, free), clock.now)
+    slots = [first + distance * place for place in range(len(taken) + 1)]
+    values = {"requests_per_second": rate, "slowed_at": slowed_at}
+    if taken:
+        values["next_slot_at"] = slots[-1]
+    if taken and probe:  # one at a time; the next one if this one's worker dies
+        values["paused_until"] = clock.now + LEASE
+    _write_account(session, row, values)
+    claimed = [Claimed(*pair, probe) for pair in zip(taken, map(clock.slot, slots), strict=False)]
+    return fanout.Batch(claimed, _again(claimed, slots[-1] - clock.now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +199,15 @@ class _Clock:
     before: float
     after: float
 
+    @classmethod
+    def read(cls, session: Session, now: datetime | None) -> "_Clock":
+        """The database's time, or the given one. To be read when nothing is left to wait for."""
+        before = time.monotonic()
+        return cls(now or db.now(session), before, time.monotonic())
+
     def slot(self, at: datetime) -> Slot:
         wait = (at - self.now).total_seconds()
-        return Slot(self.after + wait, self.before + wait + SLACK)
+        return Slot(self.after + wait, self.before + wait + LATE)
 
 
 def _locked_account(session: Session, account: Configured) -> RowMapping:
@@ -199,63 +222,51 @@ def _rate_now(row: RowMapping, account: Configured, now: datetime) -> tuple[floa
     slowed_at = row["slowed_at"]
     if slowed_at is None:
         return configured, None
-    quiet = (now - slowed_at).total_seconds()
+    quiet = max(0.0, (now - slowed_at).total_seconds())  # a clock may have been set back
     rate = schedule.recovered(row["requests_per_second"], configured, quiet)
     if rate >= configured:
         return configured, None
-    steps = max(0, int(quiet // schedule.QUIET_SECONDS))
+    steps = quiet // schedule.QUIET_SECONDS
     return rate, slowed_at + timedelta(seconds=steps * schedule.QUIET_SECONDS)
 
 
-def _slots_within(first: datetime, distance: timedelta, now: datetime) -> int:
-    ahead = timedelta(seconds=HORIZON) - (first - now)
+def _slots_within(wait: timedelta, distance: timedelta, horizon: float) -> int:
+    """How many slots, the first of them after `wait`, open within the horizon."""
+    ahead = timedelta(seconds=horizon) - wait
     return int(ahead / distance) + 1 if ahead >= timedelta(0) else 0
 
 
 def _take(session: Session, account: str, count: int, now: datetime) -> list[RowMapping]:
-    token = secrets.token_hex(16)
-    values = {"next_poll_at": now + LEASE, "lease_token": token}
-    statement = (
-        update(jobs).where(jobs.c.id.in_(_due_ids(account, count, now))).values(values)
-    ).returning(*jobs.c)
+    if not count:
+        return []
+    due = _due_ids(account, count, now)
+    values = {"next_poll_at": now + LEASE, "lease_token": secrets.token_hex(16)}
+    statement = update(jobs).where(jobs.c.id.in_(select(due.c.id))).values(values)
     # RETURNING keeps no order; the longest waiting of a claim gets its first slot.
-    rows = session.execute(statement).mappings().all()
+    rows = session.execute(statement.returning(*jobs.c)).mappings().all()
     return sorted(rows, key=lambda row: (row["last_polled_at"] or row["tracked_at"], row["id"]))
 
 
-def _due_ids(account: str, count: int, now: datetime) -> Select[Any]:
+def _due_ids(account: str, count: int, now: datetime) -> CTE:
+    """The jobs to take. A CTE: PostgreSQL may run a subquery, and so its LIMIT, once per row."""
     return (
         select(jobs.c.id)
         .where(jobs.c.account == account, jobs.c.next_poll_at <= now)
         .order_by(jobs.c.next_poll_at)
         .limit(count)
         .with_for_update(skip_locked=True, key_share=True)
+        .cte("due")
     )
 
 
-def _write_account(
-    session: Session,
-    row: RowMapping,
-    rate: float,
-    slowed_at: datetime | None,
-    next_slot_at: datetime | None,
-    paused_until: datetime | None,
-) -> None:
-    values: dict[str, Any] = {
-        "requests_per_second": rate,
-        "slowed_at": slowed_at,
-        "next_slot_at": next_slot_at,
-    }
-    if paused_until is not None:  # one probe at a time; the next one if this one's worker dies
-        values["paused_until"] = paused_until
+def _write_account(session: Session, row: RowMapping, values: Mapping[str, Any]) -> None:
     if any(row[name] != value for name, value in values.items()):
         session.execute(update(accounts).where(accounts.c.name == row["name"]).values(values))
 
 
-def _again(claimed: Sequence[Claimed], next_slot: datetime, now: datetime) -> float:
+def _again(claimed: Sequence[Claimed], ahead: timedelta) -> float:
     """Seconds until the next claim: before the reserved slots run out, or when one comes free."""
-    ahead = (next_slot - now).total_seconds()
-    return max(0.0, ahead - HORIZON / 2) if claimed else max(IDLE_AGAIN, ahead - HORIZON / 2)
+    return max(0.0 if claimed else IDLE_AGAIN, ahead.total_seconds() - HORIZON / 2)
 
 
 # ------------------------------------------------------------------- apply
@@ -272,78 +283,82 @@ def apply(
     Returns the changes that were written, each with its look, and the number of events they owe.
     """
     now = now or db.now(session)
-    held = _held(session, results)
-    _release(session, [r.claimed for r in results if r.look is None], now)
-    changes = []
-    for looked in results:
-        row = held.get(looked.claimed.row["id"])
-        if (
-            looked.look is None
-            or row is None
-            or row["lease_token"] != looked.claimed.row["lease_token"]
-        ):
-            continue
-        answer = looked.look.answer
-        decision = lifecycle.decide(ledger.job_of(row), answer, now, rules, random())  # noqa: S311 - jitter
-        changes.append((ledger.Change(row, decision, answer), looked))
+    held = _held(session, [looked.claimed for looked in results if looked.look is not None])
+    _release(session, [looked.claimed for looked in results if looked.look is None], now)
+    changes = [
+        (_decided(held[looked.claimed.row["id"]], looked.look.answer, rules, now), looked)
+        for looked in results
+        if looked.look is not None and looked.claimed.row["id"] in held
+    ]
     _apply_to_accounts(session, changes, now)
     return changes, ledger.write(session, [change for change, _ in changes], now)
 
 
-def _held(session: Session, results: Sequence[Looked]) -> Mapping[int, RowMapping]:
-    """The rows of the results as they are now, locked."""
-    ids = [looked.claimed.row["id"] for looked in results if looked.look is not None]
-    if not ids:
-        return {}
-    query = select(jobs).where(jobs.c.id.in_(ids)).order_by(jobs.c.id)
-    rows = session.execute(query.with_for_update(key_share=True)).mappings()
-    return {row["id"]: row for row in rows}
+def _decided(
+    row: RowMapping, answer: Answer, rules: lifecycle.Rules, now: datetime
+) -> ledger.Change:
+    jitter = random()  # noqa: S311 - spreads looks, guards nothing
+    return ledger.Change(
+        row, lifecycle.decide(ledger.job_of(row), answer, now, rules, jitter), answer
+    )
+
+
+def _held(session: Session, claims: Sequence[Claimed]) -> Mapping[int, RowMapping]:
+    """The rows, locked, that still bear the token they were claimed with."""
+    tokens = {claimed.row["id"]: claimed.row["lease_token"] for claimed in claims}
+    query = select(jobs).where(jobs.c.id.in_(tokens)).order_by(jobs.c.id)
+    rows = session.execute(query.with_for_update(key_share=True)).mappings().all() if tokens else ()
+    return {row["id"]: row for row in rows if row["lease_token"] == tokens[row["id"]]}
 
 
 def _release(session: Session, missed: Sequence[Claimed], now: datetime) -> None:
     for claimed in missed:
-        mine = and_(
-            jobs.c.id == claimed.row["id"], jobs.c.lease_token == claimed.row["lease_token"]
+        row = claimed.row
+        mine = update(jobs).where(jobs.c.id == row["id"], jobs.c.lease_token == row["lease_token"])
+        freed = session.execute(
+            mine.values(next_poll_at=now, lease_token=None).returning(jobs.c.id)
         )
-        values = {"next_poll_at": now, "lease_token": None}
-        session.execute(update(jobs).where(mine).values(values))
+        if freed.first() is not None and claimed.probe:  # another probe may go at once
+            session.execute(update(accounts).where(_rests(row["account"])).values(paused_until=now))
     if missed:
         log.info("slots_missed", account=missed[0].row["account"], count=len(missed))
+
+
+def _rests(name: str) -> ColumnElement[bool]:
+    return and_(accounts.c.name == name, accounts.c.pause_reason.is_not(None))
 
 
 def _apply_to_accounts(
     session: Session, changes: Sequence[tuple[ledger.Change, Looked]], now: datetime
 ) -> None:
     for change, looked in changes:
-        effect, probe = change.decision.account, looked.claimed.probe
-        if probe or effect in (lifecycle.Account.SLOW, lifecycle.Account.PAUSE):
-            trouble = change.answer if isinstance(change.answer, Trouble) else None
-            _affect(session, change.row["account"], effect, trouble, probe, now)
+        probe = looked.claimed.probe
+        if probe or change.decision.account in (Effect.SLOW, Effect.PAUSE):
+            _affect(session, change, now, probe=probe)
 
 
-def _affect(
-    session: Session,
-    name: str,
-    effect: lifecycle.Account,
-    trouble: Trouble | None,
-    probe: bool,
-    now: datetime,
-) -> None:
-    query = select(accounts).where(accounts.c.name == name).with_for_update(key_share=True)
-    row = session.execute(query).mappings().one()
-    values: dict[str, Any] = {}
-    if effect is lifecycle.Account.SLOW and trouble is not None:
-        values = _slowed(row, trouble, now)
-    refused = trouble is not None and trouble.kind in lifecycle.ACCOUNT_PAUSES
-    if refused and (probe or effect is lifecycle.Account.PAUSE) and trouble is not None:
-        values = _paused(row, f"{trouble.kind.value}: {trouble.message}", now, probe=probe)
-    elif probe and effect in (lifecycle.Account.WORKS, lifecycle.Account.SLOW):
-        values |= {"paused_until": None, "pause_reason": None, "pauses_in_row": 0}
-        log.warning("account_resumed", account=name)
-    elif probe:  # no news of the key: ask again soon
-        values = {"paused_until": now + timedelta(seconds=schedule.PAUSE_FIRST)}
+def _affect(session: Session, change: ledger.Change, now: datetime, *, probe: bool) -> None:
+    query = select(accounts).where(accounts.c.name == change.row["account"])
+    row = session.execute(query.with_for_update(key_share=True)).mappings().one()
+    values = _standing(row, change, now, probe=probe)
     if values:
-        session.execute(update(accounts).where(accounts.c.name == name).values(values))
+        session.execute(update(accounts).where(accounts.c.name == row["name"]).values(values))
+
+
+def _standing(
+    row: RowMapping, change: ledger.Change, now: datetime, *, probe: bool
+) -> dict[str, Any]:
+    """What the answer changes about the account it was asked with."""
+    effect, trouble = change.decision.account, change.decision.trouble
+    if trouble is not None and trouble.kind in lifecycle.ACCOUNT_PAUSES:
+        return _paused(row, f"{trouble.kind.value}: {trouble.message}", now, probe=probe)
+    slowed = _slowed(row, trouble, now) if trouble is not None and effect is Effect.SLOW else {}
+    if not probe or row["pause_reason"] is None:  # another probe may have resumed it meanwhile
+        return slowed
+    if effect is Effect.NO_NEWS:  # ask again soon
+        return {"paused_until": now + timedelta(seconds=schedule.PAUSE_FIRST)}
+    log.warning("account_resumed", account=row["name"])
+    return slowed | {"paused_until": None, "pause_reason": None, "pauses_in_row": 0}
 
 
 def _slowed(row: RowMapping, trouble: Trouble, now: datetime) -> dict[str, Any]:
@@ -372,11 +387,9 @@ def _paused(row: RowMapping, reason: str, now: datetime, *, probe: bool) -> dict
 
 
 def _pause_keyless(settings: Settings, name: str, account: Configured | None) -> None:
-    reason = (
-        f"no API key: set {account.api_key_env}"
-        if account is not None
-        else "not configured: REELWATCH_ACCOUNTS_FILE does not name it"
-    )
+    reason = "not configured: REELWATCH_ACCOUNTS_FILE does not name it"
+    if account is not None:
+        reason = f"no API key: set {account.api_key_env}"
     with db.transaction(settings.database_url) as session:
         until = db.now(session) + timedelta(seconds=schedule.PAUSE_FIRST)
         values = {"paused_until": until, "pause_reason": reason}
@@ -410,7 +423,3 @@ def _decision_word(change: ledger.Change) -> str:
     if decision.state != change.row["state"]:
         return str(decision.state.value)
     return "status_changed" if decision.step else "look_again"
-
-
-def _utc_now() -> datetime:
-    return datetime.now().astimezone()

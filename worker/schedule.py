@@ -44,13 +44,12 @@ def until_next_look(model: str | None, age: float, pace: Pace, jitter: float) ->
     Often near the typical end of its model, seldom long before and long after it.
     """
     distance = abs(typical_seconds(model) - age)
-    return spread(clamp(distance * CLOSENESS, pace), jitter, JITTER)
+    return paced(distance * CLOSENESS, pace, jitter)
 
 
 def until_next_try(errors_in_row: int, pace: Pace, jitter: float) -> float:
     """Seconds until the next look after `errors_in_row` (1 or more) looks that brought nothing."""
-    doubled = pace.floor * 2.0 ** min(errors_in_row - 1, 16)
-    return spread(clamp(doubled, pace), jitter, JITTER)
+    return paced(pace.floor * 2.0 ** min(errors_in_row - 1, 16), pace, jitter)
 
 
 def until_slow_look(since_deadline: float, pace: Pace, jitter: float) -> float:
@@ -63,6 +62,13 @@ def typical_seconds(model: str | None) -> float:
     """Prior for the seconds a job of this model takes, by the longest known name it starts with."""
     known = [name for name in TYPICAL_SECONDS if (model or "").casefold().startswith(name)]
     return TYPICAL_SECONDS[max(known, key=len)] if known else TYPICAL_UNKNOWN
+
+
+def paced(seconds: float, pace: Pace, jitter: float) -> float:
+    """`seconds` with jitter, never outside floor and ceiling: users count on both."""
+    # The room that is left for the jitter: cutting it off would bunch the looks at the bounds.
+    room = Pace(pace.floor / (1 - JITTER), pace.ceiling / (1 + JITTER))
+    return clamp(spread(clamp(seconds, room), jitter, JITTER), pace)
 
 
 def clamp(seconds: float, pace: Pace) -> float:
@@ -79,13 +85,13 @@ def spread(seconds: float, jitter: float, share: float) -> float:
 
 
 def slower(rate: float) -> float:
-    """The account's rate after a 429: cut at once."""
-    return max(RATE_FLOOR, rate * RATE_CUT)
+    """The account's rate after a 429: cut at once, but not below what is left in any case."""
+    return min(rate, max(RATE_FLOOR, rate * RATE_CUT))
 
 
 def recovered(rate: float, configured: float, quiet_seconds: float) -> float:
     """The rate after so many seconds without a 429: raised slowly, never above the configured."""
-    steps = int(quiet_seconds // QUIET_SECONDS)
+    steps = max(0, int(quiet_seconds // QUIET_SECONDS))  # a clock that was set back costs nothing
     return min(configured, rate + steps * RATE_GAIN * configured)
 
 

@@ -7,29 +7,33 @@ secret's) and what is accepted. Durations are seconds as floats once read.
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
-from standardwebhooks.webhooks import Webhook
 
-from worker.errors import SettingsError
+from worker.errors import Refused, SettingsError
 from worker.lifecycle import Rules
-from worker.outbound import Allowlist, parse_allowlist
+from worker.outbound import Allowlist, check_url, parse_allowlist
 from worker.schedule import Pace
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 UNITS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 DURATION_FORMS = "500ms, 45s, 10m, 2h, 7d, or a number of seconds"
+API_KEY = re.compile(r"[!-~]+")  # what a header can hold
 ACCOUNT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 BROKER_SCHEMES = ("redis", "rediss", "amqp", "amqps", "memory")
 MEMORY_BROKER = "memory://localhost//"
+LONGEST_SECONDS = 3_650 * 86_400.0  # what is added to a time must leave one that can be stored
+URL_PASSWORD = re.compile(r"://[^:/]*:([^@]*)@|[?&]password=([^&]*)")
 
 
 def parse_duration(value: object) -> float:
@@ -37,7 +41,10 @@ def parse_duration(value: object) -> float:
     match = DURATION.fullmatch(str(value).strip().casefold())
     if match is None:
         raise ValueError(f"a duration: {DURATION_FORMS}")
-    return float(match[1]) * UNITS[match[2]]
+    seconds = float(match[1]) * UNITS[match[2]]
+    if seconds > LONGEST_SECONDS:
+        raise ValueError(f"a duration of at most {LONGEST_SECONDS / UNITS['d']:.0f}d")
+    return seconds
 
 
 def parse_retry_schedule(value: object) -> tuple[float, ...]:
@@ -62,10 +69,11 @@ def _check_secret(secret: str) -> None:
     if not secret.startswith("whsec_"):
         raise ValueError(accepted)
     try:
-        key = Webhook(secret)._whsecret  # the package offers no other way to the length
-    except Exception as error:
-        raise ValueError(accepted) from error
-    if not 16 <= len(key) <= 64:
+        # Strictly: decoders that skip foreign characters would each sign with another key.
+        key = b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        raise ValueError(accepted) from None
+    if not 24 <= len(key) <= 64:
         raise ValueError(accepted)
 
 
@@ -88,8 +96,8 @@ class Account:
         return f"Account({self.name!r}, {self.base_url!r})"
 
 
-def _env(name: str, default: Any = None) -> Any:
-    return Field(default=default, validation_alias=name)
+def _env(name: str, default: Any = None, *, secret: bool = False) -> Any:
+    return Field(default=default, validation_alias=name, repr=not secret)
 
 
 class Settings(BaseSettings):
@@ -99,10 +107,10 @@ class Settings(BaseSettings):
         frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True
     )
 
-    database_url: str = _env("DATABASE_URL", "sqlite:///reelwatch.db")
-    broker_url: str | None = _env("BROKER_URL")
-    redis_url: str | None = _env("REDIS_URL")
-    api_key: str | None = Field(default=None, validation_alias="QUICKROUTER_API_KEY", repr=False)
+    database_url: str = _env("DATABASE_URL", "sqlite:///reelwatch.db", secret=True)
+    broker_url: str | None = _env("BROKER_URL", secret=True)
+    redis_url: str | None = _env("REDIS_URL", secret=True)
+    api_key: str | None = _env("QUICKROUTER_API_KEY", secret=True)
     base_url: str = _env("QUICKROUTER_BASE_URL", "https://api.quickrouter.ai")
     accounts_file: Path | None = _env("REELWATCH_ACCOUNTS_FILE")
     requests_per_second: float = Field(
@@ -114,8 +122,8 @@ class Settings(BaseSettings):
     abandon_after: PositiveDuration = _env("REELWATCH_ABANDON_AFTER", 86_400.0)
     not_found_after: Duration = _env("REELWATCH_NOT_FOUND_AFTER", 300.0)
     result_grace: Duration = _env("REELWATCH_RESULT_GRACE", 300.0)
-    webhook_secrets: Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_secrets)] = Field(
-        default=(), validation_alias="WEBHOOK_SECRET", repr=False
+    webhook_secrets: Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_secrets)] = _env(
+        "WEBHOOK_SECRET", (), secret=True
     )
     webhook_allow: Annotated[str, NoDecode] = _env("WEBHOOK_ALLOW", "")
     webhook_url: str | None = _env("WEBHOOK_URL")
@@ -137,9 +145,12 @@ class Settings(BaseSettings):
     @field_validator("broker_url", "redis_url")
     @classmethod
     def _known_broker(cls, value: str | None) -> str | None:
-        if value is not None and value.partition("://")[0] not in BROKER_SCHEMES:
-            raise ValueError("redis://…, rediss://…, amqp://… or amqps://…")
-        return value
+        return value if value is None else check_broker_url(value)
+
+    @field_validator("api_key")
+    @classmethod
+    def _key_alone(cls, value: str | None) -> str | None:
+        return value if value is None else check_api_key(value)
 
     @field_validator("base_url")
     @classmethod
@@ -211,15 +222,22 @@ class Settings(BaseSettings):
     def foreign_secrets(self) -> tuple[str, ...]:
         """Every text that must never be printed: keys, secrets, passwords in URLs."""
         keys = [account.api_key for account in self.accounts.values()]
-        urls = (self.database_url, self.broker)
-        passwords = [str(make_url(u).password or "") for u in urls if "@" in u]
+        urls = (self.database_url, self.broker_url, self.redis_url)
         found = [
             *keys,
             *self.secrets,
             *(s.removeprefix("whsec_") for s in self.secrets),
-            *passwords,
+            *(password for url in urls if url for password in _passwords(url)),
         ]
         return tuple(text for text in found if text and len(text) >= 6)
+
+
+def _passwords(url: str) -> Iterator[str]:
+    """The passwords in a URL, as they stand there and as they are meant."""
+    for groups in URL_PASSWORD.findall(url):
+        for password in filter(None, groups):
+            yield password
+            yield unquote(password)
 
 
 def load() -> Settings:
@@ -243,13 +261,34 @@ def normal_database_url(value: str) -> URL:
     accepted = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or postgres://…"
     try:
         url = make_url(value)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise ValueError(accepted) from None
     if url.drivername in ("postgres", "postgresql"):
         return url.set(drivername="postgresql+psycopg")
     if url.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
         raise ValueError(accepted)
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise ValueError(f"{accepted} (in memory, every connection would have its own)")
     return url
+
+
+def check_broker_url(value: str) -> str:
+    """A broker's URL; ValueError where it is none, or one of a kind that is not supported."""
+    accepted = "redis://…, rediss://…, amqp://… or amqps://…"
+    try:
+        scheme = make_url(value).drivername
+    except (ArgumentError, ValueError):
+        raise ValueError(accepted) from None
+    if scheme not in BROKER_SCHEMES:
+        raise ValueError(accepted)
+    return value
+
+
+def check_api_key(value: str) -> str:
+    """A key that can be sent; ValueError for one with a line end, say, from a careless copy."""
+    if not API_KEY.fullmatch(value):
+        raise ValueError("the key alone, in ASCII and without spaces or line ends")
+    return value
 
 
 def check_base_url(value: str) -> str:
@@ -269,6 +308,8 @@ def read_accounts(settings: Settings) -> dict[str, Account]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"REELWATCH_ACCOUNTS_FILE={path}: {error}") from None
     tables = document.get("accounts", {})
+    if not isinstance(tables, dict):
+        raise SettingsError(f"REELWATCH_ACCOUNTS_FILE={path}: accounts; accepted: [accounts.NAME]")
     return {name: _account(settings, name, table) for name, table in tables.items()}
 
 
@@ -288,23 +329,30 @@ def _account(settings: Settings, name: str, table: dict[str, Any]) -> Account:
     except ValueError as error:
         raise SettingsError(f"{where}: base_url: accepted: {error}") from None
     key_env = str(table.get("api_key_env", "QUICKROUTER_API_KEY"))
-    return Account(
-        name,
-        base_url,
-        os.environ.get(key_env) or None,
-        float(rate),
-        table.get("webhook_url", settings.webhook_url),
-        key_env,
-    )
+    key = os.environ.get(key_env) or None
+    try:
+        key = key and check_api_key(key)
+    except ValueError as error:
+        raise SettingsError(f"{where}: {key_env}: accepted: {error}") from None
+    webhook_url = table.get("webhook_url", settings.webhook_url)
+    if not isinstance(webhook_url, str | None):
+        raise SettingsError(f"{where}: webhook_url={webhook_url!r}; accepted: a URL")
+    return Account(name, base_url, key, float(rate), webhook_url, key_env)
 
 
 def _check_accounts(settings: Settings) -> None:
     for account in settings.accounts.values():
-        if account.webhook_url and not settings.secrets:
+        if account.webhook_url is None:
+            continue
+        if not settings.secrets:
             raise SettingsError(
                 "WEBHOOK_URL (or an account's webhook_url) is set, WEBHOOK_SECRET is not: webhooks "
                 "are signed; accepted: one or more whsec_… (`reelwatch secret` makes one)"
             )
+        try:
+            check_url(account.webhook_url, settings.allowlist)
+        except Refused as error:
+            raise SettingsError(f"WEBHOOK_URL (or an account's webhook_url): {error}") from None
 
 
 def secret_file(database: Path) -> Path:
@@ -315,7 +363,11 @@ def secret_file(database: Path) -> Path:
 def _kept_secrets(database: Path | None) -> tuple[str, ...]:
     if database is None or not secret_file(database).exists():
         return ()
-    return parse_secrets(secret_file(database).read_text("utf-8"))
+    try:
+        return parse_secrets(secret_file(database).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"accepted: {error}"
+        raise SettingsError(f"{secret_file(database)} (kept by `up`): {reason}") from None
 
 
 SECRET_VARIABLES = frozenset(
@@ -330,5 +382,7 @@ def _explain(error: ValidationError) -> str:
     if not first["loc"]:
         return accepted
     name = str(first["loc"][0])
-    shown = "(not shown)" if name in SECRET_VARIABLES else repr(first["input"])
+    # A URL with a password is wrong everywhere, and shown nowhere.
+    hidden = name in SECRET_VARIABLES or "@" in str(first["input"])
+    shown = "(not shown)" if hidden else repr(first["input"])
     return f"{name}={shown}: accepted: {accepted}"

@@ -9,11 +9,11 @@ from typing import Any
 import structlog
 from celery import Task, signals
 from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from worker import db, delivery, fanout, heartbeat, polling, settings, tracking
 from worker.celery import MESSAGE_EXPIRES, TICK_SECONDS, app
-from worker.errors import ReelwatchError
+from worker.errors import Refused, SettingsError, UnknownJob
 
 log = structlog.get_logger(__name__)
 
@@ -26,12 +26,15 @@ QUIET_AFTER_FAILED_NUDGE = 30.0
 
 
 class _Intake(Task[Any, None]):
-    """An id is under way until its row is committed: acknowledged late, tried until it is."""
+    """An id is under way until its row is committed: acknowledged late, tried until it is.
+
+    Also while the accounts' file is being written anew: what a producer hands in is not to blame.
+    """
 
     acks_late = True
     acks_on_failure_or_timeout = True
     reject_on_worker_lost = True
-    autoretry_for = (DBAPIError,)
+    autoretry_for = (SQLAlchemyError, SettingsError)
     max_retries = None
     retry_backoff = 1
     retry_backoff_max = 30
@@ -41,9 +44,15 @@ class _Intake(Task[Any, None]):
 def _taken_in(action: Any, video_id: object, options: Mapping[str, Any]) -> None:
     """Do what a producer asks for; what can't be accepted is refused for good and says why."""
     try:
+        _refuse_session(options)
         action(video_id, **options)
-    except (ReelwatchError, TypeError) as error:
+    except (Refused, UnknownJob, TypeError) as error:
         log.error("refused", task=action.__name__, video_id=str(video_id)[:200], reason=str(error))
+
+
+def _refuse_session(options: Mapping[str, Any]) -> None:
+    if "session" in options:
+        raise Refused("session: it can't come with a message")
 
 
 @app.task(name="worker.track", base=_Intake)

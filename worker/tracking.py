@@ -221,9 +221,15 @@ def _with_destinations(order: Order, configured: settings.Settings) -> Order:
         ("callback_queue", order.callback_queue),
     ):
         _check_name(what, name)
+    if order.callback_task and "@" in order.callback_task:
+        raise Refused(
+            f"callback_task: {order.callback_task!r} holds an '@'; callback_queue has its own name"
+        )
     if order.callback_queue and not order.callback_task:
         raise Refused("callback_queue: it is given without a callback_task")
     given = order.webhook_url
+    if not isinstance(given, str | None):
+        raise Refused(f"webhook_url: {given!r} is not a text")
     url = given if given is not None else order.account.webhook_url
     if url is None:
         return order
@@ -262,14 +268,16 @@ def _joined(session: Session | None) -> Iterator[Session]:
 def _insert(session: Session, ids: Sequence[str], order: Order) -> list[Job]:
     _ensure_account(session, order.account)
     now = db.now(session)
-    created: set[str] = set()
-    for chunk in _chunks(ids):
-        statement = db.insert_if_absent(session, Job, "account", "video_id").returning(Job.video_id)
+    jobs: dict[str, Job] = {}
+    for chunk in _chunks(sorted(ids)):  # all producers in one order: none waits in a circle
+        statement = db.insert_if_absent(session, Job, "account", "video_id").returning(Job)
         rows = [_row(video_id, order, now) for video_id in chunk]
-        created.update(session.execute(statement.values(rows)).scalars())
-    jobs = _find(session, order.account.name, ids)
+        jobs.update({job.video_id: job for job in session.execute(statement, rows).scalars()})
     for job in jobs.values():
-        job.created = job.video_id in created
+        job.created = True
+    for job in _find(session, order.account.name, [each for each in ids if each not in jobs]):
+        job.created = False
+        jobs[job.video_id] = job
     return [jobs[video_id] for video_id in ids]
 
 
@@ -305,12 +313,10 @@ def _ensure_account(session: Session, account: settings.Account) -> None:
     session.execute(statement.values(name=account.name, requests_per_second=rate))
 
 
-def _find(session: Session, account: str, ids: Iterable[str]) -> dict[str, Job]:
-    found: dict[str, Job] = {}
+def _find(session: Session, account: str, ids: Iterable[str]) -> Iterator[Job]:
     for chunk in _chunks(ids):
         query = select(Job).where(Job.account == account, Job.video_id.in_(chunk))
-        found.update({job.video_id: job for job in session.execute(query).scalars()})
-    return found
+        yield from session.execute(query).scalars()
 
 
 def _locked(session: Session, video_id: str, account: str) -> RowMapping:

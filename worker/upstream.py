@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -45,10 +46,16 @@ def look(account: Account, video_id: str, now: datetime) -> Look:
             deadline_seconds=DEADLINE_SECONDS,
             max_bytes=MAX_BYTES,
         )
-    except TransferError as error:
+    except (TransferError, ValueError) as error:  # ValueError: a proxy or an id that can't be used
         return Look(_trouble(error), None, _milliseconds_since(started))
     answer = interpret(video_id, reply.status, reply.headers, reply.body, now)
     return Look(answer, reply.status, _milliseconds_since(started))
+
+
+def prepare(account: Account) -> None:
+    """Make the session that looks need; 64 first looks at once would spend seconds on as many."""
+    with suppress(ValueError):  # a proxy that can't be used: every look will say so
+        session_for(account.base_url, os.getpid())
 
 
 @cache
@@ -71,7 +78,7 @@ def _milliseconds_since(started: float) -> int:
     return round((time.monotonic() - started) * 1000)
 
 
-def _trouble(error: TransferError) -> Trouble:
+def _trouble(error: Exception) -> Trouble:
     if isinstance(error, DeadlinePassed):
         return Trouble(ErrorKind.TIMEOUT, str(error))
     if isinstance(error, BodyTooLarge):

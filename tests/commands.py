@@ -1,0 +1,69 @@
+"""Running `reelwatch` inside the test process: into a pipe, or at a terminal of a given width."""
+
+import io
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import structlog
+from click.testing import CliRunner, Result
+
+from worker import settings
+from worker.cli import main
+
+SECRET = "whsec_" + "c2VjcmV0" * 4
+
+
+@contextmanager
+def command_environment(
+    database_url: str, tmp_path: Path, patch: pytest.MonkeyPatch
+) -> Iterator[pytest.MonkeyPatch]:
+    """Settings for commands, in an empty folder; what they do to logging is undone."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    patch.setenv("DATABASE_URL", database_url)
+    patch.setenv("WEBHOOK_SECRET", SECRET)
+    patch.chdir(tmp_path)
+    settings.current.cache_clear()
+    yield patch
+    settings.current.cache_clear()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def run(*args: str, given: str | bytes | None = None) -> Result:
+    """The command with its output in pipes; settings are read anew, as a new process would."""
+    settings.current.cache_clear()
+    return CliRunner().invoke(main, args, input=given, prog_name="reelwatch")
+
+
+def done(*args: str, given: str | bytes | None = None) -> str:
+    """What a command that must succeed wrote to standard output."""
+    result = run(*args, given=given)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+class Screen(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def on_screen(patch: pytest.MonkeyPatch, *args: str, columns: int = 80) -> str:
+    """What a command shows at a terminal of that many columns, without colours."""
+    settings.current.cache_clear()
+    screen = Screen()
+    with patch.context() as terminal:
+        for name, value in (("COLUMNS", str(columns)), ("LINES", "24"), ("TERM", "xterm")):
+            terminal.setenv(name, value)
+        terminal.setattr(sys, "stdout", screen)
+        main(list(args), standalone_mode=False)
+    return re.sub(r"\x1b\[[\d;]*m", "", screen.getvalue())

@@ -1,0 +1,501 @@
+"""The commands about jobs and events: what they print, what they refuse, how they exit."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import seeding
+from tests.commands import SECRET, Screen, command_environment, done, on_screen, run
+from tests.processes import free_port
+from worker import cli_errors, db, tracking
+from worker.cli import SECTIONS
+
+URL = "https://hooks.example.com/video"
+COMMANDS = [name for section in SECTIONS.values() for name in section]
+
+
+@pytest.fixture
+def commands(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pytest.MonkeyPatch]:
+    with command_environment(database_url, tmp_path, monkeypatch) as patch:
+        yield patch
+
+
+@pytest.fixture
+def told(commands: pytest.MonkeyPatch, database_url: str) -> dict[str, Any]:
+    """A completed job whose event was delivered at the second attempt, and a dead one's."""
+    with db.transaction(database_url) as session:
+        seeding.add_account(session)
+        job = seeding.add_job(session, "completed", video_id="grok:told", webhook_url=URL, polls=4)
+        step = seeding.add_transition(session, job, to_state="completed")
+        event = seeding.add_delivery(session, job, step, attempts=2)
+        seeding.add_attempt(session, event, http_status=500, error="the receiver answered 500")
+        seeding.add_attempt(session, event)
+        other = seeding.add_job(
+            session, "failed", video_id="grok:untold", tracked_at=seeding.at(days=2)
+        )
+        last = seeding.add_transition(session, other, to_state="failed")
+        dead = seeding.add_delivery(session, other, last, "dead", attempts=1)
+        seeding.add_attempt(session, dead, http_status=None, error="no connection")
+    return {"event": event["id"], "dead": dead["id"]}
+
+
+# ------------------------------------------------------------- as a whole
+
+
+def test_the_contracts_commands_are_all_there() -> None:
+    jobs = "track show list watch cancel recheck"
+    others = "up demo deliveries redeliver accounts doctor sandbox listen secret migrate prune"
+    contract = f"{jobs} {others}"
+    assert set(COMMANDS) == set(contract.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_commands_help_shows_how_it_is_called(name: str) -> None:
+    text = done(name, "--help")
+    assert re.search(
+        rf"^ +(\S+=\S+ )*.*reelwatch {name}",
+        text.partition("Usage:")[2].partition("\n")[2],
+        re.MULTILINE,
+    )
+    assert re.search(r"^ {2}[A-Z]", text, re.MULTILINE)
+
+
+def test_the_help_lists_every_command_and_the_exit_codes() -> None:
+    text = done("--help")
+    assert text == done("-h")
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} +\S", text, re.MULTILINE)
+    assert "0\n  done, 1 failed, 2 wrong usage" in text
+
+
+def test_help_and_version_need_no_valid_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "nonsense")
+    assert done("--version") == "reelwatch 0.1.0\n"
+    assert "Usage" in done("track", "--help")
+
+
+def test_an_unknown_command_is_wrong_usage() -> None:
+    result = run("nonsense")
+    assert result.exit_code == 2
+    assert "No such command 'nonsense'" in result.stderr
+
+
+# ------------------------------------------------------------------ errors
+
+
+def failed(code: int, *args: str, given: str | bytes | None = None) -> str:
+    """The message of a command that must fail with that code: one line, and nothing else."""
+    result = run(*args, given=given)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_a_wrong_setting_is_named_and_no_secret_shown(commands: pytest.MonkeyPatch) -> None:
+    commands.setenv("DATABASE_URL", "mysql://app:hunter22@db/x")
+    message = failed(2, "list")
+    assert message.startswith("reelwatch: DATABASE_URL=(not shown): accepted: sqlite:///FILE")
+    assert message.count("\n") == 1
+    assert "hunter22" not in message
+
+
+def test_an_unknown_job_is_a_failure_in_one_line(commands: pytest.MonkeyPatch) -> None:
+    expected = "reelwatch: no job 'grok:x' is tracked for the account 'default'\n"
+    for command in ("show", "cancel", "recheck", "watch"):
+        message = failed(1, command, "grok:x")
+        assert message == (expected if command != "watch" else "reelwatch: not tracked: 'grok:x'\n")
+
+
+def test_refused_input_is_wrong_usage(commands: pytest.MonkeyPatch) -> None:
+    assert failed(2, "track", " ") == "reelwatch: video id: it is empty\n"
+    assert "account: 'nobody' is not configured" in failed(2, "track", "a", "--account", "nobody")
+    assert "10.0.0.1 is not a public address" in failed(
+        2, "track", "a", "--webhook-url", "https://10.0.0.1/"
+    )
+    assert "deadline: 'soon'; accepted: 500ms" in failed(2, "track", "a", "--deadline", "soon")
+    assert "events: 'ended' is not one of" in failed(2, "track", "a", "--events", "ended")
+    assert json.loads(done("list", "--json")) == []
+
+
+def test_a_database_without_tables_says_what_to_do(
+    empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if empty_database_url.startswith("sqlite"):
+        (tmp_path / "empty.db").touch()
+    with command_environment(empty_database_url, tmp_path, monkeypatch):
+        message = failed(1, "list")
+    assert message == "reelwatch: the database is at no revision: run `reelwatch migrate`\n"
+
+
+def test_a_database_of_an_older_revision_says_what_to_do(
+    commands: pytest.MonkeyPatch, database_url: str
+) -> None:
+    with db.engine(database_url).begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE jobs DROP COLUMN error_request_id")
+    assert "at an older revision than this program: run `reelwatch migrate`" in failed(1, "list")
+
+
+def test_no_empty_database_is_made_by_asking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with command_environment("sqlite:///new.db", tmp_path, monkeypatch):
+        message = failed(1, "list")
+    assert f"there is no database at {tmp_path / 'new.db'} (DATABASE_URL)" in message
+    assert not (tmp_path / "new.db").exists()
+
+
+def test_a_database_that_does_not_answer_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"postgresql://app:hunter22@127.0.0.1:{free_port()}/x"
+    with command_environment(url, tmp_path, monkeypatch):
+        message = failed(1, "list")
+    assert message.startswith("reelwatch: the database: ")
+    assert "refused" in message
+    assert message.count("\n") == 1
+    assert "hunter22" not in message
+
+
+def test_a_bug_is_told_without_secrets(commands: pytest.MonkeyPatch) -> None:
+    commands.setenv("QUICKROUTER_API_KEY", "sk-very-secret")
+    told = cli_errors.failure(RuntimeError("key sk-very-secret, signed with " + SECRET))
+    assert told.exit_code == 1
+    assert "this is a bug" in told.message
+    assert "RuntimeError: key [secret], signed with [secret]" in told.message
+
+
+def test_a_bug_is_told_even_with_broken_settings(commands: pytest.MonkeyPatch) -> None:
+    commands.setenv("DATABASE_URL", "nonsense")
+    assert "RuntimeError: x" in cli_errors.failure(RuntimeError("x")).message
+
+
+def test_a_file_that_may_not_be_written_is_one_line() -> None:
+    error = PermissionError(13, "Permission denied", "/etc/x")
+    assert cli_errors.failure(error).message == "/etc/x: Permission denied"
+
+
+# ------------------------------------------------------------------- track
+
+
+def test_tracking_says_what_is_new_and_what_was_there(commands: pytest.MonkeyPatch) -> None:
+    assert done("track", "grok:a", "grok:b", "grok:a") == "tracking grok:a\ntracking grok:b\n"
+    done("cancel", "grok:b")
+    again = done("track", "grok:b", "grok:c")
+    assert again == "already tracked grok:b: cancelled\ntracking grok:c\n"
+
+
+def test_tracking_prints_jobs_as_json(commands: pytest.MonkeyPatch) -> None:
+    done("track", "grok:a")
+    jobs = json.loads(
+        done(
+            *("track", "grok:a", "grok:b", "--json"),
+            *("--metadata", '{"user": 7}', "--deadline", "45m", "--webhook-url", URL),
+            *("--callback-task", "app.done", "--callback-queue", "q"),
+            *("--events", "completed, status_changed"),
+        )
+    )
+    assert [(job["video_id"], job["created"]) for job in jobs] == [
+        ("grok:a", False),
+        ("grok:b", True),
+    ]
+    assert jobs[0]["metadata"] == {}
+    new = jobs[1]
+    assert new["metadata"] == {"user": 7}
+    assert (new["webhook_url"], new["callback_task"], new["callback_queue"]) == (
+        URL,
+        "app.done",
+        "q",
+    )
+    assert new["events"] == ["completed", "status_changed"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", new["tracked_at"])
+    listed = json.loads(done("list", "--json"))
+    assert set(new) - set(listed[0]) == {"created"}
+
+
+def test_a_file_of_ids_is_tracked_whole(commands: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lines = ["\ufeff# ids of today", "", *(f"grok:{n}" for n in range(1_050)), "  grok:0  "]
+    (tmp_path / "ids.txt").write_text("\r\n".join(lines), "utf-8")
+    said = done("track", "--file", "ids.txt")
+    assert said == "tracking 1050 videos; 0 were tracked already\n"
+    more = done("track", "extra", "--file", "-", given="grok:3\n")
+    assert more == "tracking extra\nalready tracked grok:3: pending\n"
+    assert len(json.loads(done("list", "--limit", "5000", "--json"))) == 1_051
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"x" * 201, "video id: 201 characters, at most 200 are accepted"),
+        (b"grok:\x07", "video id: it holds the control character U+0007"),
+        (b"\xff\xfe", "no UTF-8 text"),
+    ],
+)
+def test_a_bad_line_is_named_and_nothing_of_the_file_stored(
+    line: bytes, why: str, commands: pytest.MonkeyPatch
+) -> None:
+    good = b"".join(b"grok:%d\n" % n for n in range(600))
+    message = failed(2, "track", "--file", "-", given=good + line + b"\ngrok:z\n")
+    assert message == f"reelwatch: line 601 of <stdin>: {why}; nothing was stored\n"
+    assert json.loads(done("list", "--json")) == []
+
+
+def test_tracking_nothing_is_wrong_usage(commands: pytest.MonkeyPatch) -> None:
+    assert "name at least one ID, or a --file of them" in failed(2, "track")
+    assert "No such file" in failed(2, "track", "--file", "missing.txt")
+    assert "a JSON object is accepted" in failed(2, "track", "a", "--metadata", "[1]")
+    assert "no JSON" in failed(2, "track", "a", "--metadata", "{")
+
+
+def test_an_empty_file_tracks_nothing(commands: pytest.MonkeyPatch) -> None:
+    assert json.loads(done("track", "--file", "-", "--json", given="# none\n")) == []
+
+
+def test_a_long_file_shows_its_progress_on_a_terminal_only(
+    commands: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ids = "".join(f"grok:{n}\n" for n in range(tracking.CHUNK + 1))
+    assert run("track", "--file", "-", given=ids).stderr == ""
+    (tmp_path / "ids.txt").write_text(ids)
+    screen = Screen()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", screen)
+    on_screen(monkeypatch, "track", "--file", "ids.txt")
+    assert "501/501" in screen.getvalue()
+
+
+# -------------------------------------------------------------------- show
+
+
+def test_a_story_is_told_in_sentences(told: dict[str, Any]) -> None:
+    text = done("show", "grok:told")
+    first, *lines = text.splitlines()
+    assert first == "grok:told  ✓ completed"
+    assert "  video     https://cdn.example.com/v.mp4" in lines
+    assert "  looks     4" in lines
+    sentences = [line[14:] for line in lines if re.match(r"\d\d:\d\d:\d\d\.\d{3}  ", line)]
+    assert sentences[0].startswith(f"tracked, to be told by webhook at {URL}; deadline ")
+    assert sentences[-2:] == [
+        "video.completed, attempt 1: the receiver answered 500 in 12 ms",
+        "video.completed, attempt 2: delivered (200) in 12 ms",
+    ]
+    assert len([line for line in lines if line.endswith(" (UTC)")]) >= 1
+
+
+def test_a_story_as_json_has_the_contracts_keys(told: dict[str, Any]) -> None:
+    story = json.loads(done("show", "grok:told", "--json"))
+    assert list(story) == ["job", "transitions", "poll_errors", "deliveries"]
+    assert story["deliveries"][0]["id"] == told["event"]
+    assert [a["http_status"] for a in story["deliveries"][0]["attempts_log"]] == [500, 200]
+    assert story["job"]["tracked_at"].endswith("Z")
+
+
+def test_a_story_of_an_account_needs_its_name(
+    commands: pytest.MonkeyPatch, database_url: str
+) -> None:
+    with db.transaction(database_url) as session:
+        seeding.add_account(session, "acme")
+        more = {"account": "acme", "upstream_status": "failed", "metadata": {"user": 7}}
+        seeding.add_job(session, "failed", video_id="grok:a", **more)
+    assert "it is for 'acme' (--account)" in failed(1, "show", "grok:a")
+    text = done("show", "grok:a", "--account", "acme")
+    assert "  error     upstream_failed: because of upstream_failed" in text
+    assert '  metadata  {"user": 7}' in text
+    assert "  upstream  says failed" in text
+
+
+def test_a_story_fits_its_terminal_and_leaves_urls_whole(
+    told: dict[str, Any], commands: pytest.MonkeyPatch, database_url: str
+) -> None:
+    url = "https://cdn.example.com/" + "v" * 100 + ".mp4"
+    with db.transaction(database_url) as session:
+        job = seeding.add_job(session, "completed", video_id="grok:long", video_url=url, model=None)
+        seeding.add_error(session, job, message="word " * 40)
+    text = on_screen(commands, "show", "grok:long")
+    assert url in text
+    wide = [line for line in text.splitlines() if len(line.rstrip()) > 80]
+    assert wide == [f"  video     {url}"]
+    assert re.search(r"^ {14}\S*word", text, re.MULTILINE), "wraps beside the time, not under it"
+
+
+def test_foreign_text_can_not_drive_the_terminal(
+    commands: pytest.MonkeyPatch, database_url: str
+) -> None:
+    evil = "\x1b[2J[red]x[/red]"
+    with db.transaction(database_url) as session:
+        seeding.add_account(session)
+        job = seeding.add_job(session, "failed", video_id="grok:a", error_message=evil)
+        seeding.add_error(session, job, message=evil)
+        step = seeding.add_transition(session, job, to_state="failed")
+        seeding.add_attempt(session, seeding.add_delivery(session, job, step, "dead"), error=evil)
+    for args in (("show", "grok:a"), ("list",), ("deliveries",)):
+        for text in (done(*args), on_screen(commands, *args)):
+            assert "\x1b[2J" not in text
+    assert "[red]x[/red]" in done("show", "grok:a"), "markup is shown, not obeyed"
+
+
+# -------------------------------------------------------------------- list
+
+
+def test_a_list_is_a_table_of_whole_ids(told: dict[str, Any], commands: pytest.MonkeyPatch) -> None:
+    lines = done("list").splitlines()
+    assert lines[0].split() == ["VIDEO", "STATE", "AGE", "LOOKS", "NOTE"]
+    assert lines[1].split() == ["grok:told", "✓", "completed", "2m00s", "4", "cdn.example.com"]
+    assert lines[2].split()[-1] == "upstream_failed"
+    assert [line.rstrip() for line in lines] == lines
+    assert "grok:told" in on_screen(commands, "list")
+
+
+def test_a_list_says_when_jobs_are_looked_at_next(
+    commands: pytest.MonkeyPatch, database_url: str
+) -> None:
+    with db.transaction(database_url) as session:
+        seeding.add_account(session)
+        seeding.add_job(
+            session, video_id="a", upstream_status="queued", next_poll_at=seeding.at(hours=-1)
+        )
+        seeding.add_job(session, video_id="b", next_poll_at=seeding.at(hours=1))
+        seeding.add_job(session, "expired", video_id="c", abandoned_at=seeding.at())
+    text = done("list")
+    assert re.search(r"a .*queued, next look in (59m|60m)", text)
+    assert re.search(r"b .*next look now", text)
+    assert re.search(r"c .*deadline, given up", text)
+
+
+def ids(*args: str) -> list[str]:
+    return [job["video_id"] for job in json.loads(done("list", "--json", *args))]
+
+
+def test_a_list_can_be_narrowed(told: dict[str, Any]) -> None:
+    assert ids() == ["grok:told", "grok:untold"]
+    assert ids("--state", "failed") == ["grok:untold"]
+    assert ids("--account", "acme") == []
+    for since in ("2h", "1d", seeding.at(days=1).isoformat(), f"{seeding.at(days=1):%Y-%m-%d}"):
+        assert ids("--since", since) == ["grok:told"]
+    assert ids("--since", "72h") == ["grok:told", "grok:untold"]
+    assert run("list", "--state", "failed", "--since", "2h").stderr == "no such jobs\n"
+
+
+def test_a_list_says_that_there_are_more(told: dict[str, Any]) -> None:
+    result = run("list", "--limit", "1", "--json")
+    assert len(json.loads(result.stdout)) == 1
+    assert result.stderr == "there are more than 1: --limit shows more\n"
+    assert run("list", "--limit", "2").stderr == ""
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("--since", "yesterday"), ("--since", "9" * 30), ("--state", "done"), ("--limit", "0")],
+)
+def test_a_wrong_filter_is_wrong_usage(args: tuple[str, ...], commands: pytest.MonkeyPatch) -> None:
+    assert "Invalid value" in failed(2, "list", *args)
+
+
+# -------------------------------------------------------- cancel, recheck
+
+
+def test_cancelling_and_rechecking_say_what_they_did(told: dict[str, Any]) -> None:
+    done("track", "grok:a", "grok:b")
+    assert done("recheck", "grok:a", "grok:told") == (
+        "will be looked at now: grok:a\nstays as it is: grok:told has ended, completed\n"
+    )
+    assert done("cancel", "grok:a", "grok:told") == (
+        "cancelled grok:a\nstays as it is: grok:told has ended, completed\n"
+    )
+    assert [job["state"] for job in json.loads(done("cancel", "grok:b", "--json"))] == ["cancelled"]
+
+
+def test_an_unknown_id_among_others_changes_nothing(commands: pytest.MonkeyPatch) -> None:
+    done("track", "grok:a")
+    failed(1, "cancel", "grok:a", "grok:x")
+    assert json.loads(done("show", "grok:a", "--json"))["job"]["state"] == "pending"
+
+
+# ------------------------------------------------- deliveries, redeliver
+
+
+def test_deliveries_tell_who_has_what(told: dict[str, Any], commands: pytest.MonkeyPatch) -> None:
+    line = done("deliveries", "grok:told")
+    assert line == (
+        f"{told['event']}  video.completed  delivered  grok:told to https://hooks.example.com/x  "
+        "2 attempts, delivered in 12 ms\n"
+    )
+    dead = done("deliveries", "--state", "dead")
+    assert dead.startswith(told["dead"])
+    assert dead.endswith("1 attempt, no connection in 12 ms\n")
+    rows = json.loads(done("deliveries", "--json"))
+    assert [row["id"] for row in rows] == [told["event"], told["dead"]]
+    assert rows[1]["last_attempt"]["error"] == "no connection"
+    assert run("deliveries", "grok:none").stderr == "no such events\n"
+    assert on_screen(commands, "deliveries", "--limit", "1").count("\n") == 3
+
+
+def test_an_owed_event_says_when_it_is_tried(
+    commands: pytest.MonkeyPatch, database_url: str
+) -> None:
+    with db.transaction(database_url) as session:
+        seeding.add_account(session)
+        job = seeding.add_job(session)
+        for number, due in ((1, -3_600), (2, 60)):
+            step = seeding.add_transition(session, job, sequence=number)
+            seeding.add_delivery(
+                session, job, step, "pending", next_attempt_at=seeding.at(seconds=due)
+            )
+    text = done("deliveries")
+    assert "0 attempts, next try now" in text
+    assert re.search(r"0 attempts, next try in (59m|60m)", text)
+
+
+def test_events_are_sent_again_by_id_by_state_or_by_time(told: dict[str, Any]) -> None:
+    assert done("redeliver", "--dead") == f"1 event will be sent again\n  {told['dead']}\n"
+    assert done("redeliver", "--dead") == "0 events will be sent again\n"
+    assert json.loads(done("redeliver", told["event"], "--json")) == {
+        "count": 1,
+        "ids": [told["event"]],
+    }
+    assert done("redeliver", "--since", "7d").startswith("2 events will be sent again\n")
+    until = done("redeliver", "--since", "7d", "--until", "1d")
+    assert until == f"1 event will be sent again\n  {told['dead']}\n"
+    states = {row["state"] for row in json.loads(done("deliveries", "--json"))}
+    assert states == {"pending"}
+
+
+def test_many_events_are_counted_not_listed(
+    commands: pytest.MonkeyPatch, database_url: str
+) -> None:
+    with db.transaction(database_url) as session:
+        seeding.add_account(session)
+        job = seeding.add_job(session)
+        for number in range(1, 22):
+            step = seeding.add_transition(session, job, sequence=number)
+            seeding.add_delivery(session, job, step, "dead")
+    assert done("redeliver", "--dead") == "21 events will be sent again\n"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("evt_1", "--dead"),
+        ("--dead", "--since", "1h"),
+        ("evt_1", "--since", "1h"),
+        ("--until", "1h"),
+        ("--dead", "--until", "1h"),
+        ("evt_1", "--until", "1h"),
+    ],
+)
+def test_events_are_chosen_in_exactly_one_way(args: tuple[str, ...], told: dict[str, Any]) -> None:
+    assert "Usage: reelwatch redeliver" in failed(2, "redeliver", *args)
+    assert json.loads(done("deliveries", "--state", "pending", "--json")) == []
+
+
+def test_an_event_that_does_not_exist_is_a_failure(told: dict[str, Any]) -> None:
+    message = failed(1, "redeliver", told["event"], "evt_none")
+    assert message == "reelwatch: redeliver: no event evt_none\n"
+    assert json.loads(done("deliveries", "--state", "pending", "--json")) == []

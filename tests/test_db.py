@@ -1,0 +1,547 @@
+"""The database: engines, transactions, times, migrations, and what the tables refuse to hold."""
+
+import multiprocessing
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import CheckConstraint, UniqueConstraint, insert, inspect, select, text, update
+from sqlalchemy.exc import IntegrityError, StatementError
+from sqlalchemy.orm import Session
+
+from tests.conftest import new_database
+from tests.servers import PostgresServer, eventually, process
+from worker import db
+from worker.models import (
+    Account,
+    Attempt,
+    Base,
+    Delivery,
+    Heartbeat,
+    Job,
+    PollError,
+    Transition,
+    UtcDateTime,
+)
+
+AT = datetime(2026, 2, 6, 3, 58, 49, 98_765, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def _closed_afterwards() -> Iterator[None]:
+    yield
+    db.dispose()
+
+
+# -------------------------------------------------------------------- engines
+
+
+def test_a_process_has_one_engine_per_database(sqlite_url: str) -> None:
+    assert db.engine(sqlite_url) is db.engine(sqlite_url)
+    assert db.engine(sqlite_url) is not db.engine("sqlite:///other.db")
+
+
+def ask_and_dispose(url: str, answers: "multiprocessing.Queue[int]") -> None:
+    with db.reading(url) as session:
+        answers.put(session.execute(text("SELECT 41 + 1")).scalar_one())
+    db.dispose()
+
+
+def test_a_forked_child_has_its_own_connections(database_url: str) -> None:
+    """A socket shared with the parent would mix up both their answers, or close on both."""
+    fork = multiprocessing.get_context("fork")
+    answers: multiprocessing.Queue[int] = fork.Queue()
+    with db.reading(database_url) as session:
+        assert session.execute(text("SELECT 1")).scalar_one() == 1
+        child = fork.Process(target=ask_and_dispose, args=(database_url, answers))
+        child.start()
+        assert answers.get(timeout=30) == 42
+        child.join(30)
+        assert child.exitcode == 0
+        assert session.execute(text("SELECT 43")).scalar_one() == 43
+
+
+def test_dispose_closes_the_connections(postgresql_url: str) -> None:
+    mine = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    with db.reading(postgresql_url), db.reading(postgresql_url) as session:
+        session.execute(text("SELECT 1"))
+    db.dispose()
+
+    def connections() -> int:
+        with db.reading(postgresql_url) as session:
+            return int(session.execute(text(mine)).scalar_one())
+
+    eventually(lambda: connections() == 1, 10, "only the one that asks is left")
+
+
+def test_sqlite_is_set_up_for_many_processes(sqlite_url: str) -> None:
+    expected = {"journal_mode": "wal", "foreign_keys": 1, "synchronous": 2, "busy_timeout": 30_000}
+    with db.reading(sqlite_url) as session:
+        found = {name: session.execute(text(f"PRAGMA {name}")).scalar_one() for name in expected}
+    assert found == expected
+
+
+def test_a_cut_connection_is_replaced(postgresql_url: str, postgres_server: PostgresServer) -> None:
+    """After a failover the next transaction works; nobody has to restart a worker."""
+    with db.transaction(postgresql_url) as session:
+        session.execute(text("SELECT 1"))
+    postgres_server.terminate_connections()
+    with db.transaction(postgresql_url) as session:
+        assert session.execute(text("SELECT 1")).scalar_one() == 1
+
+
+# --------------------------------------------------------------- transactions
+
+
+def names(url: str) -> list[str]:
+    with db.reading(url) as session:
+        return sorted(session.execute(select(Account.name)).scalars())
+
+
+def test_a_transaction_commits_at_its_end(database_url: str) -> None:
+    with db.transaction(database_url) as session:
+        account = Account(name="default", requests_per_second=5.0)
+        session.add(account)
+    assert names(database_url) == ["default"]
+    assert account.name == "default"  # readable without a session
+
+
+def test_an_exception_rolls_it_back(database_url: str) -> None:
+    def fail() -> None:
+        with db.transaction(database_url) as session:
+            session.add(Account(name="default", requests_per_second=5.0))
+            session.flush()
+            raise KeyError("of the caller")
+
+    with pytest.raises(KeyError):
+        fail()
+    assert names(database_url) == []
+
+
+def test_readers_and_a_writer_do_not_wait_for_each_other(database_url: str) -> None:
+    """A reader sees one state of things, whatever is committed meanwhile on SQLite."""
+    with db.reading(database_url) as reader:
+        assert reader.execute(select(Account.name)).all() == []
+        with db.transaction(database_url) as writer:
+            writer.add(Account(name="default", requests_per_second=5.0))
+            writer.flush()
+            assert names(database_url) == []
+    assert names(database_url) == ["default"]
+
+
+def test_writers_that_read_first_take_turns(sqlite_url: str) -> None:
+    """Nobody is told that the database is locked, and no update is lost."""
+    with db.transaction(sqlite_url) as session:
+        session.add(Account(name="default", requests_per_second=1.0))
+
+    def add_one() -> None:
+        for _ in range(25):
+            with db.transaction(sqlite_url) as session:
+                rate = session.execute(select(Account.requests_per_second)).scalar_one()
+                session.execute(update(Account).values(requests_per_second=rate + 1))
+
+    workers = [threading.Thread(target=add_one) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    with db.reading(sqlite_url) as session:
+        assert session.execute(select(Account.requests_per_second)).scalar_one() == 101.0
+
+
+def test_insert_if_absent_skips_what_is_there(database_url: str) -> None:
+    def added(name: str, rate: float) -> list[str]:
+        with db.transaction(database_url) as session:
+            statement = db.insert_if_absent(session, Account, "name")
+            values = statement.values(name=name, requests_per_second=rate)
+            return list(session.execute(values.returning(Account.name)).scalars())
+
+    assert added("default", 5.0) == ["default"]
+    assert added("default", 7.0) == []
+    with db.reading(database_url) as session:
+        assert session.execute(select(Account.requests_per_second)).scalar_one() == 5.0
+
+
+# ----------------------------------------------------------------------- time
+
+
+def test_now_is_the_databases_clock(database_url: str) -> None:
+    """Aware, in UTC, and moving on within a transaction."""
+    with db.reading(database_url) as session:
+        before = datetime.now(UTC)
+        first, second = db.now(session), db.now(session)
+        after = datetime.now(UTC)
+    assert before <= first < second <= after
+    assert first.tzinfo is UTC
+
+
+@pytest.mark.parametrize("hours", [0, 5.75, -11])
+def test_times_come_back_as_utc_to_the_microsecond(database_url: str, hours: float) -> None:
+    elsewhere = AT.astimezone(timezone(timedelta(hours=hours)))
+    with db.transaction(database_url) as session:
+        session.execute(insert(Heartbeat).values(name="tick", at=elsewhere))
+    with db.reading(database_url) as session:
+        at = session.execute(select(Heartbeat.at)).scalar_one()
+        exactly = select(Heartbeat.name).where(Heartbeat.at == elsewhere)
+        assert session.execute(exactly).scalar_one() == "tick"
+        later = select(Heartbeat.name).where(Heartbeat.at > AT - timedelta(microseconds=1))
+        assert session.execute(later).scalar_one() == "tick"
+    assert at == AT
+    assert at.tzinfo is UTC
+
+
+def test_a_time_without_a_zone_is_refused(database_url: str) -> None:
+    statement = insert(Heartbeat).values(name="tick", at=AT.replace(tzinfo=None))
+    with (
+        pytest.raises(StatementError, match="a time without a zone"),
+        db.transaction(database_url) as session,
+    ):
+        session.execute(statement)
+
+
+def test_no_time_stays_no_time(database_url: str) -> None:
+    with db.transaction(database_url) as session:
+        dialect = session.get_bind().dialect
+        assert UtcDateTime().process_bind_param(None, dialect) is None
+        assert UtcDateTime().process_result_value(None, dialect) is None
+
+
+# ----------------------------------------------------------------- migrations
+
+
+def tables(url: str) -> set[str]:
+    with db.engine(url).connect() as connection:
+        return set(inspect(connection).get_table_names()) - {"alembic_version"}
+
+
+def to_base(url: str) -> None:
+    with db.engine(url).connect() as connection:
+        command.downgrade(db.alembic_config(connection), "base")
+        connection.commit()
+
+
+def test_migrations_go_up_and_down_and_up(empty_database_url: str) -> None:
+    none, newest = db.revisions(empty_database_url)
+    assert (none, bool(newest)) == (None, True)
+    for _ in range(2):
+        db.migrate(empty_database_url)
+        assert db.revisions(empty_database_url) == (newest, newest)
+        assert tables(empty_database_url) == set(Base.metadata.tables)
+        db.migrate(empty_database_url)  # nothing left to do
+        to_base(empty_database_url)
+        assert tables(empty_database_url) == set()
+        assert db.revisions(empty_database_url) == (None, newest)
+
+
+def test_migrations_go_down_with_data(database_url: str) -> None:
+    """Rows refer to each other; taking the tables away respects it."""
+    with db.transaction(database_url) as session:
+        for table, values in complete_story():
+            session.execute(insert(table).values(values))
+    to_base(database_url)
+    assert tables(database_url) == set()
+
+
+def test_models_equal_migrations(database_url: str) -> None:
+    with db.engine(database_url).connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_models_equal_migrations_in_all_that_databases_tell(empty_database_url: str) -> None:
+    """Alembic compares no checks and no conditions of indexes."""
+    db.migrate(empty_database_url)
+    migrated = schema(empty_database_url)
+    to_base(empty_database_url)
+    with db.engine(empty_database_url).begin() as connection:
+        Base.metadata.create_all(connection)
+    assert migrated == schema(empty_database_url)
+
+
+def schema(url: str) -> dict[str, Any]:
+    """All that the database tells of its tables, as text, in no order."""
+    told: dict[str, Any] = {}
+    with db.engine(url).connect() as connection:
+        inspector = inspect(connection)
+        for table in sorted(set(inspector.get_table_names()) - {"alembic_version"}):
+            told[table] = {
+                "key": inspector.get_pk_constraint(table),
+                "columns": sorted(map(str, inspector.get_columns(table))),
+                "checks": sorted(map(plain, inspector.get_check_constraints(table))),
+                "uniques": sorted(map(str, inspector.get_unique_constraints(table))),
+                "references": sorted(map(str, inspector.get_foreign_keys(table))),
+                "indexes": sorted(map(plain, inspector.get_indexes(table))),
+            }
+    return told
+
+
+def plain(reflected: Any) -> str:
+    return re.sub(r"\s+|<[^>]*>", " ", str({key: str(value) for key, value in reflected.items()}))
+
+
+MIGRATE_AT_ONCE = """
+import sys, time
+from pathlib import Path
+from worker import db
+print("ready")
+while not Path(sys.argv[2]).exists():
+    time.sleep(0.001)
+db.migrate(sys.argv[1])
+"""
+
+
+def test_several_processes_may_migrate_at_once(empty_database_url: str, tmp_path: Path) -> None:
+    """As when three containers start together."""
+    go = tmp_path / "go"
+    command_line = [sys.executable, "-c", MIGRATE_AT_ONCE, empty_database_url, str(go)]
+    children = [process(command_line) for _ in range(3)]
+    try:
+        for child in children:
+            child.wait_for("ready", 60)
+        go.touch()
+        assert [child.wait(60) for child in children] == [0] * 3, [c.output for c in children]
+    finally:
+        for child in children:
+            child.close()
+    current, newest = db.revisions(empty_database_url)
+    assert current == newest
+    assert tables(empty_database_url) == set(Base.metadata.tables)
+
+
+def test_alembics_own_command_takes_database_url(empty_database_url: str) -> None:
+    """So that whoever knows Alembic can use it."""
+    with process(["alembic", "upgrade", "head"], {"DATABASE_URL": empty_database_url}) as child:
+        assert child.wait(60) == 0, child.output
+    assert tables(empty_database_url) == set(Base.metadata.tables)
+
+
+def test_an_installed_package_brings_its_migrations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (db.migrations() / "versions").is_dir()
+    monkeypatch.setattr(db, "__file__", str(tmp_path / "worker" / "db.py"))
+    assert db.migrations() == tmp_path / "migrations"
+    (tmp_path / "worker" / "migrations").mkdir(parents=True)
+    assert db.migrations() == tmp_path / "worker" / "migrations"
+
+
+# ---------------------------------------------------------------- constraints
+
+ACCOUNT: dict[str, Any] = {"name": "default", "requests_per_second": 5.0}
+JOB: dict[str, Any] = {
+    "id": 1, "account": "default", "video_id": "veo3:1", "state": "running", "metadata_": {},
+    "tracked_at": AT, "deadline_at": AT, "next_poll_at": AT, "events": [],
+}  # fmt: skip
+TRANSITION: dict[str, Any] = {
+    "id": 1, "job_id": 1, "sequence": 1, "from_state": "pending", "to_state": "running", "at": AT,
+}  # fmt: skip
+ERROR: dict[str, Any] = {
+    "id": 1, "job_id": 1, "kind": "timeout", "message": "", "first_at": AT, "last_at": AT,
+}  # fmt: skip
+DELIVERY: dict[str, Any] = {
+    "id": "evt_1", "job_id": 1, "transition_id": 1, "sequence": 1, "event_type": "video.completed",
+    "channel": "webhook", "target": "https://h", "destination": "h", "body": "{}",
+    "state": "pending", "created_at": AT, "next_attempt_at": AT,
+}  # fmt: skip
+ATTEMPT: dict[str, Any] = {"id": 1, "delivery_id": "evt_1", "at": AT, "duration_ms": 5}
+
+COMPLETED = {
+    "state": "completed",
+    "finished_at": AT,
+    "next_poll_at": None,
+    "video_url": "https://v",
+}
+FAILED = {"state": "failed", "finished_at": AT, "next_poll_at": None, "error_code": "no_result"}
+EXPIRED = {"state": "expired", "expired_at": AT, "error_code": "deadline"}
+ABANDONED = EXPIRED | {"abandoned_at": AT, "next_poll_at": None}
+CANCELLED = {"state": "cancelled", "finished_at": AT, "next_poll_at": None}
+DELIVERED = {"state": "delivered", "next_attempt_at": None, "delivered_at": AT}
+DEAD = {"state": "dead", "next_attempt_at": None}
+
+
+def complete_story() -> list[tuple[type[Base], dict[str, Any]]]:
+    """A row of every table, in an order that can be stored."""
+    return [
+        (Account, ACCOUNT),
+        (Job, JOB),
+        (Transition, TRANSITION),
+        (PollError, ERROR),
+        (Delivery, DELIVERY),
+        (Attempt, ATTEMPT),
+        (Heartbeat, {"name": "tick", "at": AT}),
+    ]
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A migrated database for many tests, none of which commits anything."""
+    if request.param == "sqlite":
+        copy = tmp_path_factory.mktemp("shared") / "reelwatch.db"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), copy)
+        yield f"sqlite:///{copy}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    with new_database(server, request.getfixturevalue("postgresql_template")) as url:
+        yield url
+
+
+def try_to_store(url: str, table: type[Base], *rows: dict[str, Any]) -> None:
+    """Store the story up to these rows, which stand for the one it has in that table; undo it."""
+    with Session(db.engine(url)) as session:
+        for each, values in complete_story():
+            for row in rows if each is table else [values]:
+                session.execute(insert(each).values(row))
+            if each is table:
+                return
+
+
+NONSENSE: list[tuple[str, type[Base], dict[str, Any]]] = [
+    ("ck_accounts_rate_positive", Account, {"requests_per_second": 0.0}),
+    ("ck_accounts_rate_positive", Account, {"requests_per_second": -1.0}),
+    ("ck_accounts_pause_has_reason", Account, {"paused_until": AT}),
+    ("ck_accounts_pause_has_reason", Account, {"pause_reason": "401"}),
+    ("ck_jobs_state_known", Job, {"state": "done"}),
+    ("ck_jobs_final_has_end", Job, COMPLETED | {"finished_at": None}),
+    ("ck_jobs_final_has_end", Job, FAILED | {"finished_at": None}),
+    ("ck_jobs_final_has_end", Job, CANCELLED | {"finished_at": None}),
+    ("ck_jobs_final_has_end", Job, {"finished_at": AT}),
+    ("ck_jobs_final_has_end", Job, EXPIRED | {"finished_at": AT}),
+    ("ck_jobs_open_has_due", Job, {"next_poll_at": None}),
+    ("ck_jobs_open_has_due", Job, EXPIRED | {"next_poll_at": None}),
+    ("ck_jobs_open_has_due", Job, COMPLETED | {"next_poll_at": AT}),
+    ("ck_jobs_open_has_due", Job, ABANDONED | {"next_poll_at": AT}),
+    ("ck_jobs_only_expired_abandoned", Job, {"abandoned_at": AT, "next_poll_at": None}),
+    ("ck_jobs_expired_since", Job, EXPIRED | {"expired_at": None}),
+    ("ck_jobs_error_has_state", Job, {"error_code": "no_result"}),
+    ("ck_jobs_error_has_state", Job, FAILED | {"error_code": None}),
+    ("ck_jobs_error_has_state", Job, EXPIRED | {"error_code": None}),
+    ("ck_jobs_error_has_state", Job, COMPLETED | {"error_code": "no_result"}),
+    ("ck_jobs_completed_has_url", Job, COMPLETED | {"video_url": None}),
+    ("ck_jobs_lease_has_due", Job, CANCELLED | {"lease_token": "t"}),
+    ("ck_jobs_counts_not_negative", Job, {"sequence": -1}),
+    ("ck_jobs_counts_not_negative", Job, {"polls": -1}),
+    ("ck_transitions_sequence_positive", Transition, {"sequence": 0}),
+    ("ck_transitions_states_known", Transition, {"from_state": "new"}),
+    ("ck_transitions_states_known", Transition, {"to_state": "done"}),
+    ("ck_poll_errors_count_positive", PollError, {"count": 0}),
+    ("ck_deliveries_channel_known", Delivery, {"channel": "pigeon"}),
+    ("ck_deliveries_state_known", Delivery, DEAD | {"state": "lost"}),
+    ("ck_deliveries_pending_has_due", Delivery, {"next_attempt_at": None}),
+    ("ck_deliveries_pending_has_due", Delivery, DEAD | {"next_attempt_at": AT}),
+    ("ck_deliveries_delivered_has_time", Delivery, DELIVERED | {"delivered_at": None}),
+    ("ck_deliveries_delivered_has_time", Delivery, DEAD | {"delivered_at": AT}),
+    ("ck_deliveries_lease_is_pending", Delivery, DEAD | {"lease_token": "t"}),
+]
+TWICE: list[tuple[str, type[Base], dict[str, Any]]] = [
+    ("uq_jobs_account_video_id", Job, {"id": 2}),
+    ("uq_transitions_job_id_sequence", Transition, {"id": 2}),
+    ("uq_deliveries_transition_id_channel", Delivery, {"id": "evt_2"}),
+]
+ROW_OF = dict(complete_story())
+
+
+def refusal_of(error: IntegrityError) -> str:
+    """The name of the constraint that an error tells of."""
+    diagnosis = getattr(error.orig, "diag", None)
+    if diagnosis is not None:
+        return str(diagnosis.constraint_name)
+    what, _, told = str(error.orig).partition(" constraint failed: ")
+    if what == "CHECK":
+        return told
+    columns = [column.split(".") for column in told.split(", ")]  # all that SQLite tells
+    return "_".join(["uq", columns[0][0], *(column for _, column in columns)])
+
+
+@pytest.mark.parametrize(("constraint", "table", "changes"), NONSENSE)
+def test_nonsense_is_not_stored(
+    shared_url: str, constraint: str, table: type[Base], changes: dict[str, Any]
+) -> None:
+    with pytest.raises(IntegrityError) as caught:
+        try_to_store(shared_url, table, ROW_OF[table] | changes)
+    assert refusal_of(caught.value) == constraint
+
+
+@pytest.mark.parametrize(("constraint", "table", "changes"), TWICE)
+def test_nothing_is_stored_twice(
+    shared_url: str, constraint: str, table: type[Base], changes: dict[str, Any]
+) -> None:
+    with pytest.raises(IntegrityError) as caught:
+        try_to_store(shared_url, table, ROW_OF[table], ROW_OF[table] | changes)
+    assert refusal_of(caught.value) == constraint
+
+
+def test_every_constraint_has_its_nonsense() -> None:
+    """Whoever adds one adds a row that it refuses."""
+    named = {
+        str(constraint.name)
+        for table in Base.metadata.tables.values()
+        for constraint in table.constraints
+        if isinstance(constraint, CheckConstraint | UniqueConstraint)
+    }
+    assert named == {name for name, _, _ in NONSENSE + TWICE}
+
+
+@pytest.mark.parametrize(
+    ("table", "changes"),
+    [
+        (Account, {"paused_until": AT, "pause_reason": "401"}),
+        (Job, {"state": "pending"}),
+        (Job, {"lease_token": "t", "expired_at": AT}),
+        (Job, COMPLETED | {"expired_at": AT}),
+        (Job, FAILED),
+        (Job, EXPIRED),
+        (Job, ABANDONED),
+        (Job, CANCELLED),
+        (Delivery, {"channel": "celery", "lease_token": "t"}),
+        (Delivery, DELIVERED),
+        (Delivery, DEAD),
+    ],
+)
+def test_sense_is_stored(shared_url: str, table: type[Base], changes: dict[str, Any]) -> None:
+    try_to_store(shared_url, table, ROW_OF[table] | changes)
+
+
+@pytest.mark.parametrize(
+    ("table", "changes"),
+    [
+        (Job, {"account": "nobody"}),
+        (Transition, {"job_id": 99}),
+        (PollError, {"job_id": 99}),
+        (Delivery, {"job_id": 99}),
+        (Delivery, {"transition_id": 99}),
+        (Attempt, {"delivery_id": "evt_99"}),
+    ],
+)
+def test_nothing_refers_to_nothing(
+    shared_url: str, table: type[Base], changes: dict[str, Any]
+) -> None:
+    with pytest.raises(IntegrityError, match=r"(?i)foreign key"):
+        try_to_store(shared_url, table, ROW_OF[table] | changes)
+
+
+def test_a_job_takes_its_story_along(database_url: str) -> None:
+    """Pruning a job leaves no rows behind that nobody can explain."""
+    with db.transaction(database_url) as session:
+        for table, values in complete_story():
+            session.execute(insert(table).values(values))
+        session.execute(Base.metadata.tables["jobs"].delete())
+        assert {table: count_of(session, table) for table in ROW_OF} == {
+            table: int(table in (Account, Heartbeat)) for table in ROW_OF
+        }
+
+
+def count_of(session: Session, table: type[Base]) -> int:
+    return len(session.execute(select(table)).all())

@@ -1,0 +1,809 @@
+"""Telling producers: what arrives, how it is signed, what is tried again, what is given up."""
+
+import base64
+import json
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from itertools import count
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import structlog
+from celery import Celery
+from sqlalchemy import delete, select, update
+from sqlalchemy.engine import RowMapping
+from standardwebhooks.webhooks import Webhook
+from svix.webhooks import Webhook as SvixWebhook
+from svix.webhooks import WebhookVerificationError
+
+from tests.peers import closed_port
+from tests.servers import RedisServer, eventually, process
+from worker import db, delivery, fanout, log, settings, tasks
+from worker.celery import configuration
+from worker.errors import Refused
+from worker.listener import Listener, Received
+from worker.models import Account, Attempt, Delivery, Job, Transition
+from worker.sandbox_answers import Answer
+from worker.sandbox_server import LocalService, Request
+from worker.settings import Settings
+
+NEW = "whsec_" + base64.b64encode(b"a new secret of the producer!").decode()
+OLD = "whsec_" + base64.b64encode(b"an old secret of the producer").decode()
+OTHER = "whsec_" + base64.b64encode(b"a secret of somebody else's..").decode()
+NOBODY = "https://hooks.example.com/reelwatch"  # no name but localhost is known in tests
+
+numbers = count(1)
+
+
+def says(
+    status: int, headers: Mapping[str, str] = MappingProxyType({}), body: bytes = b""
+) -> Answer:
+    return Answer(status, headers, body)
+
+
+OK = says(200)
+
+
+class Receiver(LocalService):
+    """Answers as told and keeps every request as it came, byte for byte."""
+
+    def __init__(self, answer: Answer | Callable[[Request], Answer] = OK) -> None:
+        super().__init__()
+        self.requests: list[Request] = []
+        self._answer = answer
+
+    def respond(self, request: Request) -> Answer:
+        self.requests.append(request)
+        return self._answer(request) if callable(self._answer) else self._answer
+
+
+class Holding(Receiver):
+    """Answers nobody until `release` is set, and counts how many wait at once."""
+
+    def __init__(self) -> None:
+        super().__init__(self._hold)
+        self.release = threading.Event()
+        self.most_at_once = 0
+        self._waiting = 0
+        self._lock = threading.Lock()
+
+    def _hold(self, _request: Request) -> Answer:
+        with self._lock:
+            self._waiting += 1
+            self.most_at_once = max(self.most_at_once, self._waiting)
+        self.release.wait(60)
+        with self._lock:
+            self._waiting -= 1
+        return says(200)
+
+
+def refuse_callbacks(task: str, queue: str, _event: dict[str, Any], _event_id: str) -> None:
+    raise AssertionError(f"nobody asked for a callback: {task} at {queue}")
+
+
+def options(url: str, **changes: Any) -> Settings:
+    """Settings with a secret, for receivers on this machine."""
+    values = {"webhook_secrets": (NEW,), "webhook_allow": "127.0.0.1", "webhook_timeout": 30}
+    return Settings(database_url=url, **{**values, **changes})
+
+
+def turn(url: str, send_callback: delivery.SendCallback = refuse_callbacks, **changes: Any) -> int:
+    return delivery.deliver(options(url, **changes), send_callback)
+
+
+def owe(url: str, target: str = NOBODY, **changes: Any) -> str:
+    """A new event that is due now, with its job and its transition; returns its id."""
+    number = next(numbers)
+    event_id = f"evt_{number:012x}"
+    with db.transaction(url) as session:
+        now = db.now(session)
+        session.merge(Account(name="default", requests_per_second=5.0))
+        job = Job(
+            account="default", video_id=f"veo3:{number}", state="completed", metadata_={},
+            tracked_at=now, deadline_at=now, finished_at=now, video_url="https://v", events=[],
+        )  # fmt: skip
+        session.add(job)
+        session.flush()
+        transition = Transition(
+            job_id=job.id, sequence=1, from_state="running", to_state="completed", at=now
+        )
+        session.add(transition)
+        session.flush()
+        values = {
+            "sequence": 1, "event_type": "video.completed", "channel": "webhook",
+            "destination": urlsplit(target).netloc, "body": body_of(number), "state": "pending",
+            "created_at": now, "next_attempt_at": now,
+        } | changes  # fmt: skip
+        session.add(
+            Delivery(
+                id=event_id, job_id=job.id, transition_id=transition.id, target=target, **values
+            )
+        )
+    return event_id
+
+
+def owe_callback(url: str, target: str = "shop.on_video@shop") -> str:
+    return owe(url, target, channel="celery", destination="celery")
+
+
+def body_of(number: int) -> str:
+    data = {"video_id": f"veo3:{number}", "metadata": {"städte": "München 🎬", "path": "a/b"}}
+    return json.dumps({"type": "video.completed", "data": data}, ensure_ascii=False)
+
+
+def row_of(url: str, event_id: str) -> RowMapping:
+    with db.reading(url) as session:
+        query = select(delivery.deliveries).where(delivery.deliveries.c.id == event_id)
+        return session.execute(query).mappings().one()
+
+
+def attempts_of(url: str, event_id: str) -> Sequence[Attempt]:
+    with db.reading(url) as session:
+        query = select(Attempt).where(Attempt.delivery_id == event_id).order_by(Attempt.id)
+        return session.execute(query).scalars().all()
+
+
+def make_due(url: str, event_id: str) -> None:
+    """Let time pass: what waits for its next attempt, or for its lease to end, is due now."""
+    with db.transaction(url) as session:
+        statement = update(Delivery).where(Delivery.id == event_id)
+        session.execute(statement.values(next_attempt_at=db.now(session)))
+
+
+def headers_of(request: Request) -> dict[str, str]:
+    return {name: value for name, value in request.headers.items() if name.startswith("webhook-")}
+
+
+@pytest.fixture(autouse=True)
+def _fresh_process() -> Iterator[None]:
+    fanout.stopping.clear()
+    settings.current.cache_clear()
+    yield
+    settings.current.cache_clear()
+    db.dispose()
+
+
+@pytest.fixture
+def logged() -> Iterator[StringIO]:
+    """What is logged, as JSON lines."""
+    root, stream = logging.getLogger(), StringIO()
+    before, level = root.handlers[:], root.level
+    log.configure(Settings(log_format="json"))
+    structlog.configure(cache_logger_on_first_use=False)  # the next test's loggers are its own
+    handler = root.handlers[0]
+    assert isinstance(handler, logging.StreamHandler)
+    handler.setStream(stream)
+    yield stream
+    root.handlers[:] = before
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+# --------------------------------------------------------------- what arrives
+
+
+def test_an_event_arrives_signed_and_is_marked(database_url: str) -> None:
+    """The listener verifies it; the row says delivered, the attempt how it went."""
+    with Listener([NEW]) as listener:
+        event_id = owe(database_url, f"{listener.url}/hooks?shop=7")
+        before = datetime.now(UTC)
+        assert turn(database_url) == 1
+    received = listener.events[0]
+    assert (received.id, received.verified, received.type) == (event_id, True, "video.completed")
+    row = row_of(database_url, event_id)
+    assert (row["state"], row["attempts"], row["failures"]) == ("delivered", 1, 0)
+    assert row["next_attempt_at"] is None
+    assert row["lease_token"] is None
+    assert before <= row["delivered_at"] <= datetime.now(UTC)
+    (attempt,) = attempts_of(database_url, event_id)
+    assert (attempt.http_status, attempt.error) == (200, None)
+    assert attempt.duration_ms >= 0
+    assert before <= attempt.at <= row["delivered_at"]
+
+
+def test_others_verify_what_we_sign(sqlite_url: str) -> None:
+    """Two independent packages accept the request as it came, and neither another secret's."""
+    with Receiver() as receiver:
+        owe(sqlite_url, f"{receiver.url}/hooks")
+        turn(sqlite_url)
+    (request,) = receiver.requests
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["user-agent"].startswith("reelwatch/")
+    assert Webhook(NEW).verify(request.body, headers_of(request)) == json.loads(request.body)
+    SvixWebhook(NEW).verify(request.body, headers_of(request))
+    with pytest.raises(WebhookVerificationError):
+        SvixWebhook(OTHER).verify(request.body, headers_of(request))
+    with pytest.raises(WebhookVerificationError):
+        SvixWebhook(NEW).verify(request.body + b" ", headers_of(request))
+
+
+def test_every_current_secret_signs(sqlite_url: str) -> None:
+    """In a rotation a receiver with the new secret verifies, and one that still has the old."""
+    with Receiver() as receiver:
+        owe(sqlite_url, receiver.url)
+        turn(sqlite_url, webhook_secrets=(NEW, OLD))
+    (request,) = receiver.requests
+    signatures = request.headers["webhook-signature"].split(" ")
+    assert len(signatures) == 2
+    assert all(signature.startswith("v1,") for signature in signatures)
+    for secret in (NEW, OLD):
+        Webhook(secret).verify(request.body, headers_of(request))
+        SvixWebhook(secret).verify(request.body, headers_of(request))
+
+
+def test_signing_does_not_depend_on_the_zone() -> None:
+    """A time in another zone is the same moment, so it makes the same headers."""
+    at = datetime(2026, 2, 6, 3, 58, 49, tzinfo=UTC)
+    elsewhere = at.astimezone(datetime.strptime("+0545", "%z").tzinfo)
+    signers = [Webhook(NEW)]
+    headers = delivery.signed_headers(signers, "evt_1", at, "{}")
+    assert delivery.signed_headers(signers, "evt_1", elsewhere, "{}") == headers
+    assert headers["webhook-timestamp"] == "1770350329"
+
+
+def test_every_attempt_sends_the_same_bytes_freshly_signed(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Id and body never change; timestamp and signature are of the attempt's own time."""
+
+    class Later(datetime):
+        passed = timedelta(0)
+
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + cls.passed
+
+    monkeypatch.setattr(delivery, "datetime", Later)
+    with Receiver(says(500)) as receiver:
+        event_id = owe(database_url, receiver.url)
+        for minutes in range(3):
+            Later.passed = timedelta(minutes=minutes)
+            make_due(database_url, event_id)
+            turn(database_url)
+    requests = receiver.requests
+    assert {request.body for request in requests} == {
+        row_of(database_url, event_id)["body"].encode()
+    }
+    assert {request.headers["webhook-id"] for request in requests} == {event_id}
+    for name in ("webhook-timestamp", "webhook-signature"):
+        assert len({request.headers[name] for request in requests}) == 3
+    for request in requests:
+        SvixWebhook(NEW).verify(request.body, headers_of(request))
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+def test_any_2xx_is_success(sqlite_url: str, status: int) -> None:
+    with Receiver(says(status)) as receiver:
+        event_id = owe(sqlite_url, receiver.url)
+        turn(sqlite_url)
+    assert row_of(sqlite_url, event_id)["state"] == "delivered"
+
+
+# ------------------------------------------------------------------- failures
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308, 400, 404, 409, 429, 500, 503])
+def test_anything_else_is_tried_again(sqlite_url: str, status: int) -> None:
+    """Redirects too, and nobody follows them."""
+    with Receiver() as elsewhere, Receiver(says(status, {"Location": elsewhere.url})) as receiver:
+        event_id = owe(sqlite_url, receiver.url)
+        turn(sqlite_url)
+    assert len(receiver.requests) == 1
+    assert elsewhere.requests == []
+    row = row_of(sqlite_url, event_id)
+    assert (row["state"], row["attempts"], row["failures"]) == ("pending", 1, 1)
+    assert row["delivered_at"] is None
+    assert row["lease_token"] is None
+    (attempt,) = attempts_of(sqlite_url, event_id)
+    assert (attempt.http_status, attempt.error) == (status, f"the receiver answered {status}")
+
+
+def test_410_ends_it_at_once(database_url: str) -> None:
+    with Receiver(says(410)) as receiver:
+        event_id = owe(database_url, receiver.url)
+        turn(database_url)
+    row = row_of(database_url, event_id)
+    assert (row["state"], row["attempts"], row["next_attempt_at"]) == ("dead", 1, None)
+
+
+def test_the_schedule_is_kept_and_then_it_is_dead(database_url: str) -> None:
+    """Each delay is the schedule's ± 20 %; after the last comes no other attempt."""
+    schedule = options(database_url).retry_schedule
+    assert len(schedule) == 10
+    with Receiver(says(500)) as receiver:
+        event_id = owe(database_url, receiver.url)
+        for number, delay in enumerate(schedule, 1):
+            make_due(database_url, event_id)
+            before = datetime.now(UTC)
+            turn(database_url)
+            after, row = datetime.now(UTC), row_of(database_url, event_id)
+            assert (row["state"], row["attempts"], row["failures"]) == ("pending", number, number)
+            assert before + timedelta(seconds=0.8 * delay) <= row["next_attempt_at"]
+            assert row["next_attempt_at"] <= after + timedelta(seconds=1.2 * delay)
+            assert turn(database_url) == 0  # not before its time
+        make_due(database_url, event_id)
+        turn(database_url)
+    row = row_of(database_url, event_id)
+    assert (row["state"], row["attempts"], row["next_attempt_at"]) == ("dead", 11, None)
+    assert len(attempts_of(database_url, event_id)) == len(receiver.requests) == 11
+    assert turn(database_url) == 0
+
+
+def test_attempts_are_spread(sqlite_url: str) -> None:
+    """A receiver that was away is not asked again by everybody in the same second."""
+    with Receiver(says(503)) as receiver:
+        ids = [owe(sqlite_url, receiver.url) for _ in range(20)]
+        turn(sqlite_url, retry_schedule=(1000.0,))
+    times = [row_of(sqlite_url, event_id)["next_attempt_at"] for event_id in ids]
+    # By luck all twenty within a twentieth of the range: once in 10^24 runs.
+    assert max(times) - min(times) > timedelta(seconds=20)
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "most"),
+    [
+        ("1", 80, 120),
+        ("150", 150, 150),
+        ("3600", 160, 240),
+        ("soon", 80, 120),
+        ("-5", 80, 120),
+    ],
+)
+def test_retry_after_is_honoured_between_the_delay_and_twice_it(
+    sqlite_url: str, asked: str, least: float, most: float
+) -> None:
+    with Receiver(says(429, {"Retry-After": asked})) as receiver:
+        event_id = owe(sqlite_url, receiver.url)
+        before = datetime.now(UTC)
+        turn(sqlite_url, retry_schedule=(100.0,))
+    again = row_of(sqlite_url, event_id)["next_attempt_at"]
+    assert before + timedelta(seconds=least) <= again
+    assert again <= datetime.now(UTC) + timedelta(seconds=most)
+
+
+def test_retry_after_does_not_outlive_the_schedule(sqlite_url: str) -> None:
+    with Receiver(says(503, {"Retry-After": "60"})) as receiver:
+        event_id = owe(sqlite_url, receiver.url)
+        turn(sqlite_url, retry_schedule=(0,))
+    row = row_of(sqlite_url, event_id)
+    assert (row["state"], row["attempts"]) == ("dead", 2)
+
+
+def test_an_attempt_keeps_an_excerpt(database_url: str) -> None:
+    """Bounded, and without what a database refuses."""
+    page = "Grüße\x00 " + "ü" * 5_000
+    with Receiver(says(500, {}, page.encode())) as receiver:
+        event_id = owe(database_url, receiver.url)
+        turn(database_url)
+    excerpt = attempts_of(database_url, event_id)[0].response_excerpt
+    assert excerpt is not None
+    assert excerpt.startswith("Grüße ü")
+    assert len(excerpt) == delivery.EXCERPT_LIMIT
+
+
+def test_no_body_leaves_no_excerpt(sqlite_url: str) -> None:
+    with Receiver() as receiver:
+        event_id = owe(sqlite_url, receiver.url)
+        turn(sqlite_url)
+    assert attempts_of(sqlite_url, event_id)[0].response_excerpt is None
+
+
+def failed_without_answer(url: str, event_id: str) -> str:
+    """What the one attempt noted, which brought no answer and is tried again."""
+    row = row_of(url, event_id)
+    assert (row["state"], row["failures"]) == ("pending", 1)
+    (attempt,) = attempts_of(url, event_id)
+    assert attempt.http_status is None
+    assert attempt.error
+    return attempt.error
+
+
+def test_nobody_listens(sqlite_url: str) -> None:
+    with closed_port() as port:
+        event_id = owe(sqlite_url, f"http://127.0.0.1:{port}/")
+        turn(sqlite_url)
+    assert "refused" in failed_without_answer(sqlite_url, event_id)
+
+
+def test_the_receiver_hangs_up(sqlite_url: str) -> None:
+    with Receiver(says(0)) as receiver:
+        event_id = owe(sqlite_url, receiver.url)
+        turn(sqlite_url)
+    assert "closed without an answer" in failed_without_answer(sqlite_url, event_id)
+
+
+def test_the_receiver_is_too_slow(sqlite_url: str) -> None:
+    with Holding() as receiver:
+        event_id = owe(sqlite_url, receiver.url)
+        turn(sqlite_url, webhook_timeout=0.2)
+        receiver.release.set()
+    assert "0.2 s" in failed_without_answer(sqlite_url, event_id)
+
+
+@pytest.mark.parametrize(
+    "target", ["http://127.0.0.1:1/", "https://10.0.0.1/", "https://[::1]/", "https://localhost/"]
+)
+def test_private_addresses_are_not_reached(sqlite_url: str, target: str) -> None:
+    """A URL that was accepted once, or got into the table somehow, is checked again."""
+    event_id = owe(sqlite_url, target)
+    turn(sqlite_url, webhook_allow="")
+    assert "callback URL refused" in failed_without_answer(sqlite_url, event_id)
+
+
+def test_without_a_secret_nothing_is_sent(database_url: str) -> None:
+    with Receiver() as receiver:
+        event_id = owe(database_url, receiver.url)
+        turn(database_url, webhook_secrets=())
+    assert receiver.requests == []
+    assert "WEBHOOK_SECRET" in failed_without_answer(database_url, event_id)
+
+
+# --------------------------------------------------------------- at least once
+
+ONE_TURN = """
+import sys
+from worker import delivery
+from worker.settings import load
+delivery.deliver(load(), None)
+"""
+
+
+def test_a_worker_killed_before_the_answer_loses_nothing(database_url: str) -> None:
+    """Not marked before the receiver answered; when the lease is over it comes again, same id."""
+    environment = {
+        "DATABASE_URL": database_url,
+        "WEBHOOK_SECRET": NEW,
+        "WEBHOOK_ALLOW": "127.0.0.1",
+    }
+    with Holding() as receiver:
+        event_id = owe(database_url, receiver.url)
+        with process([sys.executable, "-c", ONE_TURN], environment) as child:
+            eventually(lambda: receiver.requests or not child.running, 30, lambda: child.output)
+            row = row_of(database_url, event_id)
+            assert (row["state"], row["delivered_at"], row["attempts"]) == ("pending", None, 0)
+            assert row["lease_token"]
+            child.kill()
+        assert turn(database_url) == 0  # nobody else's before the lease is over
+        make_due(database_url, event_id)
+        receiver.release.set()
+        assert turn(database_url) == 1
+    assert [request.headers["webhook-id"] for request in receiver.requests] == [event_id] * 2
+    assert row_of(database_url, event_id)["state"] == "delivered"
+
+
+def claim_one(url: str) -> RowMapping:
+    with db.transaction(url) as session:
+        (row,) = delivery.claim(session, 10, db.now(session))
+    return row
+
+
+def note(url: str, row: RowMapping, *, error: str | None) -> None:
+    """Write down an attempt at a claimed event, as a turn does."""
+    courier = delivery._Courier(options(url), refuse_callbacks)
+    outcome = delivery.Outcome(datetime.now(UTC), 5, None if error else 200, error)
+    courier.record([delivery.Attempted(row, outcome)])
+
+
+@pytest.mark.parametrize("error", [None, "too late"])
+def test_a_result_after_the_lease_decides_nothing(database_url: str, error: str | None) -> None:
+    """It is recorded, since the attempt was made; but the event is somebody else's by now."""
+    event_id = owe(database_url)
+    first = claim_one(database_url)
+    make_due(database_url, event_id)
+    second = claim_one(database_url)
+    assert first["lease_token"] != second["lease_token"]
+
+    note(database_url, first, error=error)
+    row = row_of(database_url, event_id)
+    assert (row["state"], row["failures"], row["attempts"]) == ("pending", 0, 1)
+    assert row["lease_token"] == second["lease_token"]
+    assert row["next_attempt_at"] == second["next_attempt_at"]
+
+    note(database_url, second, error=None)
+    note(database_url, first, error="late again")
+    row = row_of(database_url, event_id)
+    assert (row["state"], row["failures"], row["attempts"]) == ("delivered", 0, 3)
+    assert len(attempts_of(database_url, event_id)) == 3
+
+
+def test_the_lease_outlasts_the_timeout(sqlite_url: str) -> None:
+    """However long the receiver may take, nobody else begins meanwhile."""
+    with Holding() as receiver:
+        event_id = owe(sqlite_url, receiver.url)
+        now = datetime.now(UTC)
+        worker = threading.Thread(
+            target=turn, args=(sqlite_url,), kwargs={"webhook_timeout": 120}, daemon=True
+        )
+        worker.start()
+        eventually(lambda: receiver.requests)
+        assert row_of(sqlite_url, event_id)["next_attempt_at"] >= now + timedelta(seconds=150)
+        receiver.release.set()
+        worker.join(30)
+    assert row_of(sqlite_url, event_id)["state"] == "delivered"
+
+
+def test_claims_at_once_never_share_an_event(database_url: str) -> None:
+    targets = [f"https://h{number}.example.com/" for number in range(12)]
+    ids = {owe(database_url, target) for target in targets for _ in range(4)}
+    taken: list[RowMapping] = []
+
+    def claim() -> None:
+        with db.transaction(database_url) as session:
+            taken.extend(delivery.claim(session, 5, db.now(session)))
+
+    for _ in range(5):
+        workers = [threading.Thread(target=claim) for _ in range(6)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(60)
+    while len(taken) < len(ids):
+        before = len(taken)
+        claim()
+        assert len(taken) > before
+    assert sorted(row["id"] for row in taken) == sorted(ids)
+
+
+# ------------------------------------------------------------- many receivers
+
+
+def test_a_hanging_receiver_holds_up_no_other(database_url: str) -> None:
+    """Its calls under way are few, over all workers; the others' events arrive meanwhile."""
+    with Holding() as slow, Receiver() as quick, Receiver() as brisk:
+        owed = [owe(database_url, slow.url) for _ in range(30)]
+        for _ in range(15):
+            owe(database_url, quick.url)
+            owe(database_url, brisk.url)
+        workers = [threading.Thread(target=turn, args=(database_url,)) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        eventually(lambda: len(quick.requests) == len(brisk.requests) == 15, 60)
+        eventually(lambda: slow.most_at_once == delivery.PER_DESTINATION, 60)
+        slow.release.set()
+        for worker in workers:
+            worker.join(60)
+        turn(database_url)  # what the turns had no time for, on a busy machine
+    assert slow.most_at_once == delivery.PER_DESTINATION
+    assert sorted(request.headers["webhook-id"] for request in slow.requests) == sorted(owed)
+
+
+def test_first_attempts_go_before_retries(database_url: str) -> None:
+    """At one destination, and where a claim can't take all."""
+    retries = [owe(database_url, failures=3) for _ in range(8)]
+    fresh = [owe(database_url) for _ in range(8)]
+    elsewhere = owe(database_url, "https://other.example.com/", failures=1)
+    with db.transaction(database_url) as session:
+        now = db.now(session)
+        assert [row["id"] for row in delivery.claim(session, 5, now)] == fresh[:5]
+        assert [row["id"] for row in delivery.claim(session, 64, now)] == [*fresh[5:], elsewhere]
+        assert delivery.claim(session, 64, now) == []
+        session.execute(delete(Delivery).where(Delivery.id.in_(fresh)))
+        assert [row["id"] for row in delivery.claim(session, 64, now)] == retries
+
+
+def test_an_events_order_is_that_of_its_sequence(database_url: str) -> None:
+    """What was owed at one moment is begun in the order of the job's sequence."""
+    at = datetime(2026, 2, 6, tzinfo=UTC)
+    ids = [owe(database_url, sequence=number, created_at=at) for number in (3, 1, 2)]
+    older = owe(database_url, sequence=9, created_at=at - timedelta(seconds=1))
+    with db.transaction(database_url) as session:
+        rows = delivery.claim(session, 64, db.now(session))
+    assert [row["id"] for row in rows] == [older, ids[1], ids[2], ids[0]]
+
+
+def test_due_says_whether_a_turn_is_worth_it(database_url: str) -> None:
+    def due() -> bool:
+        with db.reading(database_url) as session:
+            return delivery.due(session, db.now(session))
+
+    assert not due()
+    later = owe(database_url, next_attempt_at=datetime.now(UTC) + timedelta(hours=1))
+    assert not due()
+    make_due(database_url, later)
+    assert due()
+    claim_one(database_url)
+    assert not due()
+
+
+# ------------------------------------------------------------ Celery callbacks
+
+
+@pytest.fixture
+def sender(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
+    """A Celery app like the worker's own, with a Redis of the test's."""
+    monkeypatch.setenv("BROKER_URL", redis_url)
+    app = Celery("reelwatch", set_as_current=False)
+    app.add_defaults(configuration)
+    monkeypatch.setattr(tasks, "app", app)
+    yield app
+    app.close()
+
+
+def next_message(broker: str, queue: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The headers and the keyword arguments of a producer's next message."""
+    with (
+        Celery("shop", broker=broker, set_as_current=False) as producer,
+        producer.connection_for_read() as connection,
+    ):
+        inbox = connection.SimpleQueue(queue)
+        message = inbox.get(timeout=20)
+        message.ack()
+        inbox.close()
+    args, kwargs, _ = message.payload
+    assert args == []
+    return message.headers, kwargs
+
+
+@pytest.mark.usefixtures("sender")
+def test_a_callback_reaches_a_producers_queue(database_url: str, redis_url: str) -> None:
+    """The same object as a webhook's body, as a task of the event's id."""
+    event_id = owe_callback(database_url)
+    assert turn(database_url, tasks.send_callback, broker_url=redis_url) == 1
+    headers, kwargs = next_message(redis_url, "shop")
+    row = row_of(database_url, event_id)
+    assert (headers["task"], headers["id"]) == ("shop.on_video", event_id)
+    assert kwargs == {"event": json.loads(row["body"])}
+    assert row["state"] == "delivered"
+    (attempt,) = attempts_of(database_url, event_id)
+    assert (attempt.http_status, attempt.error) == (None, None)
+
+
+@pytest.mark.usefixtures("sender")
+def test_a_queue_may_have_an_at_sign(sqlite_url: str, redis_url: str) -> None:
+    """As those have that Celery names after a worker's host."""
+    event_id = owe_callback(sqlite_url, "shop.on_video@celery@host.dq2")
+    turn(sqlite_url, tasks.send_callback, broker_url=redis_url)
+    headers, _ = next_message(redis_url, "celery@host.dq2")
+    assert (headers["task"], headers["id"]) == ("shop.on_video", event_id)
+
+
+@pytest.mark.usefixtures("sender")
+def test_a_callback_waits_for_the_broker(
+    sqlite_url: str, redis_url: str, redis_server: RedisServer
+) -> None:
+    event_id = owe_callback(sqlite_url)
+    redis_server.stop()
+    turn(sqlite_url, tasks.send_callback, broker_url=redis_url)
+    assert failed_without_answer(sqlite_url, event_id).startswith("broker: OperationalError: ")
+    redis_server.start()
+    make_due(sqlite_url, event_id)
+    turn(sqlite_url, tasks.send_callback, broker_url=redis_url)
+    assert row_of(sqlite_url, event_id)["state"] == "delivered"
+    assert next_message(redis_url, "shop")[0]["id"] == event_id
+
+
+def test_a_callback_into_our_own_memory_is_no_delivery(sqlite_url: str) -> None:
+    """Nobody but this process would ever see it."""
+    event_id = owe_callback(sqlite_url)
+    turn(sqlite_url)
+    assert "BROKER_URL" in failed_without_answer(sqlite_url, event_id)
+
+
+def test_callbacks_are_not_bound_like_receivers(database_url: str) -> None:
+    """The broker is ours and quick: one turn hands over many at once."""
+    for _ in range(3 * delivery.PER_DESTINATION):
+        owe_callback(database_url)
+    with db.transaction(database_url) as session:
+        rows = delivery.claim(session, 64, db.now(session))
+    assert len(rows) == 3 * delivery.PER_DESTINATION
+
+
+# ------------------------------------------------------------------ redelivery
+
+
+def redeliver(url: str, **conditions: Any) -> list[str]:
+    with db.transaction(url) as session:
+        return delivery.redeliver(session, db.now(session), **conditions)
+
+
+def states(url: str) -> dict[str, str]:
+    with db.reading(url) as session:
+        return {row.id: row.state for row in session.execute(select(Delivery.id, Delivery.state))}
+
+
+def owe_dead(url: str, **changes: Any) -> str:
+    return owe(url, **changes, state="dead", next_attempt_at=None, failures=11, attempts=11)
+
+
+def test_redeliver_sends_the_same_event_again(database_url: str) -> None:
+    """Same id, same bytes; a whole new schedule of attempts, the old attempts kept."""
+    seen: list[Received] = []
+    with Listener([NEW], on_event=seen.append) as listener:
+        event_id = owe(database_url, listener.url)
+        turn(database_url)
+        assert redeliver(database_url, ids=[event_id, event_id]) == [event_id]
+        row = row_of(database_url, event_id)
+        assert (row["state"], row["attempts"], row["delivered_at"]) == ("pending", 1, None)
+        turn(database_url)
+    assert [event.id for event in seen] == [event_id] * 2
+    assert seen[0].body == seen[1].body
+    assert all(event.verified for event in seen)
+    row = row_of(database_url, event_id)
+    assert (row["state"], row["attempts"]) == ("delivered", 2)
+
+
+def test_redeliver_the_dead(database_url: str) -> None:
+    dead, fine = owe_dead(database_url), owe(database_url)
+    before = row_of(database_url, fine)
+    assert redeliver(database_url, dead=True) == [dead]
+    row = row_of(database_url, dead)
+    assert (row["state"], row["failures"], row["attempts"]) == ("pending", 0, 11)
+    assert row_of(database_url, fine) == before
+    assert redeliver(database_url, dead=True) == []
+
+
+def test_redeliver_by_time(database_url: str) -> None:
+    """From `since` on, before `until`; together with the other conditions."""
+    start = datetime(2026, 2, 6, tzinfo=UTC)
+    hours = [start + timedelta(hours=hour) for hour in range(4)]
+    ids = [owe_dead(database_url, created_at=at) for at in hours]
+    assert redeliver(database_url, since=hours[1], until=hours[3]) == ids[1:3]
+    assert redeliver(database_url, dead=True, since=hours[1]) == ids[3:]
+    assert redeliver(database_url, until=hours[1]) == ids[:1]
+    assert set(states(database_url).values()) == {"pending"}
+
+
+def test_redeliver_takes_an_event_from_an_attempt_under_way(database_url: str) -> None:
+    """Its result decides nothing any more: the event goes out once more, as asked."""
+    event_id = owe(database_url)
+    under_way = claim_one(database_url)
+    redeliver(database_url, ids=[event_id])
+    note(database_url, under_way, error=None)
+    assert row_of(database_url, event_id)["state"] == "pending"
+
+
+def test_redeliver_refuses_what_does_not_exist(database_url: str) -> None:
+    """And then leaves the others alone too."""
+    dead = owe_dead(database_url)
+    with pytest.raises(Refused, match="no event evt_b, evt_c"):
+        redeliver(database_url, ids=[dead, "evt_c", "evt_b"])
+    assert states(database_url) == {dead: "dead"}
+
+
+@pytest.mark.parametrize("conditions", [{}, {"ids": []}, {"dead": False}])
+def test_redeliver_wants_a_condition(sqlite_url: str, conditions: dict[str, Any]) -> None:
+    """Without one it would send everything there ever was."""
+    dead = owe_dead(sqlite_url)
+    with pytest.raises(Refused, match="name event ids, the dead ones, or a time"):
+        redeliver(sqlite_url, **conditions)
+    assert states(sqlite_url) == {dead: "dead"}
+
+
+# --------------------------------------------------------------- canonical lines
+
+
+def lines_of(stream: StringIO) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    return [line for line in lines if line["event"] == "attempt"]
+
+
+def test_one_line_tells_each_attempt(sqlite_url: str, logged: StringIO) -> None:
+    """With the job, what happened and what follows."""
+    answers = iter([says(500), says(410), says(204)])
+    with Receiver(lambda _: next(answers)) as receiver:
+        event_id = owe(sqlite_url, receiver.url)
+        turn(sqlite_url)
+        make_due(sqlite_url, event_id)
+        turn(sqlite_url)
+        redeliver(sqlite_url, ids=[event_id])
+        turn(sqlite_url)
+    again, dead, delivered = lines_of(logged)
+    row = row_of(sqlite_url, event_id)
+    for number, line in enumerate((again, dead, delivered), 1):
+        assert line["delivery"] == event_id
+        assert line["job"] == row["job_id"]
+        assert line["number"] == number
+        assert line["destination"] == row["destination"]
+        assert line["duration_ms"] >= 0
+    assert (again["level"], again["http_status"]) == ("warning", 500)
+    assert again["decision"].startswith("try again at 20")
+    assert (dead["level"], dead["decision"]) == ("warning", "dead")
+    assert (delivered["level"], delivered["decision"]) == ("info", "delivered")
+    assert "error" not in delivered

@@ -1,0 +1,277 @@
+"""Claim, do, record: bounded, in groups, and nothing slow, broken or stopped holds up the rest."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.servers import eventually
+from worker import fanout
+from worker.fanout import Batch, fan_out, stopping
+
+LONG = 60.0  # seconds; nothing here waits for them
+
+
+@pytest.fixture(autouse=True)
+def not_stopping() -> Iterator[None]:
+    stopping.clear()
+    yield
+    stopping.clear()
+
+
+class Work:
+    """Items to claim, and what became of them."""
+
+    def __init__(self, items: Iterable[int], again: float = 0.0, *, when_freed: bool = False):
+        self.left = deque(items)
+        self.limits: list[int] = []
+        self.claimed = self.most_in_hand = 0
+        self.groups: list[list[int]] = []
+        self._again = again
+        self._when_freed = when_freed
+
+    @property
+    def done(self) -> list[int]:
+        return sorted(result for group in self.groups for result in group)
+
+    def claim(self, limit: int) -> Batch[int]:
+        self.limits.append(limit)
+        items = [self.left.popleft() for _ in range(min(limit, len(self.left)))]
+        self.claimed += len(items)
+        self.most_in_hand = max(self.most_in_hand, self.claimed - len(self.done))
+        return Batch(items, self._again if items else LONG, self._when_freed and bool(items))
+
+    def record(self, results: list[int]) -> None:
+        self.groups.append(results)
+
+    def run(
+        self, do: Callable[[int], int] = lambda item: item, threads: int = 4, turn: float = LONG
+    ) -> int:
+        return fan_out(self.claim, do, self.record, threads=threads, turn_seconds=turn)
+
+
+def test_everything_is_done_once_and_counted() -> None:
+    work = Work(range(100))
+    assert work.run(lambda item: item * 2) == 100
+    assert work.done == [item * 2 for item in range(100)]
+
+
+def test_nothing_to_do_ends_at_once() -> None:
+    work = Work([])
+    assert work.run() == 0
+    assert (work.limits, work.groups) == ([4], [])
+
+
+def test_no_more_than_so_many_are_in_hand_at_once() -> None:
+    work = Work(range(30))
+    at_work, most = 0, 0
+    lock = threading.Lock()
+
+    def do(item: int) -> int:
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        time.sleep(0.002)
+        with lock:
+            at_work -= 1
+        return item
+
+    work.run(do, threads=3)
+    assert work.done == list(range(30))
+    assert most <= 3
+    assert work.most_in_hand == 3
+    assert min(work.limits) >= 1
+
+
+def test_they_run_at_the_same_time() -> None:
+    together = threading.Barrier(4, timeout=30)
+
+    def do(item: int) -> int:
+        together.wait()
+        return item
+
+    assert Work(range(4)).run(do) == 4
+
+
+def test_results_that_come_together_are_recorded_together() -> None:
+    work = Work(range(40))
+    together = threading.Barrier(40, timeout=30)
+
+    def do(item: int) -> int:
+        together.wait()
+        return item
+
+    work.run(do, threads=40)
+    assert work.done == list(range(40))
+    assert len(work.groups) < 40
+
+
+def test_no_group_grows_beyond_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanout, "GROUP", 3)
+    work = Work(range(20))
+    work.run(threads=20)
+    assert work.done == list(range(20))
+    assert max(map(len, work.groups)) <= 3
+
+
+def test_a_slow_item_holds_up_no_other() -> None:
+    work = Work(range(20))
+    release = threading.Event()
+
+    def do(item: int) -> int:
+        if item == 0:
+            assert release.wait(30)
+        return item
+
+    turn = threading.Thread(target=work.run, args=(do,))
+    turn.start()
+    try:
+        eventually(lambda: len(work.done) == 19)
+        assert turn.is_alive()
+    finally:
+        release.set()
+    turn.join(30)
+    assert work.done == list(range(20))
+
+
+def test_a_turn_ends_though_there_is_more_to_do() -> None:
+    endless = Work(range(1_000_000))
+
+    def do(item: int) -> int:
+        time.sleep(0.001)
+        return item
+
+    done = endless.run(do, turn=0.05)
+    assert endless.left
+    assert done == len(endless.done)  # what was claimed was finished
+    assert endless.done[-1] == done - 1
+
+
+def test_a_turn_without_time_claims_nothing() -> None:
+    work = Work(range(3))
+    assert work.run(turn=0.0) == 0
+    assert work.limits == []
+
+
+def test_a_stopping_process_claims_nothing_more_and_finishes_what_it_has() -> None:
+    work = Work(range(100))
+
+    def do(item: int) -> int:
+        stopping.set()
+        return item
+
+    assert work.run(do) == 4
+    assert work.done == [0, 1, 2, 3]
+    assert Work(range(3)).run() == 0
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), SystemExit(1), KeyboardInterrupt()])
+def test_an_item_that_crashes_is_logged_and_stops_no_other(error: BaseException) -> None:
+    work = Work(range(10))
+
+    def do(item: int) -> int:
+        if item == 3:
+            raise error
+        return item
+
+    with capture_logs() as logs:
+        assert work.run(do) == 9
+    assert work.done == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    (line,) = logs
+    assert (line["event"], line["log_level"]) == ("item_crashed", "error")
+    assert line["exc_info"] is error
+
+
+def test_when_all_crash_the_turn_ends() -> None:
+    work = Work(range(5))
+
+    def do(_: int) -> int:
+        raise ValueError("odd")
+
+    with capture_logs() as logs:
+        assert work.run(do) == 0
+    assert (len(logs), work.groups) == (5, [])
+
+
+def test_what_cannot_be_recorded_ends_the_turn() -> None:
+    work = Work(range(50))
+
+    def record(_: list[int]) -> None:
+        raise ConnectionError("the database has gone")
+
+    with pytest.raises(ConnectionError, match="gone"):
+        fan_out(work.claim, lambda item: item, record, threads=4, turn_seconds=LONG)
+    assert len(work.left) >= 42
+
+
+def test_what_cannot_be_claimed_ends_the_turn() -> None:
+    def claim(_: int) -> Batch[int]:
+        raise ConnectionError("the database has gone")
+
+    with pytest.raises(ConnectionError, match="gone"):
+        fan_out(claim, lambda item: item, lambda _: None, threads=4, turn_seconds=LONG)
+
+
+class TestWhenToClaimAgain:
+    """An item in hand keeps the turn going; claims are made when the last one said."""
+
+    def run(self, batches: Iterable[Batch[int]], turn: float = LONG) -> list[float]:
+        """The moments of the claims, item 0 being in hand until the batches are used up."""
+        moments: list[float] = []
+        used_up = threading.Event()
+        left = deque(batches)
+
+        def claim(_: int) -> Batch[int]:
+            moments.append(time.monotonic())
+            if not left:
+                used_up.set()
+                return Batch([], LONG)
+            return left.popleft()
+
+        def do(item: int) -> int:
+            if item == 0:
+                assert used_up.wait(30)
+            return item
+
+        fan_out(claim, do, lambda _: None, threads=2, turn_seconds=turn)
+        return moments
+
+    def test_not_before_the_time_that_was_given(self) -> None:
+        first, second, third, *_ = self.run([Batch([0], 0.1), Batch([], 0.05)])
+        assert second - first >= 0.1
+        assert third - second >= 0.05
+
+    def test_a_result_does_not_bring_it_forward(self) -> None:
+        first, second, *_ = self.run([Batch([0, 1], 0.2)])
+        assert second - first >= 0.2
+
+    def test_unless_a_free_place_is_what_was_waited_for(self) -> None:
+        began = time.monotonic()
+        self.run([Batch([0, 1], LONG, when_freed=True)])
+        assert time.monotonic() - began < LONG / 2
+
+    def test_an_item_that_crashed_frees_a_place_too(self) -> None:
+        work = Work(range(3), LONG, when_freed=True)
+        claimed_again = threading.Event()
+
+        def do(item: int) -> int:
+            if item == 0:
+                raise ValueError("odd")
+            if item == 1:  # would keep the turn waiting
+                assert claimed_again.wait(30)
+            else:
+                claimed_again.set()
+            return item
+
+        with capture_logs():
+            work.run(do, threads=2)
+        assert work.done == [1, 2]
+
+
+def test_threads_are_gone_afterwards() -> None:
+    Work(range(8)).run()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fanout")]

@@ -1,0 +1,547 @@
+"""What is written down of a decision: the job, its transition, its errors, the events it owes."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.exc import DatabaseError
+
+from worker import db, ledger, lifecycle
+from worker.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
+from worker.ledger import Change
+from worker.models import Account, Delivery, Job, PollError, Transition
+
+NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
+RULES = lifecycle.Rules()
+HOOK = "https://hooks.example.com:8443/video?x=1"
+CREATED = datetime(2026, 2, 6, 3, 54, 42, 203_000, tzinfo=UTC)
+ENDED = datetime(2026, 2, 6, 3, 58, 49, 98_000, tzinfo=UTC)
+
+Values = dict[str, Any]
+
+RUNNING = Report("processing", Meaning.IN_PROGRESS, body={"status": "processing"})
+DONE = Report(
+    "completed",
+    Meaning.SUCCESS,
+    video_url="https://cdn.example.com/a.mp4",
+    video_urls={"original": "https://cdn.example.com/b.mp4"},
+    enhanced_prompt="A calm sea",
+    model="veo3.1-fast",
+    created_at=CREATED,
+    completed_at=ENDED,
+    updated_at=ENDED + timedelta(milliseconds=104),
+    errors=("[403] Request failed",),
+    body={"status": "completed", "video_url": "https://cdn.example.com/a.mp4"},
+)
+FAILED = Report(
+    "failed",
+    Meaning.FAILURE,
+    failure=Failure("content_policy", "unsafe prompt", retryable=False, request_id="20260206"),
+    body={"status": "failed"},
+)
+BROKEN = Trouble(ErrorKind.SERVER_ERROR, "internal error", 500, "id-1")
+NOT_FOUND = Trouble(ErrorKind.NOT_FOUND, "task_not_exist", 400)
+
+
+def after(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def url(database_url: str) -> str:
+    with db.transaction(database_url) as session:
+        session.execute(insert(Account).values(name="default", requests_per_second=5.0))
+    return database_url
+
+
+def add_job(url: str, video_id: str = "a", **values: Any) -> None:
+    row = {
+        "account": "default",
+        "video_id": video_id,
+        "state": "pending",
+        "metadata_": {"order": 7},
+        "tracked_at": NOW,
+        "next_poll_at": NOW,
+        "deadline_at": after(3_600),
+        "events": ["completed", "failed", "expired"],
+        "webhook_url": HOOK,
+    }
+    with db.transaction(url) as session:
+        session.execute(insert(Job).values(row | values))
+
+
+def rows(url: str, table: Any, **where: Any) -> Sequence[RowMapping]:
+    query = select(table.__table__).filter_by(**where).order_by(table.__table__.c.id)
+    with db.reading(url) as session:
+        return session.execute(query).mappings().all()
+
+
+def job(url: str, video_id: str = "a") -> RowMapping:
+    (row,) = rows(url, Job, video_id=video_id)
+    return row
+
+
+def change(row: RowMapping, answer: Answer, at: datetime, rules: lifecycle.Rules = RULES) -> Change:
+    return Change(row, lifecycle.decide(ledger.job_of(row), answer, at, rules), answer)
+
+
+def write(url: str, changes: Sequence[Change], at: datetime = NOW) -> int:
+    with db.transaction(url) as session:
+        return ledger.write(session, changes, at)
+
+
+def look(url: str, *answers: Answer, video_id: str = "a", start: float = 0) -> int:
+    """Write down looks at the job, a second apart; returns the number of events they owe."""
+    return sum(
+        write(url, [change(job(url, video_id), answer, after(start + n))], after(start + n))
+        for n, answer in enumerate(answers)
+    )
+
+
+def body(delivery: RowMapping) -> dict[str, Any]:
+    loaded = json.loads(delivery["body"])
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+class TestJobs:
+    def test_a_look_without_news_is_counted(self, url: str) -> None:
+        add_job(url, state="running", upstream_status="processing", lease_token="t")
+        assert look(url, RUNNING, start=5) == 0
+        row = job(url)
+        assert (row["polls"], row["last_polled_at"], row["lease_token"]) == (1, after(5), None)
+        assert (row["state"], row["sequence"]) == ("running", 0)
+        assert row["next_poll_at"] > after(5)
+        assert rows(url, Transition) == []
+
+    def test_a_completed_job(self, url: str) -> None:
+        add_job(url)
+        assert look(url, DONE, start=5) == 1
+        row = job(url)
+        assert (row["state"], row["upstream_status"]) == ("completed", "completed")
+        assert row["video_url"] == DONE.video_url
+        assert (row["finished_at"], row["upstream_finished_at"]) == (after(5), ENDED)
+        assert (row["next_poll_at"], row["error_code"]) == (None, None)
+
+    def test_a_failed_job_keeps_its_reason(self, url: str) -> None:
+        add_job(url)
+        look(url, FAILED)
+        row = job(url)
+        assert (row["state"], row["error_code"]) == ("failed", "content_policy")
+        assert (row["error_message"], row["error_request_id"]) == ("unsafe prompt", "20260206")
+
+    def test_the_end_is_upstreams_last_word_where_it_gives_no_time_of_completion(
+        self, url: str
+    ) -> None:
+        add_job(url)
+        look(url, replace(DONE, completed_at=None))
+        assert job(url)["upstream_finished_at"] == DONE.updated_at
+
+    def test_model_and_creation_are_learned_from_the_answer(self, url: str) -> None:
+        add_job(url)
+        look(url, replace(RUNNING, model="sora-2", created_at=CREATED))
+        assert (job(url)["model"], job(url)["upstream_created_at"]) == ("sora-2", CREATED)
+        look(url, RUNNING, start=1)  # the next one may say neither
+        assert (job(url)["model"], job(url)["upstream_created_at"]) == ("sora-2", CREATED)
+
+    def test_a_model_that_is_known_stays(self, url: str) -> None:
+        add_job(url, model="veo3.1-fast")
+        look(url, replace(RUNNING, model="veo3.1-fast-internal-7"))
+        assert job(url)["model"] == "veo3.1-fast"
+
+    def test_a_video_url_that_came_early_stays(self, url: str) -> None:
+        add_job(url, state="running", video_url="https://cdn.example.com/early.mp4")
+        look(url, replace(RUNNING, word="video_upsampling"))
+        assert job(url)["video_url"] == "https://cdn.example.com/early.mp4"
+
+    def test_counters_of_looks_in_a_row_are_kept_and_reset(self, url: str) -> None:
+        add_job(url, state="running", upstream_status="processing")
+        look(url, NOT_FOUND, NOT_FOUND)
+        row = job(url)
+        assert (row["errors_in_row"], row["last_error"]) == (2, "not_found")
+        assert (row["not_found_count"], row["not_found_since"]) == (2, NOW)
+        look(url, RUNNING)
+        row = job(url)
+        assert (row["errors_in_row"], row["last_error"], row["last_error_id"]) == (0, None, None)
+        assert (row["not_found_count"], row["not_found_since"]) == (0, None)
+
+    def test_a_success_word_without_url_is_remembered(self, url: str) -> None:
+        add_job(url)
+        look(url, replace(DONE, video_url=None))
+        assert (job(url)["state"], job(url)["resultless_since"]) == ("running", NOW)
+
+    def test_a_passed_deadline_expires_and_a_late_verdict_still_counts(self, url: str) -> None:
+        add_job(url, deadline_at=NOW)
+        assert look(url, BROKEN) == 1
+        row = job(url)
+        assert (row["state"], row["error_code"], row["expired_at"]) == ("expired", "deadline", NOW)
+        assert (row["finished_at"], row["abandoned_at"]) == (None, None)
+        assert look(url, DONE, start=9) == 1
+        row = job(url)
+        assert (row["state"], row["error_code"], row["expired_at"]) == ("completed", None, NOW)
+        expired, late = (body(row)["data"] for row in rows(url, Delivery))
+        assert (expired["late"], late["late"]) == (False, True)
+        assert expired["error"]["code"] == "deadline"
+
+    def test_an_abandoned_job_is_looked_at_no_more(self, url: str) -> None:
+        expired: Values = {"state": "expired", "error_code": "deadline", "expired_at": NOW}
+        add_job(url, deadline_at=NOW, upstream_status="processing", **expired)
+        assert look(url, RUNNING, start=RULES.abandon_after) == 0
+        row = job(url)
+        assert (row["state"], row["next_poll_at"], row["sequence"]) == ("expired", None, 0)
+        assert row["abandoned_at"] == after(RULES.abandon_after)
+        assert rows(url, Transition) == []
+
+    def test_an_operators_act_is_no_look(self, url: str) -> None:
+        add_job(url, polls=3, last_polled_at=after(-9))
+        decision = lifecycle.cancelled(ledger.job_of(job(url)))
+        assert decision is not None
+        assert write(url, [Change(job(url), decision)], after(2)) == 0
+        row = job(url)
+        assert (row["state"], row["finished_at"]) == ("cancelled", after(2))
+        assert (row["polls"], row["last_polled_at"]) == (3, after(-9))
+        (step,) = rows(url, Transition)
+        assert (step["to_state"], step["answer"]) == ("cancelled", None)
+
+    def test_a_reopened_job_gets_a_new_deadline(self, url: str) -> None:
+        expired: Values = {"state": "expired", "error_code": "deadline", "expired_at": NOW}
+        add_job(url, events=["status_changed"], **expired)
+        decision = lifecycle.reopened(ledger.job_of(job(url)), "deadline", after(5))
+        assert decision is not None
+        assert write(url, [Change(job(url), decision, deadline_at=after(99))], after(5)) == 1
+        row = job(url)
+        assert (row["state"], row["deadline_at"], row["error_code"]) == ("pending", after(99), None)
+        (event,) = rows(url, Delivery)
+        assert (body(event)["type"], body(event)["data"]["error"]) == ("video.status_changed", None)
+
+    def test_calm_and_moved_jobs_in_one_group(self, url: str) -> None:
+        names = ("calm", "done", "lost", "failed", "calm too")
+        for name in names:
+            add_job(url, name, state="running", upstream_status="processing")
+        answers: Iterable[Answer] = (RUNNING, DONE, BROKEN, FAILED, RUNNING)
+        pairs = zip(names, answers, strict=True)
+        assert write(url, [change(job(url, name), found, NOW) for name, found in pairs]) == 2
+        assert [job(url, name)["state"] for name in names] == [
+            "running", "completed", "running", "failed", "running",
+        ]  # fmt: skip
+        assert {job(url, name)["polls"] for name in names} == {1}
+        assert job(url, "calm")["last_error_id"] is None
+        (error,) = rows(url, PollError)
+        assert error["job_id"] == job(url, "lost")["id"]
+        assert error["id"] == job(url, "lost")["last_error_id"]
+
+    def test_nothing_to_write(self, url: str) -> None:
+        assert write(url, []) == 0
+
+
+class TestTransitions:
+    def test_each_change_of_state_or_word_is_one(self, url: str) -> None:
+        add_job(url)
+        stage = replace(RUNNING, word="video_upsampling", body={"status": "video_upsampling"})
+        look(url, RUNNING, RUNNING, stage, BROKEN, DONE)
+        told = ("sequence", "from_state", "to_state", "from_status", "to_status", "at")
+        assert [tuple(step[key] for key in told) for step in rows(url, Transition)] == [
+            (1, "pending", "running", None, "processing", after(0)),
+            (2, "running", "running", "processing", "video_upsampling", after(2)),
+            (3, "running", "completed", "video_upsampling", "completed", after(4)),
+        ]
+        assert (job(url)["sequence"], job(url)["polls"]) == (3, 5)
+
+    def test_the_answer_behind_it_is_kept(self, url: str) -> None:
+        add_job(url)
+        look(url, DONE)
+        (step,) = rows(url, Transition)
+        assert step["answer"] == DONE.body
+        assert step["upstream_at"] == DONE.updated_at
+
+    def test_a_foreign_answer_is_cleaned_and_bounded(self, url: str) -> None:
+        for name, found in (("nul", {"x": "a\x00b\udce4"}), ("huge", {"x": "x" * 200_000})):
+            add_job(url, name)
+            look(url, replace(RUNNING, body=found), video_id=name)
+        nul, huge = (step["answer"] for step in rows(url, Transition))
+        assert nul == {"x": "ab?"}
+        assert (huge["truncated"], len(huge["excerpt"])) == (True, 4_000)
+
+    def test_a_group_gets_each_its_own(self, url: str) -> None:
+        for number in range(12):
+            add_job(url, f"job {number}")
+        changes = [change(job(url, f"job {n}"), DONE if n % 2 else FAILED, NOW) for n in range(12)]
+        assert write(url, changes) == 12
+        for number in range(12):
+            row = job(url, f"job {number}")
+            (step,) = rows(url, Transition, job_id=row["id"])
+            (event,) = rows(url, Delivery, job_id=row["id"])
+            assert step["to_state"] == row["state"] == body(event)["data"]["state"]
+            assert event["transition_id"] == step["id"]
+            assert body(event)["data"]["video_id"] == f"job {number}"
+
+
+class TestErrors:
+    def errors(self, url: str) -> list[tuple[Any, ...]]:
+        told = ("kind", "http_status", "message", "request_id", "count")
+        return [tuple(row[key] for key in told) for row in rows(url, PollError)]
+
+    def test_equal_ones_in_a_row_fold(self, url: str) -> None:
+        add_job(url)
+        look(url, BROKEN, BROKEN, BROKEN)
+        assert self.errors(url) == [("server_error", 500, "internal error", "id-1", 3)]
+        (row,) = rows(url, PollError)
+        assert (row["first_at"], row["last_at"]) == (after(0), after(2))
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            replace(BROKEN, message="another"),
+            replace(BROKEN, http_status=502),
+            Trouble(ErrorKind.TIMEOUT, "internal error", 500),
+        ],
+        ids=["message", "status", "kind"],
+    )
+    def test_another_one_in_between_starts_a_new_row(self, url: str, other: Trouble) -> None:
+        add_job(url)
+        look(url, BROKEN, BROKEN, other, BROKEN)
+        assert [row["count"] for row in rows(url, PollError)] == [2, 1, 1]
+
+    def test_a_clean_look_in_between_starts_a_new_row(self, url: str) -> None:
+        add_job(url)
+        look(url, BROKEN, RUNNING, BROKEN, BROKEN)
+        assert [row["count"] for row in rows(url, PollError)] == [1, 2]
+
+    def test_the_newest_request_id_is_kept(self, url: str) -> None:
+        """Support asks for it: one that is known is not lost to an answer without."""
+        add_job(url)
+        look(url, BROKEN, replace(BROKEN, request_id="id-2"), replace(BROKEN, request_id=None))
+        assert self.errors(url) == [("server_error", 500, "internal error", "id-2", 3)]
+
+    def test_errors_without_a_status_fold_too(self, url: str) -> None:
+        add_job(url)
+        timeout = Trouble(ErrorKind.TIMEOUT, "no complete answer within 15 s")
+        look(url, timeout, timeout)
+        assert [row["count"] for row in rows(url, PollError)] == [2]
+
+    def test_jobs_do_not_share_rows(self, url: str) -> None:
+        for name in ("a", "b", "c"):
+            add_job(url, name)
+        other = replace(BROKEN, message="another")
+        for found in (BROKEN, other, other):
+            troubles = {"a": BROKEN, "b": BROKEN, "c": found}
+            write(url, [change(job(url, name), each, NOW) for name, each in troubles.items()])
+        counts = {name: rows(url, PollError, job_id=job(url, name)["id"]) for name in "abc"}
+        assert {name: [row["count"] for row in found] for name, found in counts.items()} == {
+            "a": [3], "b": [3], "c": [1, 2],
+        }  # fmt: skip
+
+    def test_what_is_odd_in_a_good_answer_is_counted(self, url: str) -> None:
+        add_job(url)
+        odd = replace(RUNNING, word="daydreaming", meaning=Meaning.UNKNOWN, remarks=("unknown",))
+        look(url, odd, odd)
+        assert self.errors(url) == [("bad_shape", 200, "unknown", None, 2)]
+        assert job(url)["state"] == "running"
+
+    def test_a_row_that_was_pruned_is_not_missed(self, url: str) -> None:
+        add_job(url)
+        look(url, BROKEN)
+        with db.transaction(url) as session:
+            session.execute(delete(PollError))
+        look(url, BROKEN)
+        assert [row["count"] for row in rows(url, PollError)] == [1]
+
+    def test_the_error_that_ends_a_job_is_recorded_with_its_end(self, url: str) -> None:
+        add_job(url, not_found_count=9, not_found_since=after(-3_600))
+        assert look(url, NOT_FOUND) == 1
+        assert (job(url)["state"], job(url)["error_code"]) == ("failed", "not_found")
+        assert [row["kind"] for row in rows(url, PollError)] == ["not_found"]
+
+
+class TestEvents:
+    def test_one_per_channel(self, url: str) -> None:
+        add_job(url, callback_task="shop.video_done", callback_queue="shop")
+        assert look(url, DONE) == 2
+        celery, webhook = sorted(rows(url, Delivery), key=lambda row: str(row["channel"]))
+        assert (webhook["target"], webhook["destination"]) == (HOOK, "hooks.example.com:8443")
+        assert (celery["target"], celery["destination"]) == ("shop.video_done@shop", "celery")
+        assert celery["body"] == webhook["body"]
+        assert celery["id"] != webhook["id"]
+        for row in (celery, webhook):
+            assert row["id"].startswith("evt_")
+            assert (row["event_type"], row["state"]) == ("video.completed", "pending")
+            assert (row["next_attempt_at"], row["created_at"], row["sequence"]) == (NOW, NOW, 1)
+
+    def test_a_callback_without_a_queue_goes_where_celery_sends_it(self, url: str) -> None:
+        add_job(url, webhook_url=None, callback_task="shop.video_done")
+        look(url, DONE)
+        assert [row["target"] for row in rows(url, Delivery)] == ["shop.video_done@celery"]
+
+    def test_nobody_to_tell(self, url: str) -> None:
+        add_job(url, webhook_url=None)
+        assert look(url, DONE) == 0
+        assert len(rows(url, Transition)) == 1
+
+    @pytest.mark.parametrize(
+        ("wanted", "told"),
+        [
+            (["completed", "failed", "expired"], ["video.completed"]),
+            (["failed"], []),
+            (["status_changed"], ["video.status_changed"]),
+            (["status_changed", "completed"], ["video.status_changed", "video.completed"]),
+            ([], []),
+        ],
+    )
+    def test_only_what_the_producer_asked_for(
+        self, url: str, wanted: list[str], told: list[str]
+    ) -> None:
+        add_job(url, events=wanted)
+        assert look(url, RUNNING, DONE) == len(told)
+        found = sorted(rows(url, Delivery), key=lambda row: int(row["sequence"]))
+        assert [row["event_type"] for row in found] == told
+
+    def test_what_a_completed_event_says(self, url: str) -> None:
+        add_job(url, polls=16)
+        look(url, DONE)
+        (event,) = rows(url, Delivery)
+        assert body(event) == {
+            "type": "video.completed",
+            "timestamp": "2026-02-06T03:58:49.202000Z",
+            "data": {
+                "video_id": "a",
+                "account": "default",
+                "model": "veo3.1-fast",
+                "state": "completed",
+                "upstream_status": "completed",
+                "sequence": 1,
+                "video_url": "https://cdn.example.com/a.mp4",
+                "video_urls": {"original": "https://cdn.example.com/b.mp4"},
+                "enhanced_prompt": "A calm sea",
+                "error": None,
+                "upstream_errors": ["[403] Request failed"],
+                "late": False,
+                "metadata": {"order": 7},
+                "tracked_at": "2026-02-06T04:00:00.000000Z",
+                "upstream_created_at": "2026-02-06T03:54:42.203000Z",
+                "finished_at": "2026-02-06T04:00:00.000000Z",
+                "duration_seconds": 246.895,
+                "polls": 17,
+            },
+        }
+
+    def test_what_a_failed_event_says(self, url: str) -> None:
+        add_job(url, model="veo3")
+        look(url, FAILED)
+        (event,) = rows(url, Delivery)
+        found = body(event)
+        assert found["type"] == "video.failed"
+        assert found["timestamp"] == "2026-02-06T04:00:00.000000Z"
+        assert (found["data"]["state"], found["data"]["model"]) == ("failed", "veo3")
+        assert found["data"]["error"] == {
+            "code": "content_policy",
+            "message": "unsafe prompt",
+            "retryable": False,
+            "request_id": "20260206",
+        }
+
+    def test_an_expiry_is_told_by_our_clock(self, url: str) -> None:
+        add_job(url, deadline_at=NOW)
+        look(url, replace(RUNNING, updated_at=ENDED))
+        (event,) = rows(url, Delivery)
+        assert body(event)["type"] == "video.expired"
+        assert body(event)["timestamp"] == "2026-02-06T04:00:00.000000Z"
+
+    def test_the_body_is_frozen(self, url: str) -> None:
+        add_job(url)
+        look(url, DONE)
+        (before,) = rows(url, Delivery)
+        with db.transaction(url) as session:
+            session.execute(update(Job).values(metadata_={}, polls=99))
+        assert rows(url, Delivery) == [before]
+
+    def test_event_ids_rise_with_time(self, url: str) -> None:
+        add_job(url, events=["status_changed", "completed"])
+        look(url, RUNNING, DONE)
+        first, second = sorted(rows(url, Delivery), key=lambda row: int(row["sequence"]))
+        assert first["id"] < second["id"]
+
+
+class TestAllOrNothing:
+    @pytest.mark.parametrize("table", ["poll_errors", "transitions", "deliveries", "jobs"])
+    def test_if_one_of_them_is_refused_nothing_is_left(self, url: str, table: str) -> None:
+        add_job(url, "lost", lease_token="t")
+        add_job(url, "done")
+        refuse(url, table)
+        tables = (Job, Transition, PollError, Delivery)
+        before = [rows(url, each) for each in tables]
+        changes = [change(job(url, "lost"), BROKEN, NOW), change(job(url, "done"), DONE, NOW)]
+        with pytest.raises(DatabaseError):
+            write(url, changes)
+        assert [rows(url, each) for each in tables] == before
+
+    def test_a_commit_that_fails_leaves_nothing(self, url: str) -> None:
+        add_job(url)
+        before = job(url)
+        with pytest.raises(ConnectionError):
+            write_but_lose_the_database(url, change(before, DONE, NOW))
+        assert job(url) == before
+        assert rows(url, Transition) == rows(url, Delivery) == []
+
+
+def write_but_lose_the_database(url: str, made: Change) -> None:
+    with db.transaction(url) as session:
+        assert ledger.write(session, [made], NOW) == 1
+        raise ConnectionError("the database has gone")
+
+
+def refuse(url: str, table: str) -> None:
+    """Have the database refuse what a look writes to that table."""
+    act = "UPDATE" if table == "jobs" else "INSERT"
+    with db.transaction(url) as session:
+        if url.startswith("sqlite"):
+            body = "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            session.execute(text(f"CREATE TRIGGER refused BEFORE {act} ON {table} {body}"))
+            return
+        session.execute(
+            text(
+                "CREATE FUNCTION refused() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE EXCEPTION 'refused'; END $$"
+            )
+        )
+        session.execute(
+            text(
+                f"CREATE TRIGGER refused BEFORE {act} ON {table} "
+                "FOR EACH ROW EXECUTE FUNCTION refused()"
+            )
+        )
+
+
+def test_what_a_decision_needs_is_read_from_the_row(url: str) -> None:
+    values: Values = {
+        "state": "expired",
+        "upstream_status": "processing",
+        "model": "veo3",
+        "error_code": "deadline",
+        "upstream_created_at": CREATED,
+        "expired_at": after(1),
+        "errors_in_row": 2,
+        "last_error": "quota",
+        "not_found_count": 3,
+        "not_found_since": after(2),
+        "resultless_since": after(3),
+    }
+    add_job(url, **values)
+    assert ledger.job_of(job(url)) == lifecycle.Job(
+        state=lifecycle.State.EXPIRED,
+        status="processing",
+        tracked_at=NOW,
+        deadline_at=after(3_600),
+        model="veo3",
+        created_at=CREATED,
+        expired_at=after(1),
+        errors_in_row=2,
+        last_error=ErrorKind.QUOTA,
+        not_found_count=3,
+        not_found_since=after(2),
+        resultless_since=after(3),
+    )

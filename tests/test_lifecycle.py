@@ -1,0 +1,918 @@
+"""Every (state, answer) pair, and what no sequence of answers may ever do to a job."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble, interpret
+from worker.lifecycle import (
+    ACCOUNT_PAUSES,
+    ACCOUNT_SLOWS,
+    DEADLINE,
+    FINAL,
+    MOVES,
+    NO_RESULT,
+    NOT_FOUND_LOOKS,
+    OPEN,
+    Account,
+    Decision,
+    EventType,
+    Job,
+    Rules,
+    State,
+    abandon_at,
+    cancelled,
+    decide,
+    reopened,
+)
+from worker.schedule import until_next_look, until_next_try, until_slow_look
+
+TRACKED = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
+DEADLINE_AT = TRACKED + timedelta(hours=1)
+EARLY = TRACKED + timedelta(minutes=10)
+LATE = TRACKED + timedelta(hours=2)
+GIVE_UP = TRACKED + timedelta(hours=24)
+RULES = Rules()
+URL = "https://cdn.example/result.mp4"
+LOST = Failure("upstream_failed", "Task failed", retryable=True)
+GONE = Failure("upstream_expired", "gone", retryable=True)
+MICROSECOND = timedelta(microseconds=1)
+
+STATUS = {
+    State.PENDING: "pending",
+    State.RUNNING: "processing",
+    State.COMPLETED: "completed",
+    State.FAILED: "failed",
+    State.EXPIRED: "processing",
+    State.CANCELLED: "processing",
+}
+
+
+def job(state: State, **facts: object) -> Job:
+    """A job in that state that is as usual in everything else."""
+    expired_at = DEADLINE_AT if state is State.EXPIRED else None
+    usual = Job(state, STATUS[state], TRACKED, DEADLINE_AT, "veo3.1-fast", expired_at=expired_at)
+    return replace(usual, **facts)  # type: ignore[arg-type]
+
+
+def look(at: Job, answer: Answer, now: datetime, jitter: float = 0.5) -> Decision:
+    return decide(at, answer, now, RULES, jitter)
+
+
+REPORTS: dict[str, Report] = {
+    "not_started": Report("pending", Meaning.NOT_STARTED),
+    "in_progress": Report("processing", Meaning.IN_PROGRESS),
+    "other_stage": Report("video_upsampling", Meaning.IN_PROGRESS, video_url=URL),
+    "unknown": Report("daydreaming", Meaning.UNKNOWN, remarks=("unknown status word",)),
+    "no_word": Report(None, Meaning.UNKNOWN, remarks=("no status word",)),
+    "contradiction": Report("failed", Meaning.UNKNOWN, video_url=URL, remarks=("contradiction",)),
+    "success": Report("completed", Meaning.SUCCESS, video_url=URL, errors=("leftover",)),
+    "no_url": Report("completed", Meaning.SUCCESS),
+    "failure": Report("failed", Meaning.FAILURE, failure=LOST, video_url=URL),
+    "gone": Report("expired", Meaning.EXPIRED, failure=GONE),
+}
+ANSWERS: dict[str, Answer] = {
+    **REPORTS,
+    **{kind.value: Trouble(kind, "oops", 500, "req-1") for kind in ErrorKind},
+}
+ACCOUNT_KINDS = ACCOUNT_PAUSES | ACCOUNT_SLOWS
+
+
+# ------------------------------------------------------------------- table
+
+# What becomes of a job with each answer: `state event when`. The event is `!` for the state's own,
+# `~` for status_changed, `-` for none. When to look again: `look` by age, `retry` as after one
+# error, `floor` as soon as allowed, `slow` as for an expired job, `never`.
+#
+# The columns: pending and running before the deadline, pending and running after it, expired, and
+# expired for so long that it is to be given up.
+TABLE = """
+    not_started     | pending   - look             | running   ~ look             | expired   ! slow    | expired   ! slow    | expired   ~ slow       | expired   ~ never
+    in_progress     | running   ~ look             | running   - look             | expired   ! slow    | expired   ! slow    | expired   - slow       | expired   - never
+    other_stage     | running   ~ look             | running   ~ look             | expired   ! slow    | expired   ! slow    | expired   ~ slow       | expired   ~ never
+    unknown         | running   ~ look             | running   ~ look             | expired   ! slow    | expired   ! slow    | expired   ~ slow       | expired   ~ never
+    no_word         | running   ~ look             | running   - look             | expired   ! slow    | expired   ! slow    | expired   - slow       | expired   - never
+    contradiction   | running   ~ look             | running   ~ look             | expired   ! slow    | expired   ! slow    | expired   ~ slow       | expired   ~ never
+    success         | completed ! never            | completed ! never            | completed ! never   | completed ! never   | completed ! never      | completed ! never
+    no_url          | running   ~ floor            | running   ~ floor            | expired   ! floor   | expired   ! floor   | expired   ~ floor      | expired   ~ never
+    failure         | failed    ! never            | failed    ! never            | failed    ! never   | failed    ! never   | failed    ! never      | failed    ! never
+    gone            | failed    ! never            | failed    ! never            | failed    ! never   | failed    ! never   | failed    ! never      | failed    ! never
+    unauthorized    | pending   - retry            | running   - retry            | pending   - retry   | running   - retry   | expired   - slow       | expired   - slow
+    forbidden       | pending   - retry            | running   - retry            | pending   - retry   | running   - retry   | expired   - slow       | expired   - slow
+    quota           | pending   - retry            | running   - retry            | pending   - retry   | running   - retry   | expired   - slow       | expired   - slow
+    rate_limited    | pending   - retry            | running   - retry            | pending   - retry   | running   - retry   | expired   - slow       | expired   - slow
+    saturated       | pending   - retry            | running   - retry            | pending   - retry   | running   - retry   | expired   - slow       | expired   - slow
+    server_error    | pending   - retry            | running   - retry            | expired   ! slow    | expired   ! slow    | expired   - slow       | expired   - never
+    not_found       | pending   - retry            | running   - retry            | expired   ! slow    | expired   ! slow    | expired   - slow       | expired   - never
+    not_json        | pending   - retry            | running   - retry            | expired   ! slow    | expired   ! slow    | expired   - slow       | expired   - never
+    bad_shape       | pending   - retry            | running   - retry            | expired   ! slow    | expired   ! slow    | expired   - slow       | expired   - never
+    too_large       | pending   - retry            | running   - retry            | expired   ! slow    | expired   ! slow    | expired   - slow       | expired   - never
+    timeout         | pending   - retry            | running   - retry            | expired   ! slow    | expired   ! slow    | expired   - slow       | expired   - never
+    connection      | pending   - retry            | running   - retry            | expired   ! slow    | expired   ! slow    | expired   - slow       | expired   - never
+"""  # noqa: E501 - a table has its width
+COLUMNS = (
+    (State.PENDING, EARLY),
+    (State.RUNNING, EARLY),
+    (State.PENDING, LATE),
+    (State.RUNNING, LATE),
+    (State.EXPIRED, LATE),
+    (State.EXPIRED, GIVE_UP),
+)
+
+
+def table() -> Iterator[tuple[str, State, datetime, str]]:
+    for line in TABLE.strip().splitlines():
+        name, *cells = (part.strip() for part in line.split("|"))
+        for (state, now), cell in zip(COLUMNS, cells, strict=True):
+            yield name, state, now, cell
+
+
+ROWS = list(table())
+
+
+def when(word: str, now: datetime) -> datetime | None:
+    """The moment that the table's word stands for, at a jitter of one half."""
+    past = (now - DEADLINE_AT).total_seconds()
+    seconds = {
+        "look": until_next_look("veo3.1-fast", (now - TRACKED).total_seconds(), RULES.pace, 0.5),
+        "retry": until_next_try(1, RULES.pace, 0.5),
+        "floor": RULES.pace.floor,
+        "slow": until_slow_look(past, RULES.pace, 0.5),
+    }
+    return now + timedelta(seconds=seconds[word]) if word != "never" else None
+
+
+def event_of(sign: str, state: State) -> EventType | None:
+    return {
+        "-": None,
+        "~": EventType.STATUS_CHANGED,
+        "!": {
+            State.COMPLETED: EventType.COMPLETED,
+            State.FAILED: EventType.FAILED,
+            State.EXPIRED: EventType.EXPIRED,
+        }.get(state),
+    }[sign]
+
+
+class TestTable:
+    def test_names_every_open_state_with_every_answer(self) -> None:
+        assert {(name, state) for name, state, _, _ in ROWS} == {
+            (name, state) for name in ANSWERS for state in OPEN
+        }
+
+    @pytest.mark.parametrize(
+        ("name", "state", "now", "cell"),
+        ROWS,
+        ids=[f"{name}-{state}-{now:%jd%Hh%M}" for name, state, now, _ in ROWS],
+    )
+    def test_says_what_becomes_of_an_open_job(
+        self, name: str, state: State, now: datetime, cell: str
+    ) -> None:
+        to_state, sign, due = cell.split()
+        found = look(job(state), ANSWERS[name], now)
+        assert found.state == to_state
+        assert found.event == event_of(sign, State(to_state))
+        assert found.step == (sign != "-")
+        assert found.due == when(due, now)
+        assert found.final == (to_state in FINAL)
+        assert found.abandoned == (due == "never" and to_state == "expired")
+
+    @pytest.mark.parametrize("name", ANSWERS)
+    @pytest.mark.parametrize("state", sorted(FINAL))
+    def test_no_answer_changes_a_final_job(self, state: State, name: str) -> None:
+        for now in (TRACKED, EARLY, DEADLINE_AT, LATE, GIVE_UP):
+            assert look(job(state), ANSWERS[name], now) == Decision(state, STATUS[state], None)
+
+    def test_states_are_open_or_final(self) -> None:
+        assert {*OPEN, *FINAL} == set(State)
+        assert {"completed", "failed", "cancelled"} == set(FINAL)
+
+
+OPEN_JOBS = pytest.mark.parametrize("state", sorted(OPEN))
+
+
+class TestReports:
+    @OPEN_JOBS
+    @pytest.mark.parametrize("name", REPORTS)
+    def test_the_word_becomes_the_jobs_status_unless_it_is_missing(
+        self, state: State, name: str
+    ) -> None:
+        found = look(job(state), REPORTS[name], EARLY)
+        assert found.status == (REPORTS[name].word or STATUS[state])
+
+    @OPEN_JOBS
+    @pytest.mark.parametrize("name", REPORTS)
+    def test_show_that_the_key_works_and_reset_the_counters(self, state: State, name: str) -> None:
+        troubled = job(
+            state,
+            errors_in_row=7,
+            last_error=ErrorKind.NOT_FOUND,
+            not_found_count=4,
+            not_found_since=TRACKED,
+        )
+        found = look(troubled, REPORTS[name], EARLY)
+        assert found.account is Account.WORKS
+        assert (found.errors_in_row, found.last_error) == (0, None)
+        assert (found.not_found_count, found.not_found_since) == (0, None)
+
+    @OPEN_JOBS
+    @pytest.mark.parametrize("name", REPORTS)
+    def test_odd_ones_are_recorded(self, state: State, name: str) -> None:
+        remarks = REPORTS[name].remarks
+        expected = Trouble(ErrorKind.BAD_SHAPE, remarks[0], 200) if remarks else None
+        assert look(job(state), REPORTS[name], EARLY).trouble == expected
+
+    def test_several_remarks_are_recorded_as_one(self) -> None:
+        odd = Report("x", Meaning.UNKNOWN, remarks=("one", "two"), http_status=202)
+        expected = Trouble(ErrorKind.BAD_SHAPE, "one; two", 202)
+        assert look(job(State.RUNNING), odd, EARLY).trouble == expected
+
+    @OPEN_JOBS
+    @pytest.mark.parametrize("failure", [LOST, GONE])
+    def test_a_failure_is_handed_on_as_upstream_told_it(
+        self, state: State, failure: Failure
+    ) -> None:
+        answer = Report("failed", Meaning.FAILURE, failure=failure)
+        assert look(job(state), answer, EARLY).failure == failure
+
+    def test_a_success_has_no_failure_whatever_was_before(self) -> None:
+        assert look(job(State.EXPIRED), REPORTS["success"], LATE).failure is None
+
+    @pytest.mark.parametrize("word", ["pending", "queued"])
+    def test_a_job_that_runs_does_not_become_pending_again(self, word: str) -> None:
+        found = look(job(State.RUNNING), Report(word, Meaning.NOT_STARTED), EARLY)
+        assert (found.state, found.status, found.step) == (State.RUNNING, word, True)
+
+    def test_the_first_word_is_a_step(self) -> None:
+        found = look(job(State.PENDING, status=None), REPORTS["not_started"], EARLY)
+        assert (found.state, found.status, found.step) == (State.PENDING, "pending", True)
+        assert found.event is EventType.STATUS_CHANGED
+
+
+class TestWhenToLookAgain:
+    def test_goes_by_the_age_since_upstream_made_the_job(self) -> None:
+        made = EARLY - timedelta(seconds=30)
+        expected = EARLY + timedelta(seconds=until_next_look("veo3.1-fast", 30, RULES.pace, 0.5))
+        for running, answer in (
+            (job(State.RUNNING, created_at=made), REPORTS["in_progress"]),
+            (job(State.RUNNING), replace(REPORTS["in_progress"], created_at=made)),
+            (job(State.RUNNING, tracked_at=made), REPORTS["in_progress"]),
+        ):
+            assert look(running, answer, EARLY).due == expected
+
+    def test_upstreams_latest_word_on_that_counts_most(self) -> None:
+        made = EARLY - timedelta(seconds=30)
+        answer = replace(REPORTS["in_progress"], created_at=made)
+        found = look(job(State.RUNNING, created_at=TRACKED), answer, EARLY)
+        assert found.due == look(job(State.RUNNING, created_at=made), answer, EARLY).due
+
+    def test_a_job_from_the_future_is_new(self) -> None:
+        future = job(State.RUNNING, created_at=EARLY + timedelta(days=1))
+        wait = until_next_look("veo3.1-fast", 0, RULES.pace, 0.5)
+        found = look(future, REPORTS["in_progress"], EARLY)
+        assert found.due == EARLY + timedelta(seconds=wait)
+
+    def test_goes_by_the_jobs_model_or_else_by_the_answers(self) -> None:
+        age = 60.0
+        now = TRACKED + timedelta(seconds=age)
+        answer = replace(REPORTS["in_progress"], model="sora-2")
+        for model, expected in (("grok", "grok"), (None, "sora-2")):
+            wait = until_next_look(expected, age, RULES.pace, 0.5)
+            found = look(job(State.RUNNING, model=model), answer, now)
+            assert found.due == now + timedelta(seconds=wait)
+
+    @pytest.mark.parametrize("state", [State.PENDING, State.RUNNING])
+    @pytest.mark.parametrize(
+        "name", ["in_progress", "unknown", "no_url", "server_error", "not_found", "timeout"]
+    )
+    def test_is_no_later_than_the_deadline(self, state: State, name: str) -> None:
+        for seconds in (0.001, 1, 4):
+            now = DEADLINE_AT - timedelta(seconds=seconds)
+            assert look(job(state), ANSWERS[name], now).due == DEADLINE_AT
+
+    @pytest.mark.parametrize("kind", sorted(ACCOUNT_KINDS))
+    def test_is_not_tied_to_the_deadline_when_the_key_is_in_trouble(self, kind: ErrorKind) -> None:
+        now = DEADLINE_AT - timedelta(seconds=1)
+        found = look(job(State.RUNNING), ANSWERS[kind], now)
+        assert found.due == when("retry", now)
+
+    def test_backs_off_with_every_error_in_a_row(self) -> None:
+        for errors in range(8):
+            troubled = job(State.RUNNING, errors_in_row=errors)
+            wait = until_next_try(errors + 1, RULES.pace, 0.5)
+            found = look(troubled, ANSWERS["server_error"], EARLY)
+            assert (found.due, found.errors_in_row) == (
+                EARLY + timedelta(seconds=wait),
+                errors + 1,
+            )
+
+    def test_does_not_back_off_for_the_keys_trouble(self) -> None:
+        troubled = job(State.RUNNING, errors_in_row=9, last_error=ErrorKind.RATE_LIMITED)
+        assert look(troubled, ANSWERS["rate_limited"], EARLY).due == when("retry", EARLY)
+
+    def test_is_spread_by_the_jitter(self) -> None:
+        for name in ("in_progress", "server_error", "rate_limited"):
+            dues = [look(job(State.RUNNING), ANSWERS[name], EARLY, j).due for j in (0, 0.5, 1)]
+            assert dues == sorted(set(dues), key=lambda due: due or EARLY)
+
+    def test_an_expired_jobs_looks_grow_rare_even_when_the_key_is_in_trouble(self) -> None:
+        now = DEADLINE_AT + timedelta(hours=1)
+        for name in ("in_progress", "server_error", "rate_limited", "unauthorized"):
+            found = look(job(State.EXPIRED), ANSWERS[name], now)
+            assert found.due == now + timedelta(seconds=360)
+
+
+# ------------------------------------------------------------- deadlines
+
+
+class TestDeadline:
+    @pytest.mark.parametrize("state", [State.PENDING, State.RUNNING])
+    @pytest.mark.parametrize(
+        "name",
+        [name for name in ANSWERS if name not in {"success", "failure", "gone"} | ACCOUNT_KINDS],
+    )
+    def test_passes_exactly_at_its_time(self, state: State, name: str) -> None:
+        before = look(job(state), ANSWERS[name], DEADLINE_AT - MICROSECOND)
+        at = look(job(state), ANSWERS[name], DEADLINE_AT)
+        assert before.state in (State.PENDING, State.RUNNING)
+        assert (before.failure, before.expired_at) == (None, None)
+        assert (at.state, at.event, at.step) == (State.EXPIRED, EventType.EXPIRED, True)
+        assert (at.failure, at.expired_at) == (DEADLINE, DEADLINE_AT)
+
+    @pytest.mark.parametrize("state", [State.PENDING, State.RUNNING])
+    @pytest.mark.parametrize("kind", sorted(ACCOUNT_KINDS))
+    def test_does_not_pass_while_the_key_is_in_trouble(self, kind: ErrorKind, state: State) -> None:
+        for now in (DEADLINE_AT, LATE, GIVE_UP):
+            found = look(job(state), ANSWERS[kind], now)
+            assert (found.state, found.step, found.abandoned) == (state, False, False)
+            assert found.due == when("retry", now)
+
+    def test_a_new_word_that_comes_with_it_is_kept(self) -> None:
+        found = look(job(State.RUNNING), REPORTS["other_stage"], LATE)
+        assert (found.state, found.status) == (State.EXPIRED, "video_upsampling")
+
+    @pytest.mark.parametrize("name", ["success", "failure", "gone"])
+    def test_a_late_verdict_is_told_and_known_to_be_late(self, name: str) -> None:
+        found = look(job(State.EXPIRED), ANSWERS[name], LATE)
+        assert found.final
+        assert found.expired_at == DEADLINE_AT
+
+    @pytest.mark.parametrize("name", ["success", "failure"])
+    def test_a_verdict_at_the_first_look_after_it_is_not_late(self, name: str) -> None:
+        found = look(job(State.RUNNING), ANSWERS[name], LATE)
+        assert found.final
+        assert found.expired_at is None
+
+    @pytest.mark.parametrize("name", ["in_progress", "server_error", "rate_limited"])
+    def test_an_expired_job_keeps_its_failure_and_its_time(self, name: str) -> None:
+        found = look(job(State.EXPIRED), ANSWERS[name], LATE)
+        assert (found.failure, found.expired_at) == (DEADLINE, DEADLINE_AT)
+
+    @pytest.mark.parametrize("name", ["in_progress", "no_url", "server_error", "not_found"])
+    def test_an_expired_job_is_given_up_exactly_at_its_time(self, name: str) -> None:
+        before = look(job(State.EXPIRED), ANSWERS[name], GIVE_UP - MICROSECOND)
+        at = look(job(State.EXPIRED), ANSWERS[name], GIVE_UP)
+        assert (before.abandoned, before.due is None) == (False, False)
+        assert (at.abandoned, at.due, at.state) == (True, None, State.EXPIRED)
+
+    def test_a_job_is_told_to_have_expired_before_it_is_given_up(self) -> None:
+        found = look(job(State.RUNNING), REPORTS["in_progress"], GIVE_UP)
+        assert (found.event, found.abandoned) == (EventType.EXPIRED, False)
+        assert found.due is not None
+
+    @pytest.mark.parametrize(
+        ("deadline", "expected"),
+        [
+            (timedelta(hours=1), timedelta(hours=24)),
+            (timedelta(hours=24) - MICROSECOND, timedelta(hours=24)),
+            (timedelta(hours=24), timedelta(hours=48)),
+            (timedelta(days=3), timedelta(days=4)),
+        ],
+        ids=["usual", "just-before", "as-long", "longer"],
+    )
+    def test_a_deadline_beyond_the_span_moves_giving_up(
+        self, deadline: timedelta, expected: timedelta
+    ) -> None:
+        tracked = job(State.EXPIRED, deadline_at=TRACKED + deadline)
+        assert abandon_at(tracked, RULES) == TRACKED + expected
+
+
+# ------------------------------------------------------------ ends by count
+
+
+class TestNotFound:
+    @OPEN_JOBS
+    @pytest.mark.parametrize(
+        ("count", "seconds", "ends"),
+        [
+            (0, 3_600, False),
+            (NOT_FOUND_LOOKS - 2, 3_600, False),
+            (NOT_FOUND_LOOKS - 1, 299.9, False),
+            (NOT_FOUND_LOOKS - 1, 300, True),
+            (100, 299.9, False),
+            (100, 300, True),
+        ],
+        ids=["first", "fourth", "fifth-too-soon", "fifth", "many-too-soon", "many"],
+    )
+    def test_is_believed_after_several_in_a_row_and_some_minutes(
+        self, state: State, count: int, seconds: float, ends: bool
+    ) -> None:
+        since = EARLY - timedelta(seconds=seconds)
+        known = job(state, not_found_count=count, not_found_since=since if count else None)
+        found = look(known, ANSWERS["not_found"], EARLY)
+        assert (found.state is State.FAILED) == ends
+        assert found.account is Account.WORKS
+        assert found.trouble == ANSWERS["not_found"]
+        if ends:
+            assert found.event is EventType.FAILED
+            assert found.failure is not None
+            assert (found.failure.code, found.failure.retryable) == ("not_found", False)
+            assert f"in {count + 1} looks in a row" in found.failure.message
+            assert found.failure.request_id == "req-1"
+        else:
+            assert found.not_found_count == count + 1
+            assert found.not_found_since == (since if count else EARLY)
+
+    def test_the_verdict_keeps_the_last_word_and_whether_it_is_late(self) -> None:
+        known = job(State.EXPIRED, not_found_count=9, not_found_since=TRACKED)
+        found = look(known, ANSWERS["not_found"], LATE)
+        assert (found.state, found.status) == (State.FAILED, "processing")
+        assert found.expired_at == DEADLINE_AT
+
+    @OPEN_JOBS
+    @pytest.mark.parametrize("kind", sorted(set(ErrorKind) - {ErrorKind.NOT_FOUND}))
+    def test_no_other_error_counts_for_it_nor_against_it(
+        self, kind: ErrorKind, state: State
+    ) -> None:
+        known = job(state, not_found_count=NOT_FOUND_LOOKS - 1, not_found_since=TRACKED)
+        found = look(known, ANSWERS[kind], EARLY)
+        assert found.state is state
+        assert found.not_found_count == NOT_FOUND_LOOKS - 1
+        assert found.not_found_since == TRACKED
+
+    @pytest.mark.parametrize("name", ["in_progress", "unknown", "no_word", "no_url"])
+    def test_a_good_answer_starts_the_count_anew(self, name: str) -> None:
+        known = job(State.RUNNING, not_found_count=4, not_found_since=TRACKED)
+        found = look(known, ANSWERS[name], EARLY)
+        assert (found.not_found_count, found.not_found_since) == (0, None)
+
+
+class TestSuccessWithoutUrl:
+    @OPEN_JOBS
+    @pytest.mark.parametrize(
+        ("seconds", "ends"), [(0, False), (299.9, False), (300, True), (86_400, True)]
+    )
+    def test_fails_as_no_result_when_its_url_does_not_come_in_time(
+        self, state: State, seconds: float, ends: bool
+    ) -> None:
+        since = EARLY - timedelta(seconds=seconds)
+        found = look(job(state, resultless_since=since), REPORTS["no_url"], EARLY)
+        if ends:
+            assert (found.state, found.failure) == (State.FAILED, NO_RESULT)
+            assert found.event is EventType.FAILED
+        else:
+            assert found.state is (State.EXPIRED if state is State.EXPIRED else State.RUNNING)
+            assert found.resultless_since == since
+
+    def test_the_first_one_starts_the_time(self) -> None:
+        assert look(job(State.RUNNING), REPORTS["no_url"], EARLY).resultless_since == EARLY
+
+    def test_with_no_patience_the_first_one_is_enough(self) -> None:
+        impatient = Rules(result_grace=0)
+        found = decide(job(State.RUNNING), REPORTS["no_url"], EARLY, impatient)
+        assert found.failure == NO_RESULT
+
+    def test_its_url_makes_it_a_success_however_late(self) -> None:
+        waiting = job(State.RUNNING, resultless_since=TRACKED)
+        assert look(waiting, REPORTS["success"], EARLY).state is State.COMPLETED
+
+    @pytest.mark.parametrize("kind", sorted(ErrorKind))
+    def test_an_error_in_between_stops_no_clock(self, kind: ErrorKind) -> None:
+        waiting = job(State.RUNNING, resultless_since=TRACKED)
+        assert look(waiting, ANSWERS[kind], EARLY).resultless_since == TRACKED
+
+    @pytest.mark.parametrize("name", ["in_progress", "unknown", "no_word"])
+    def test_another_word_in_between_starts_the_time_anew(self, name: str) -> None:
+        waiting = job(State.RUNNING, resultless_since=TRACKED)
+        assert look(waiting, ANSWERS[name], EARLY).resultless_since is None
+
+
+# ---------------------------------------------------------------- accounts
+
+
+class TestAccount:
+    @OPEN_JOBS
+    @pytest.mark.parametrize(
+        ("kind", "effect"),
+        [
+            (ErrorKind.UNAUTHORIZED, Account.PAUSE),
+            (ErrorKind.FORBIDDEN, Account.PAUSE),
+            (ErrorKind.QUOTA, Account.PAUSE),
+            (ErrorKind.RATE_LIMITED, Account.SLOW),
+            (ErrorKind.SATURATED, Account.SLOW),
+            (ErrorKind.NOT_FOUND, Account.WORKS),
+            (ErrorKind.SERVER_ERROR, Account.NO_NEWS),
+            (ErrorKind.NOT_JSON, Account.NO_NEWS),
+            (ErrorKind.BAD_SHAPE, Account.NO_NEWS),
+            (ErrorKind.TOO_LARGE, Account.NO_NEWS),
+            (ErrorKind.TIMEOUT, Account.NO_NEWS),
+            (ErrorKind.CONNECTION, Account.NO_NEWS),
+        ],
+    )
+    def test_what_an_error_says_of_it(self, kind: ErrorKind, effect: Account, state: State) -> None:
+        found = look(job(state), ANSWERS[kind], EARLY)
+        assert found.account is effect
+        assert found.trouble == ANSWERS[kind]
+        assert (found.errors_in_row, found.last_error) == (1, kind)
+
+    def test_a_forbidden_that_keeps_coming_is_the_jobs_own_affair(self) -> None:
+        refused = job(State.RUNNING, errors_in_row=3, last_error=ErrorKind.FORBIDDEN)
+        found = look(refused, ANSWERS["forbidden"], EARLY)
+        assert found.account is Account.NO_NEWS
+        assert found.due == EARLY + timedelta(seconds=until_next_try(4, RULES.pace, 0.5))
+        assert (found.state, found.step) == (State.RUNNING, False)
+
+    @pytest.mark.parametrize(
+        ("last", "now"),
+        [
+            (ErrorKind.QUOTA, ErrorKind.FORBIDDEN),
+            (ErrorKind.SERVER_ERROR, ErrorKind.FORBIDDEN),
+            (ErrorKind.FORBIDDEN, ErrorKind.QUOTA),
+            (ErrorKind.QUOTA, ErrorKind.QUOTA),
+            (ErrorKind.UNAUTHORIZED, ErrorKind.UNAUTHORIZED),
+        ],
+    )
+    def test_any_other_refusal_pauses_it_again(self, last: ErrorKind, now: ErrorKind) -> None:
+        refused = job(State.RUNNING, errors_in_row=3, last_error=last)
+        found = look(refused, ANSWERS[now], EARLY)
+        assert (found.account, found.due) == (Account.PAUSE, when("retry", EARLY))
+
+
+# ------------------------------------------------------------ by an operator
+
+
+class TestCancelled:
+    @OPEN_JOBS
+    def test_an_open_job_stops_without_an_event(self, state: State) -> None:
+        found = cancelled(job(state))
+        assert found is not None
+        assert (found.state, found.status) == (State.CANCELLED, STATUS[state])
+        assert (found.step, found.event, found.due, found.failure) == (True, None, None, None)
+        assert found.expired_at == job(state).expired_at
+
+    @pytest.mark.parametrize("state", sorted(FINAL))
+    def test_a_job_that_has_ended_stays_as_it_is(self, state: State) -> None:
+        assert cancelled(job(state)) is None
+
+
+class TestReopened:
+    @pytest.mark.parametrize("code", [None, "deadline"])
+    @pytest.mark.parametrize(
+        ("status", "to_state"),
+        [
+            (None, State.PENDING),
+            ("pending", State.PENDING),
+            ("queued", State.PENDING),
+            ("processing", State.RUNNING),
+            ("daydreaming", State.RUNNING),
+            ("completed", State.RUNNING),
+        ],
+    )
+    def test_an_expired_job_is_looked_at_now_and_as_it_last_was(
+        self, status: str | None, to_state: State, code: str | None
+    ) -> None:
+        found = reopened(job(State.EXPIRED, status=status, errors_in_row=5), code, LATE)
+        assert found is not None
+        assert (found.state, found.status, found.due) == (to_state, status, LATE)
+        assert (found.step, found.event) == (True, EventType.STATUS_CHANGED)
+        assert (found.failure, found.errors_in_row, found.not_found_count) == (None, 0, 0)
+        assert found.expired_at == DEADLINE_AT  # its verdict follows a video.expired
+
+    def test_a_job_that_upstream_did_not_know_is_asked_about_again(self) -> None:
+        found = reopened(job(State.FAILED, status="processing"), "not_found", LATE)
+        assert found is not None
+        assert (found.state, found.due, found.expired_at) == (State.RUNNING, LATE, None)
+
+    @pytest.mark.parametrize(
+        ("state", "code"),
+        [
+            (State.COMPLETED, None),
+            (State.COMPLETED, "not_found"),
+            (State.CANCELLED, None),
+            (State.CANCELLED, "not_found"),
+            (State.FAILED, None),
+            (State.FAILED, "upstream_failed"),
+            (State.FAILED, "content_policy"),
+            (State.FAILED, "no_result"),
+            (State.PENDING, None),
+            (State.RUNNING, "not_found"),
+        ],
+    )
+    def test_no_other_job_is_taken_up_again(self, state: State, code: str | None) -> None:
+        assert reopened(job(state), code, LATE) is None
+
+    def test_a_reopened_job_can_expire_a_second_time(self) -> None:
+        renewed = job(State.RUNNING, expired_at=DEADLINE_AT, deadline_at=LATE)
+        found = look(renewed, REPORTS["in_progress"], LATE)
+        assert (found.event, found.expired_at) == (EventType.EXPIRED, LATE)
+
+    def test_a_reopened_jobs_verdict_is_late_still(self) -> None:
+        renewed = job(State.RUNNING, expired_at=DEADLINE_AT, deadline_at=GIVE_UP)
+        assert look(renewed, REPORTS["success"], LATE).expired_at == DEADLINE_AT
+
+
+# -------------------------------------------------------------- properties
+
+
+MOMENTS = st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - a strategy's bounds have no zone
+TEXTS = st.none() | st.sampled_from(["pending", "processing", "completed"]) | st.text(max_size=5)
+MAYBE = st.none() | MOMENTS
+KINDS = st.sampled_from(ErrorKind)
+JOBS = st.builds(
+    Job,
+    st.sampled_from(State),
+    TEXTS,
+    MOMENTS,
+    MOMENTS,
+    model=TEXTS,
+    created_at=MAYBE,
+    expired_at=MAYBE,
+    errors_in_row=st.integers(0, 10_000),
+    last_error=st.none() | KINDS,
+    not_found_count=st.integers(0, 10_000),
+    not_found_since=MAYBE,
+    resultless_since=MAYBE,
+)
+FAILURES = st.builds(Failure, st.text(max_size=5), st.text(max_size=5), st.booleans())
+ANY_REPORT = st.builds(
+    Report,
+    TEXTS,
+    st.sampled_from(Meaning),
+    video_url=st.none() | st.just(URL),
+    model=TEXTS,
+    created_at=MAYBE,
+    failure=st.none() | FAILURES,
+    remarks=st.lists(st.text(max_size=5), max_size=2).map(tuple),
+)
+ANY_TROUBLE = st.builds(Trouble, KINDS, st.text(max_size=5), st.none() | st.integers(100, 599))
+JITTER = st.floats(0, 1)
+PATIENCE = st.sampled_from([Rules(), Rules(not_found_after=0, result_grace=0, abandon_after=1)])
+
+
+@dataclass(frozen=True)
+class Step:
+    """One act upon a job: a look, or (no answer) its cancelling."""
+
+    before: Job
+    answer: Answer | None
+    now: datetime
+    decision: Decision
+
+
+def after(before: Job, decision: Decision) -> Job:
+    """The job's row when the decision has been written down."""
+    written = decision.step or decision.abandoned
+    return replace(
+        before,
+        state=decision.state,
+        status=decision.status,
+        errors_in_row=decision.errors_in_row,
+        last_error=decision.last_error,
+        not_found_count=decision.not_found_count,
+        not_found_since=decision.not_found_since,
+        resultless_since=decision.resultless_since,
+        expired_at=decision.expired_at if written else before.expired_at,
+    )
+
+
+Act = tuple[str, float, float]  # an answer's name or "cancel", seconds since the last act, jitter
+ACTS: st.SearchStrategy[Act] = st.tuples(
+    st.sampled_from([*ANSWERS, "cancel", *["not_found"] * 8, *["no_url", "in_progress"] * 3]),
+    st.sampled_from([0.0, 1.0, 30.0, 100.0, 400.0, 2_000.0, 40_000.0]) | st.floats(0, 4_000),
+    JITTER,
+)
+
+
+def lived(acts: list[Act]) -> list[Step]:
+    """The life of a newly tracked job."""
+    current, now, steps = Job(State.PENDING, None, TRACKED, DEADLINE_AT, "veo"), TRACKED, []
+    for name, seconds, jitter in acts:
+        now += timedelta(seconds=seconds)
+        answer = ANSWERS.get(name)
+        decision = decide(current, answer, now, RULES, jitter) if answer else cancelled(current)
+        if decision is None:
+            continue
+        steps.append(Step(current, answer, now, decision))
+        current = after(current, decision)
+    return steps
+
+
+LIVES = st.lists(ACTS, max_size=15).map(lived)
+
+
+class TestAnyDecision:
+    """For every job, answer and moment, sensible or not."""
+
+    @given(JOBS, ANY_REPORT | ANY_TROUBLE, MOMENTS, PATIENCE, JITTER)
+    def test_is_total_and_within_the_moves(
+        self, some: Job, answer: Answer, now: datetime, rules: Rules, jitter: float
+    ) -> None:
+        found = decide(some, answer, now, rules, jitter)
+        assert found.state in MOVES[some.state]
+        assert found.step == ((found.state, found.status) != (some.state, some.status))
+        assert found.event is None or found.step
+        assert found.final == (found.state in FINAL)
+        assert (found.due is None) == (found.final or found.abandoned)
+        assert found.due is None or found.due > now
+        assert not found.abandoned or found.state is State.EXPIRED
+        failed = found.state in (State.FAILED, State.EXPIRED) and some.state not in FINAL
+        assert (found.failure is not None) == failed
+        assert decide(some, answer, now, rules, jitter) == found  # it depends on nothing else
+
+    @given(JOBS, st.none() | st.sampled_from(["not_found", "deadline", "no_result"]), MOMENTS)
+    def test_by_an_operator_is_total_too(self, some: Job, code: str | None, now: datetime) -> None:
+        stopped, renewed = cancelled(some), reopened(some, code, now)
+        assert (stopped is None) == (some.state in FINAL)
+        assert stopped is None or stopped.state in MOVES[some.state]
+        assert renewed is None or (renewed.due == now and renewed.state in OPEN and renewed.step)
+
+    @given(
+        st.sampled_from(sorted(OPEN)),
+        st.sampled_from([200, 200, 200, 401, 403, 404, 429, 500, 502]),
+        st.sampled_from(["processing", "completed", "failed", "error", "who knows", "", None]),
+        st.dictionaries(
+            st.sampled_from(["detail", "running", "error", "video_url", "data", "code", "message"]),
+            st.sampled_from(
+                [None, True, False, URL, "oops", {}, {"running": True}, {"status": "failed"}, 500]
+            ),
+        ),
+    )
+    def test_only_upstreams_word_ends_a_job(
+        self, state: State, http_status: int, word: str | None, facts: dict[str, object]
+    ) -> None:
+        body = json.dumps({"status": word, **facts}).encode()
+        found = look(job(state), interpret("veo:1", http_status, {}, body, EARLY), EARLY)
+        if found.final:
+            assert http_status == 200
+            assert word in ("completed", "failed", "error")
+            assert (found.state is State.COMPLETED) == (word == "completed")
+
+    @given(st.sampled_from(sorted(OPEN)), st.integers(100, 599), st.binary(max_size=50))
+    def test_no_garbage_ends_a_job(self, state: State, http_status: int, body: bytes) -> None:
+        found = look(job(state), interpret("veo:1", http_status, {}, body, EARLY), EARLY)
+        assert not found.final
+
+
+class TestAnyLife:
+    """For every sequence of answers, at any distances, with a cancelling at any place."""
+
+    @given(LIVES)
+    def test_moves_only_as_the_table_says_and_never_leaves_an_end(self, life: list[Step]) -> None:
+        for step in life:
+            assert step.decision.state in MOVES[step.before.state]
+            if step.before.state in FINAL:
+                assert step.decision.state is step.before.state
+                assert not step.decision.step
+
+    @given(LIVES)
+    def test_tells_every_end_and_every_expiry_once_and_nothing_without_a_step(
+        self, life: list[Step]
+    ) -> None:
+        told = {
+            State.COMPLETED: EventType.COMPLETED,
+            State.FAILED: EventType.FAILED,
+            State.EXPIRED: EventType.EXPIRED,
+        }
+        owed = [
+            told[step.decision.state]
+            for step in life
+            if step.decision.state is not step.before.state and step.decision.state in told
+        ]
+        steps = [step.decision.event for step in life if step.decision.step]
+        assert [event for event in steps if event in told.values()] == owed
+        assert len(owed) == len(set(owed)) <= 2
+        assert not any(step.decision.event for step in life if not step.decision.step)
+
+    @given(LIVES)
+    def test_the_keys_trouble_changes_nothing_about_the_job(self, life: list[Step]) -> None:
+        for step in life:
+            if not isinstance(step.answer, Trouble) or step.answer.kind not in ACCOUNT_KINDS:
+                continue
+            assert (step.decision.state, step.decision.status) == (
+                step.before.state,
+                step.before.status,
+            )
+            assert (step.decision.step, step.decision.abandoned) == (False, False)
+
+    @given(LIVES)
+    def test_ends_only_by_upstreams_word_or_by_what_stands_for_it(self, life: list[Step]) -> None:
+        unknown: list[datetime] = []  # the times of not_found since the last good answer
+        without: list[datetime] = []  # the times of a success without its URL in a row
+        for step in life:
+            answer, ended = step.answer, step.decision.final and step.before.state in OPEN
+            if isinstance(answer, Report):
+                unknown.clear()
+                resultless = answer.meaning is Meaning.SUCCESS and not answer.video_url
+                without = [*without, step.now] if resultless else []
+            elif answer is not None and answer.kind is ErrorKind.NOT_FOUND:
+                unknown.append(step.now)
+            if ended:
+                assert step.decision.state is self.verdict(answer, unknown, without)
+
+    @staticmethod
+    def verdict(
+        answer: Answer | None, unknown: list[datetime], without: list[datetime]
+    ) -> State | None:
+        """The only end that this answer may bring."""
+        if answer is None:
+            return State.CANCELLED
+        if isinstance(answer, Trouble):
+            patience = timedelta(minutes=5)
+            known = len(unknown) < 5 or unknown[-1] - unknown[0] < patience
+            return None if known else State.FAILED
+        if answer.meaning is Meaning.SUCCESS and answer.video_url:
+            return State.COMPLETED
+        if without:
+            return State.FAILED if without[-1] - without[0] >= timedelta(minutes=5) else None
+        return State.FAILED if answer.meaning in (Meaning.FAILURE, Meaning.EXPIRED) else None
+
+    @given(LIVES)
+    def test_expires_at_its_deadline_and_not_before(self, life: list[Step]) -> None:
+        for step in life:
+            if step.decision.state is State.EXPIRED:
+                assert step.now >= DEADLINE_AT
+            elif step.decision.state in OPEN and step.now >= DEADLINE_AT:
+                assert isinstance(step.answer, Trouble)
+                assert step.answer.kind in ACCOUNT_KINDS
+
+    @given(LIVES)
+    def test_is_looked_at_again_until_it_ends_or_is_given_up(self, life: list[Step]) -> None:
+        for step in life:
+            found, due = step.decision, step.decision.due
+            if due is None:
+                assert found.final or (found.abandoned and step.now >= GIVE_UP)
+                continue
+            assert due > step.now
+            if found.state is not State.EXPIRED:
+                assert due - step.now <= timedelta(seconds=RULES.pace.ceiling)
+            else:
+                assert due - step.now <= timedelta(seconds=900 * 1.1)
+
+    @given(LIVES)
+    def test_no_open_job_sleeps_through_its_deadline(self, life: list[Step]) -> None:
+        for step in life:
+            found = step.decision
+            keys = isinstance(step.answer, Trouble) and step.answer.kind in ACCOUNT_KINDS
+            if found.due and found.state is not State.EXPIRED and not keys:
+                assert found.due <= DEADLINE_AT
+
+    @given(LIVES)
+    def test_counts_errors_in_a_row_and_starts_anew_with_a_good_answer(
+        self, life: list[Step]
+    ) -> None:
+        in_row = 0
+        for step in life:
+            if step.before.state in FINAL or step.answer is None or step.decision.final:
+                continue
+            in_row = in_row + 1 if isinstance(step.answer, Trouble) else 0
+            assert step.decision.errors_in_row == in_row
+            assert (step.decision.last_error is None) == (in_row == 0)
+
+    @given(LIVES)
+    def test_records_every_trouble_of_an_open_job(self, life: list[Step]) -> None:
+        for step in life:
+            if step.before.state in OPEN and isinstance(step.answer, Trouble):
+                assert step.decision.trouble == step.answer
+            if step.before.state in OPEN and isinstance(step.answer, Report):
+                assert (step.decision.trouble is not None) == bool(step.answer.remarks)
+
+    @given(LIVES)
+    def test_remembers_that_it_had_expired(self, life: list[Step]) -> None:
+        expired_at: datetime | None = None
+        for step in life:
+            if step.decision.event is EventType.EXPIRED:
+                expired_at = step.now
+            if step.before.state in OPEN:
+                assert step.decision.expired_at == expired_at
+
+
+LATE_ENDS: dict[str, Callable[[Job], Decision]] = {
+    "completed": lambda at: look(at, REPORTS["success"], LATE),
+    "failed": lambda at: look(at, REPORTS["failure"], LATE),
+}
+
+
+@pytest.mark.parametrize("end", LATE_ENDS)
+def test_an_expired_job_may_yet_end_and_then_stays_so(end: str) -> None:
+    """A deadline is a local matter: what upstream says afterwards is noticed."""
+    expired = after(job(State.RUNNING), look(job(State.RUNNING), REPORTS["in_progress"], LATE))
+    assert expired.state is State.EXPIRED
+    ended = after(expired, LATE_ENDS[end](expired))
+    assert ended.state == end
+    for answer in ANSWERS.values():
+        assert look(ended, answer, GIVE_UP).state == end

@@ -1,0 +1,271 @@
+"""The log: one line per event, everybody's in one format, and never a secret."""
+
+import base64
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from io import StringIO
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import structlog
+from celery.utils.log import get_task_logger
+
+from worker import log
+from worker.settings import Settings
+
+SECRET = "whsec_" + base64.b64encode(b"a new secret of the producer!").decode()
+KEY = "sk-0123456789abcdef"
+PASSWORD = 'pä"ss\\wo/rd'
+DATABASE = f"postgresql://u:{quote(PASSWORD, safe='')}@h/d"
+
+
+class Terminal(StringIO):
+    """A stream that is one, or not."""
+
+    def __init__(self, *, terminal: bool) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.getvalue().splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in log.QUIET}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def configured(
+    monkeypatch: pytest.MonkeyPatch, *, terminal: bool = False, **changes: Any
+) -> Terminal:
+    """Standard error of a process that logs."""
+    stream = Terminal(terminal=terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    secret = {"api_key": KEY, "webhook_secrets": (SECRET,), "database_url": DATABASE}
+    log.configure(Settings(**{**secret, **changes}))
+    structlog.configure(cache_logger_on_first_use=False)  # the next test's loggers are its own
+    return stream
+
+
+def own() -> Any:
+    return structlog.get_logger("worker.test")
+
+
+# --------------------------------------------------------------------- formats
+
+
+def test_json_is_one_object_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = configured(monkeypatch, log_format="json")
+    own().info("look", job=7, account="default", error=None, tags=["ä"])
+    (line,) = stream.lines
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "look", "job": 7, "account": "default", "tags": ["ä"],
+        "level": "info", "logger": "worker.test",
+    }  # fmt: skip
+
+
+def test_the_console_has_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = configured(monkeypatch, log_format="console")
+    own().info("look", job=7)
+    assert "look" in stream.getvalue()
+    assert "job=7" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()  # colours are for terminals
+
+
+@pytest.mark.parametrize(("terminal", "begins"), [(True, "\x1b"), (False, "{")])
+def test_the_format_follows_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, begins: str
+) -> None:
+    stream = configured(monkeypatch, terminal=terminal)
+    own().info("look")
+    assert stream.getvalue().startswith(begins)
+
+
+def test_a_chosen_format_wins_over_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = configured(monkeypatch, terminal=True, log_format="json")
+    own().info("look")
+    assert stream.lines
+
+
+def test_what_is_not_json_is_told_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = configured(monkeypatch, log_format="json")
+    own().info("look", error=ValueError("odd"))
+    assert stream.lines[0]["error"] == "odd"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_is_kept(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    stream = configured(monkeypatch, log_format=form)
+    try:
+        raise_from("the reason")
+    except RuntimeError:
+        own().exception("crashed")
+    assert "ValueError: the reason" in stream.getvalue()
+    assert "Traceback" in stream.getvalue()
+    assert form == "console" or len(stream.lines) == 1
+
+
+def test_context_is_on_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = configured(monkeypatch, log_format="json")
+    with structlog.contextvars.bound_contextvars(task="worker.poll"):
+        own().info("look")
+        logging.getLogger("elsewhere").warning("slow")
+    assert [line["task"] for line in stream.lines] == ["worker.poll"] * 2
+
+
+# ------------------------------------------------------------ everybody's lines
+
+
+def test_others_lines_come_in_the_same_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = configured(monkeypatch, log_format="json")
+    logging.getLogger("elsewhere").warning("%s of %d", "one", 2, extra={"job": 7})
+    get_task_logger("shop.tasks").error("failed")
+    logging.getLogger("celery.worker").info("ready")
+    warnings.warn("old", DeprecationWarning, stacklevel=1)
+    first, second, third, fourth = stream.lines
+    assert (first["event"], first["level"], first["job"]) == ("one of 2", "warning", 7)
+    assert (second["event"], second["logger"]) == ("failed", "shop.tasks")
+    assert (third["event"], third["logger"]) == ("ready", "celery.worker")
+    assert (fourth["logger"], fourth["level"]) == ("py.warnings", "warning")
+    assert all(line["timestamp"] for line in stream.lines)
+
+
+@pytest.mark.parametrize("name", log.QUIET)
+def test_chatter_is_left_out(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Celery would tell of every tick. A warning is told, and at debug everything."""
+    stream = configured(monkeypatch, log_format="json")
+    logging.getLogger(name).info("a tick")
+    logging.getLogger(name).warning("no tick")
+    assert [line["event"] for line in stream.lines] == ["no tick"]
+    stream = configured(monkeypatch, log_format="json", log_level="debug")
+    logging.getLogger(name).debug("a tick")
+    assert [line["event"] for line in stream.lines] == ["a tick"]
+
+
+@pytest.mark.parametrize(
+    ("level", "told"),
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_levels(monkeypatch: pytest.MonkeyPatch, level: str, told: list[str]) -> None:
+    stream = configured(monkeypatch, log_format="json", log_level=level)
+    for name in ("debug", "info", "warning", "error"):
+        getattr(own(), name)("ours")
+        getattr(logging.getLogger("elsewhere"), name)("theirs")
+    assert [line["level"] for line in stream.lines] == [each for each in told for _ in range(2)]
+
+
+def test_configuring_again_replaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line is never told twice."""
+    configured(monkeypatch, log_format="json")
+    stream = configured(monkeypatch, log_format="json")
+    own().info("look")
+    assert len(stream.lines) == 1
+
+
+# --------------------------------------------------------------------- secrecy
+
+HIDDEN = {
+    "secret": SECRET,
+    "bare secret": SECRET.removeprefix("whsec_"),
+    "key": KEY,
+    "password": PASSWORD,
+    "URL": DATABASE,
+}
+
+
+def say_all(hidden: str) -> None:
+    """Every way into the log that there is."""
+    theirs = logging.getLogger("elsewhere")
+    own().info("ours", value=hidden, nested={"list": [hidden, hidden.encode()]})
+    own().debug(f"in the event {hidden}")
+    own().warning("%s as an argument", hidden)
+    theirs.warning("as an argument: %s", hidden)
+    theirs.warning("as a mapping: %(value)r", {"value": hidden})
+    theirs.info("as an extra", extra={"url": f"https://user:{hidden}@h/{hidden}"})
+    theirs.debug(hidden)
+    get_task_logger("shop").error("task raised: %r", ValueError(hidden))
+    with structlog.contextvars.bound_contextvars(bound=hidden):
+        own().info("in the context")
+    try:
+        raise_from(hidden)
+    except RuntimeError:
+        own().exception("ours crashed")
+        theirs.exception("theirs crashed", stack_info=True)
+
+
+def raise_from(reason: str) -> None:
+    """An error with a cause, whose local variables a traceback might show."""
+    try:
+        dict[str, str]()[reason + reason]
+    except KeyError as error:
+        raise RuntimeError("outer") from ValueError(reason).with_traceback(error.__traceback__)
+
+
+@pytest.mark.parametrize("what", HIDDEN)
+@pytest.mark.parametrize(
+    "form", [{"log_format": "json"}, {"log_format": "console"}, {"terminal": True}]
+)
+def test_no_secret_is_ever_told(
+    monkeypatch: pytest.MonkeyPatch, what: str, form: dict[str, Any]
+) -> None:
+    """Neither plain nor as JSON, Python or URLs write it, at debug too."""
+    stream = configured(monkeypatch, log_level="debug", **form)
+    say_all(HIDDEN[what])
+    told = stream.getvalue()
+    assert told.count(log.MASK) >= 13
+    for hidden in HIDDEN.values():
+        secret = hidden if hidden != DATABASE else quote(PASSWORD, safe="")
+        for written in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret, "")):
+            assert written not in told
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_long_secrets_are_not_told_in_part(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """Nor broken over lines."""
+    key = "sk-" + "0123456789" * 20
+    stream = configured(monkeypatch, log_format=form, api_key=key)
+    say_all(key)
+    assert "0123456789" not in stream.getvalue().replace("\n", "")
+
+
+def test_a_secret_within_another_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = configured(monkeypatch, log_format="json", api_key=KEY + SECRET)
+    own().info("look", key=KEY + SECRET)
+    assert stream.lines[0]["key"] == log.MASK
+
+
+def test_a_line_that_cannot_be_formatted_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python would print its arguments as they are."""
+    stream = configured(monkeypatch, log_format="json")
+    arguments = (KEY,)
+    logging.getLogger("elsewhere").warning("%d jobs with %s", *arguments)
+    logging.getLogger("elsewhere").warning("fine")
+    assert KEY not in stream.getvalue()
+    first, second = stream.lines
+    assert (first["logger"], first["level"]) == ("elsewhere", "error")
+    assert "'%d jobs with %s'" in first["event"]
+    assert second["event"] == "fine"

@@ -1,0 +1,1219 @@
+"""Looks at jobs: who may look when, what is written down, and what an answer does to an account."""
+
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select, text, update
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.exc import IntegrityError, OperationalError
+from structlog.testing import capture_logs
+
+from tests.servers import eventually
+from worker import db, fanout, ledger, lifecycle, polling, schedule, settings, tracking, upstream
+from worker.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
+from worker.models import Account, Delivery, Job, PollError, Transition
+from worker.polling import Claimed, Looked, Slot
+from worker.sandbox import Sandbox
+from worker.settings import Account as Configured
+from worker.upstream import Look
+
+NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
+KEY = "sk-test-0123456789"
+ACCOUNT = Configured("default", "http://127.0.0.1:1", KEY, 5.0)
+RULES = lifecycle.Rules()
+SPAN = timedelta(seconds=(1 + polling.SLACK) / ACCOUNT.requests_per_second)
+LEAD = timedelta(seconds=polling.LEAD_MIN)
+
+RUNNING = Report("running", Meaning.IN_PROGRESS, body={"status": "running"})
+DONE = Report(
+    "completed", Meaning.SUCCESS, "https://cdn.example.com/a.mp4", body={"status": "completed"}
+)
+BROKEN = Trouble(ErrorKind.SERVER_ERROR, "internal error", 500)
+LIMITED = Trouble(ErrorKind.RATE_LIMITED, "slow down", 429)
+UNAUTHORIZED = Trouble(ErrorKind.UNAUTHORIZED, "invalid token", 401)
+FORBIDDEN = Trouble(ErrorKind.FORBIDDEN, "access denied", 403)
+
+
+@pytest.fixture(autouse=True)
+def fresh_process() -> Iterator[None]:
+    """No settings, sessions or end of another test in this one."""
+    settings.current.cache_clear()
+    upstream.session_for.cache_clear()
+    fanout.stopping.clear()
+    yield
+    fanout.stopping.clear()
+    settings.current.cache_clear()
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as running:
+        yield running
+
+
+Configure = Callable[..., settings.Settings]
+
+# ------------------------------------------------------------------ rows
+
+
+def add_account(url: str, name: str = "default", **values: Any) -> None:
+    with db.transaction(url) as session:
+        row = {"name": name, "requests_per_second": 5.0} | values
+        session.execute(insert(Account).values(row))
+
+
+def add_jobs(
+    url: str, ids: Iterable[str], due: datetime = NOW, account: str = "default", **values: Any
+) -> None:
+    row = {
+        "account": account,
+        "state": "pending",
+        "metadata_": {},
+        "tracked_at": due,
+        "next_poll_at": due,
+        "deadline_at": due + timedelta(hours=1),
+        "events": ["completed", "failed", "expired"],
+    }
+    with db.transaction(url) as session:
+        session.execute(insert(Job), [row | {"video_id": i} | values for i in ids])
+
+
+def ids(count: int, script: str = "ok.0s") -> list[str]:
+    return [f"veo3:{script}-{number:03}" for number in range(count)]
+
+
+def rows(url: str, table: Any, **where: Any) -> Sequence[RowMapping]:
+    columns = table.__table__
+    query = select(columns).filter_by(**where).order_by(columns.c.id)
+    with db.reading(url) as session:
+        return session.execute(query).mappings().all()
+
+
+def job(url: str, video_id: str) -> RowMapping:
+    (row,) = rows(url, Job, video_id=video_id)
+    return row
+
+
+def account(url: str, name: str = "default") -> RowMapping:
+    query = select(Account.__table__).filter_by(name=name)
+    with db.reading(url) as session:
+        return session.execute(query).mappings().one()
+
+
+def set_account(url: str, **values: Any) -> None:
+    with db.transaction(url) as session:
+        session.execute(update(Account).values(values))
+
+
+def claim(
+    url: str,
+    limit: int = 64,
+    now: datetime | None = NOW,
+    lead: float = polling.LEAD_MIN,
+    configured: Configured = ACCOUNT,
+) -> fanout.Batch[Claimed]:
+    with db.transaction(url) as session:
+        return polling.claim(session, configured, limit, lead, now)
+
+
+def looked(claimed: Claimed, answer: Answer | None) -> Looked:
+    """The claimed job with what a look brought; None: its slot was missed."""
+    return Looked(claimed, None if answer is None else Look(answer, answer.http_status, 7))
+
+
+def apply(
+    url: str, results: Sequence[Looked], now: datetime = NOW
+) -> tuple[list[tuple[ledger.Change, Looked]], int]:
+    with db.transaction(url) as session:
+        return polling.apply(session, RULES, results, now)
+
+
+def look_at(url: str, answer: Answer, now: datetime = NOW, video_id: str | None = None) -> None:
+    """Claim one due job (that one, if it is named) and write down that a look brought `answer`."""
+    if video_id is not None:
+        with db.transaction(url) as session:
+            late = update(Job).where(Job.video_id != video_id, Job.next_poll_at <= now)
+            session.execute(late.values(next_poll_at=now + timedelta(seconds=1)))
+    (claimed,) = claim(url, 1, now).items
+    apply(url, [looked(claimed, answer)], now)
+
+
+def due_accounts(url: str, now: datetime = NOW) -> list[str]:
+    with db.reading(url) as session:
+        return sorted(polling.due_accounts(session, now))
+
+
+def after(seconds: float, since: datetime = NOW) -> datetime:
+    return since + timedelta(seconds=seconds)
+
+
+# ------------------------------------------------------------------ claims
+
+
+class TestClaim:
+    def test_takes_only_due_jobs_of_its_account(self, database_url: str) -> None:
+        add_account(database_url)
+        add_account(database_url, "other")
+        add_jobs(database_url, ["due"])
+        add_jobs(database_url, ["later"], after(0.001))
+        add_jobs(database_url, ["theirs"], account="other")
+        assert [c.row["video_id"] for c in claim(database_url).items] == ["due"]
+        assert job(database_url, "theirs")["lease_token"] is None
+
+    def test_takes_the_oldest_first_and_no_more_than_it_may(self, database_url: str) -> None:
+        add_account(database_url)
+        for number, video_id in enumerate(["newest", "middle", "oldest"]):
+            add_jobs(database_url, [video_id], after(-number))
+        assert [c.row["video_id"] for c in claim(database_url, 2).items] == ["oldest", "middle"]
+        assert job(database_url, "newest")["next_poll_at"] == NOW
+
+    def test_leaves_the_longest_waiting_the_first_slot(self, database_url: str) -> None:
+        add_account(database_url)
+        add_jobs(database_url, ["fresh"], after(-3), last_polled_at=after(-5))
+        add_jobs(database_url, ["stale"], after(-2), last_polled_at=after(-60))
+        first, second = claim(database_url).items
+        assert (first.row["video_id"], second.row["video_id"]) == ("stale", "fresh")
+        assert first.slot.opens < second.slot.opens
+
+    def test_leases_what_it_takes(self, database_url: str) -> None:
+        add_account(database_url)
+        add_jobs(database_url, ids(2))
+        first, second = claim(database_url).items
+        assert first.row["lease_token"] == second.row["lease_token"]
+        stored = rows(database_url, Job)
+        assert {row["next_poll_at"] for row in stored} == {NOW + polling.LEASE}
+        assert {row["lease_token"] for row in stored} == {first.row["lease_token"]}
+
+    def test_takes_nothing_twice_while_the_lease_lasts(self, database_url: str) -> None:
+        add_account(database_url)
+        add_jobs(database_url, ["a"])
+        (before,) = claim(database_url).items
+        assert claim(database_url, now=NOW + polling.LEASE - timedelta(seconds=1)).items == []
+        (again,) = claim(database_url, now=NOW + polling.LEASE).items
+        assert again.row["lease_token"] != before.row["lease_token"]
+
+    def test_a_limit_holds_though_the_planner_believes_the_table_tiny(
+        self, postgresql_url: str
+    ) -> None:
+        """By such statistics PostgreSQL runs a subquery, its LIMIT included, once for each row."""
+        add_account(postgresql_url)
+        add_jobs(postgresql_url, ["a"])
+        with db.engine(postgresql_url).connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE"))
+        add_jobs(postgresql_url, ids(40))
+        assert len(claim(postgresql_url, 2).items) == 2
+
+    def test_slots_are_spaced_from_a_moment_ahead(self, database_url: str) -> None:
+        add_account(database_url)
+        add_jobs(database_url, ids(3))
+        began = time.monotonic()
+        slots = [claimed.slot for claimed in claim(database_url, lead=0.25).items]
+        assert slots[0].opens >= began + 0.25
+        for one, next_one in pairwise(slots):
+            assert next_one.opens - one.opens == pytest.approx(SPAN.total_seconds())
+        assert account(database_url)["next_slot_at"] == after(0.25) + 3 * SPAN
+
+    def test_slots_begin_where_the_reserved_ones_end(self, database_url: str) -> None:
+        add_account(database_url, next_slot_at=after(0.5))
+        add_jobs(database_url, ids(1))
+        (claimed,) = claim(database_url).items
+        assert account(database_url)["next_slot_at"] == after(0.5) + SPAN
+        assert claimed.slot.opens - time.monotonic() <= 0.5
+
+    def test_old_reservations_give_nothing_to_catch_up_with(self, database_url: str) -> None:
+        add_account(database_url, next_slot_at=after(-60))
+        add_jobs(database_url, ids(1))
+        claim(database_url)
+        assert account(database_url)["next_slot_at"] == NOW + LEAD + SPAN
+
+    def test_a_slot_closes_a_little_after_it_opens(self, database_url: str) -> None:
+        add_account(database_url)
+        add_jobs(database_url, ids(1))
+        (claimed,) = claim(database_url).items
+        assert claimed.slot.opens <= claimed.slot.closes <= claimed.slot.opens + polling.LATE
+
+    def test_nothing_is_reserved_further_ahead_than_the_horizon(self, database_url: str) -> None:
+        add_account(database_url)
+        add_jobs(database_url, ids(30))
+        first = claim(database_url)
+        assert len(first.items) == 5  # at 0.02, 0.24, … 0.9 s; the sixth slot is at 1.12 s
+        assert claim(database_url).items == []
+        assert len(claim(database_url, now=after(0.5)).items) == 2
+        assert account(database_url)["next_slot_at"] <= after(0.5 + polling.HORIZON) + SPAN
+
+    @pytest.mark.parametrize("rate", [0.3, 1.0, 33.0, 400.0])
+    def test_no_second_holds_more_slots_than_the_rate(self, database_url: str, rate: float) -> None:
+        add_account(database_url)
+        add_jobs(database_url, ids(450))
+        configured = Configured("default", ACCOUNT.base_url, KEY, rate)
+        sent: list[float] = []
+        for step in range(8):
+            now = after(0.3 * step)
+            opens = [
+                claimed.slot.opens
+                for claimed in claim(database_url, 1_000, now, configured=configured).items
+            ]
+            end = (account(database_url)["next_slot_at"] - NOW).total_seconds()
+            distance = (1 + polling.SLACK) / rate
+            sent += [end - distance - (opens[-1] - moment) for moment in opens]
+        assert sent
+        # However late each look may be, a second never holds more than the rate (rounded up).
+        assert busiest(sent, 1.0 + polling.SLACK - 1e-4) <= max(1, rate)
+
+    def test_a_long_lead_still_gets_a_slot(self, database_url: str) -> None:
+        """On a disk so slow that a commit takes longer than the horizon, looks go on."""
+        add_account(database_url)
+        add_jobs(database_url, ids(3))
+        assert len(claim(database_url, lead=polling.LEAD_MAX).items) == 1
+        assert claim(database_url, lead=polling.LEAD_MAX).items == []
+
+    def test_a_slot_is_open_however_long_the_claim_waited_for_its_turn(
+        self, database_url: str
+    ) -> None:
+        add_account(database_url)
+        add_jobs(database_url, ids(1))
+        with ThreadPoolExecutor(1) as pool:
+            with db.transaction(database_url) as session:
+                session.execute(update(Account).values(pauses_in_row=0))
+                waiting = pool.submit(claim, database_url, 64, None)
+                time.sleep(0.4)
+            (claimed,) = waiting.result().items
+        assert claimed.slot.closes - claimed.slot.opens > polling.LATE - 0.2
+
+    def test_a_producer_with_an_open_transaction_does_not_block_looks(
+        self, postgresql_url: str
+    ) -> None:
+        """Its new job refers to the account's row, which the database keeps locked till it ends."""
+        add_account(postgresql_url)
+        add_jobs(postgresql_url, ["a"])
+        with db.transaction(postgresql_url) as session:
+            new = {name: job(postgresql_url, "a")[name] for name in ("account", "state", "events")}
+            session.execute(
+                insert(Job).values(
+                    **new,
+                    video_id="b",
+                    metadata_={},
+                    tracked_at=NOW,
+                    next_poll_at=NOW,
+                    deadline_at=NOW,
+                )
+            )
+            with ThreadPoolExecutor(1) as pool:
+                taken = pool.submit(claim, postgresql_url).result(20).items
+        assert [claimed.row["video_id"] for claimed in taken] == ["a"]
+
+    def test_a_job_that_somebody_is_changing_is_passed_over(self, postgresql_url: str) -> None:
+        add_account(postgresql_url)
+        add_jobs(postgresql_url, ["a", "b"])
+        with db.transaction(postgresql_url) as session:
+            session.execute(update(Job).where(Job.video_id == "a").values(polls=1))
+            with ThreadPoolExecutor(1) as pool:
+                taken = pool.submit(claim, postgresql_url).result(20).items
+        assert [claimed.row["video_id"] for claimed in taken] == ["b"]
+
+    def test_says_when_to_ask_again(self, database_url: str) -> None:
+        add_account(database_url)
+        add_jobs(database_url, ids(6))
+        full = claim(database_url)
+        assert full.again == pytest.approx(0.02 + 5 * 0.22 - polling.HORIZON / 2)
+        assert claim(database_url).again == pytest.approx(full.again)  # no slot is free before
+        assert claim(database_url, now=after(10)).again == 0.0  # slots are left: at once
+        assert claim(database_url, now=after(11)).again == polling.IDLE_AGAIN  # nothing is due
+
+    def test_an_account_that_rests_is_left_alone(self, database_url: str) -> None:
+        add_account(database_url, paused_until=after(20), pause_reason="quota: used up")
+        add_jobs(database_url, ids(3))
+        batch = claim(database_url)
+        assert (batch.items, batch.again) == ([], 20.0)
+
+
+def busiest(moments: Iterable[float], window: float) -> int:
+    """The most moments that any half-open window of so many seconds holds."""
+    times = sorted(moments)
+    return max((sum(start <= t < start + window for t in times) for start in times), default=0)
+
+
+def take_all(url: str, rate: float) -> list[int]:
+    """Claim, three at a time, until nothing is due: the jobs' ids."""
+    configured = Configured("default", ACCOUNT.base_url, KEY, rate)
+    taken: list[int] = []
+    while batch := claim(url, 3, configured=configured).items:
+        taken += [claimed.row["id"] for claimed in batch]
+    return taken
+
+
+class TestConcurrentClaims:
+    COUNT = 150
+    RATE = 2_000.0  # all slots lie within the horizon
+
+    @pytest.fixture
+    def crowded_url(self, database_url: str) -> str:
+        add_account(database_url)
+        add_jobs(database_url, ids(self.COUNT))
+        return database_url
+
+    def check(self, url: str, turns: Iterable[Sequence[int]]) -> None:
+        taken = Counter(job_id for turn in turns for job_id in turn)
+        assert taken == Counter(row["id"] for row in rows(url, Job))
+        # All claims were made at the same `now`: were one slot reserved twice, fewer were gone.
+        span = timedelta(seconds=(1 + polling.SLACK) / self.RATE)
+        assert account(url)["next_slot_at"] == NOW + LEAD + self.COUNT * span
+
+    def test_four_threads_take_no_job_and_no_slot_twice(self, crowded_url: str) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            turns = [pool.submit(take_all, crowded_url, self.RATE) for _ in range(4)]
+        self.check(crowded_url, [turn.result() for turn in turns])
+
+    def test_two_processes_take_no_job_and_no_slot_twice(self, crowded_url: str) -> None:
+        with multiprocessing.get_context("spawn").Pool(2) as pool:
+            self.check(crowded_url, pool.starmap(take_all, [(crowded_url, self.RATE)] * 2))
+
+
+# ---------------------------------------------------------------- the fence
+
+
+def recorded(url: str) -> list[Any]:
+    """All that looks write."""
+    return [rows(url, table) for table in (Job, Transition, PollError, Delivery)]
+
+
+class TestFence:
+    """A look whose row was taken from it changes nothing, whatever it brought."""
+
+    @pytest.fixture
+    def url(self, database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.setenv("DATABASE_URL", database_url)
+        add_account(database_url)
+        add_jobs(database_url, ["a"], webhook_url="https://hooks.example.com/a")
+        return database_url
+
+    def check_nothing_changes(self, url: str, claimed: Claimed) -> None:
+        before, standing = recorded(url), account(url)
+        for answer in (DONE, RUNNING, BROKEN, UNAUTHORIZED, LIMITED, None):
+            assert apply(url, [looked(claimed, answer)], after(1)) == ([], 0)
+        assert recorded(url) == before
+        assert account(url) == standing
+
+    def test_another_worker_has_taken_it_over(self, url: str) -> None:
+        (claimed,) = claim(url).items
+        (again,) = claim(url, now=NOW + polling.LEASE).items
+        self.check_nothing_changes(url, claimed)
+        changes, owed = apply(url, [looked(again, DONE)])
+        assert (len(changes), owed) == (1, 1)
+
+    def test_it_was_written_down_already(self, url: str) -> None:
+        (claimed,) = claim(url).items
+        apply(url, [looked(claimed, RUNNING)])
+        self.check_nothing_changes(url, claimed)
+
+    def test_it_was_cancelled(self, url: str) -> None:
+        (claimed,) = claim(url).items
+        tracking.cancel("a")
+        self.check_nothing_changes(url, claimed)
+        assert job(url, "a")["state"] == "cancelled"
+
+    def test_it_was_rechecked(self, url: str) -> None:
+        (claimed,) = claim(url).items
+        tracking.recheck("a")
+        assert job(url, "a")["lease_token"] is None
+        self.check_nothing_changes(url, claimed)
+
+    def test_it_was_deleted(self, url: str) -> None:
+        (claimed,) = claim(url).items
+        with db.transaction(url) as session:
+            session.execute(text("DELETE FROM jobs"))
+        self.check_nothing_changes(url, claimed)
+
+    def test_only_the_one_that_was_taken_is_left_out(self, url: str) -> None:
+        add_jobs(url, ["b", "c"])
+        claimed = claim(url).items
+        tracking.cancel("b")
+        changes, _ = apply(url, [looked(one, DONE) for one in claimed])
+        assert sorted(change.row["video_id"] for change, _ in changes) == ["a", "c"]
+        assert [row["state"] for row in rows(url, Job)] == ["completed", "cancelled", "completed"]
+
+
+# ------------------------------------------------------------------- apply
+
+
+class TestApply:
+    @pytest.fixture
+    def url(self, database_url: str) -> str:
+        add_account(database_url)
+        return database_url
+
+    def test_a_group_is_written_together(self, url: str) -> None:
+        add_jobs(url, ["done", "on", "lost"], webhook_url="https://hooks.example.com/a")
+        by_id = {claimed.row["video_id"]: claimed for claimed in claim(url).items}
+        answers: dict[str, Answer] = {"done": DONE, "on": RUNNING, "lost": BROKEN}
+        results = [looked(by_id[name], answer) for name, answer in answers.items()]
+        changes, owed = apply(url, results, after(1))
+        assert [change.row["video_id"] for change, _ in changes] == list(answers)
+        assert owed == 1
+        stored = {name: job(url, name) for name in answers}
+        assert [row["state"] for row in stored.values()] == ["completed", "running", "pending"]
+        assert {row["lease_token"] for row in stored.values()} == {None}
+        assert {(r["polls"], r["last_polled_at"]) for r in stored.values()} == {(1, after(1))}
+        assert stored["done"]["next_poll_at"] is None
+        assert after(1) < stored["on"]["next_poll_at"] <= after(1 + 60 * 1.1)
+        assert len(rows(url, Transition)) == 2
+        assert [row["job_id"] for row in rows(url, PollError)] == [stored["lost"]["id"]]
+
+    def test_a_missed_slot_gives_the_job_back_unlooked_at(self, url: str) -> None:
+        add_jobs(url, ["missed", "asked"])
+        by_id = {claimed.row["video_id"]: claimed for claimed in claim(url).items}
+        results = [looked(by_id["missed"], None), looked(by_id["asked"], RUNNING)]
+        with capture_logs() as logs:
+            changes, owed = apply(url, results, after(1))
+        assert ([c.row["video_id"] for c, _ in changes], owed) == (["asked"], 0)
+        row = job(url, "missed")
+        assert (row["next_poll_at"], row["lease_token"], row["polls"]) == (after(1), None, 0)
+        assert row["last_polled_at"] is None
+        (line,) = logs
+        assert (line["event"], line["account"], line["count"]) == ("slots_missed", "default", 1)
+
+    def test_only_missed_slots(self, url: str) -> None:
+        add_jobs(url, ids(3))
+        results = [looked(claimed, None) for claimed in claim(url).items]
+        assert apply(url, results, after(1)) == ([], 0)
+        assert len(claim(url, now=after(2)).items) == 3
+
+    def test_nothing_at_all(self, url: str) -> None:
+        assert apply(url, []) == ([], 0)
+
+    def test_all_or_nothing(self, url: str) -> None:
+        """The transition, the event and the error that come with a change share its commit."""
+        add_jobs(url, ["a", "b"], webhook_url="https://hooks.example.com/a")
+        first, second = claim(url).items
+        before = recorded(url)
+        break_deliveries(url)
+        with pytest.raises((IntegrityError, OperationalError)):
+            apply(url, [looked(first, BROKEN), looked(second, DONE)])
+        assert recorded(url) == before
+
+    def test_equal_intervals_are_spread(self, url: str) -> None:
+        """A thousand jobs that were refused together do not come back together."""
+        add_account(url, "many", requests_per_second=1_000.0)
+        add_jobs(url, ids(40), account="many")
+        configured = Configured("many", ACCOUNT.base_url, KEY, 1_000.0)
+        apply(url, [looked(claimed, BROKEN) for claimed in claim(url, configured=configured).items])
+        dues = {row["next_poll_at"] for row in rows(url, Job)}
+        assert len(dues) > 30
+
+    @pytest.mark.parametrize(
+        "trouble",
+        [
+            BROKEN,
+            Trouble(ErrorKind.NOT_JSON, "<html>", 200),
+            Trouble(ErrorKind.TIMEOUT, "no complete answer within 15 s"),
+        ],
+        ids=lambda trouble: str(trouble.kind),
+    )
+    def test_troubles_back_off_and_lose_nothing(self, url: str, trouble: Trouble) -> None:
+        add_jobs(url, ["a"])
+        now, waits = NOW, []
+        standing = account(url)["requests_per_second"], account(url)["pause_reason"]
+        for _ in range(7):
+            look_at(url, trouble, now)
+            due = job(url, "a")["next_poll_at"]
+            waits.append((due - now).total_seconds())
+            now = due
+        assert waits == [pytest.approx(wait, rel=0.25) for wait in (5, 10, 20, 40, 60, 60, 60)]
+        row = job(url, "a")
+        assert (row["state"], row["polls"], row["errors_in_row"]) == ("pending", 7, 7)
+        assert (account(url)["requests_per_second"], account(url)["pause_reason"]) == standing
+        look_at(url, DONE, now)
+        assert job(url, "a")["state"] == "completed"
+
+
+def break_deliveries(url: str, event_type: str = "video.completed") -> None:
+    """Have the database refuse every new delivery of that event."""
+    with db.transaction(url) as session:
+        if url.startswith("sqlite"):
+            session.execute(
+                text(
+                    "CREATE TRIGGER broken BEFORE INSERT ON deliveries "
+                    f"WHEN new.event_type = '{event_type}' "
+                    "BEGIN SELECT RAISE(ABORT, 'broken'); END"
+                )
+            )
+        else:
+            check = f"CHECK (event_type <> '{event_type}')"
+            session.execute(text(f"ALTER TABLE deliveries ADD CONSTRAINT broken {check}"))
+
+
+# ----------------------------------------------------------------- accounts
+
+
+class TestSlowing:
+    @pytest.fixture
+    def url(self, database_url: str) -> str:
+        add_account(database_url)
+        add_jobs(database_url, ids(12), after(-60))
+        return database_url
+
+    @pytest.mark.parametrize("kind", [ErrorKind.RATE_LIMITED, ErrorKind.SATURATED])
+    def test_a_429_halves_the_rate_and_holds_the_account(self, url: str, kind: ErrorKind) -> None:
+        look_at(url, Trouble(kind, "slow down", 429))
+        row = account(url)
+        assert (row["requests_per_second"], row["slowed_at"]) == (2.5, NOW)
+        assert row["next_slot_at"] == after(schedule.HOLD_SECONDS)
+        assert row["pause_reason"] is None
+        assert claim(url, now=after(0.5)).items == []
+        assert due_accounts(url, after(1.9)) == []
+        assert due_accounts(url, after(2.0)) == ["default"]
+        assert len(claim(url, now=after(2.0)).items) == 3  # 0.44 s apart within a second
+
+    def test_retry_after_holds_it_for_as_long_as_asked(self, url: str) -> None:
+        look_at(url, Trouble(ErrorKind.RATE_LIMITED, "slow down", 429, retry_after=90.0))
+        assert account(url)["next_slot_at"] == after(90)
+        assert claim(url, now=after(80)).items == []
+        assert claim(url, now=after(90)).items
+
+    def test_retry_after_of_nothing_still_leaves_the_reserved_slots(self, url: str) -> None:
+        claimed = claim(url, 4).items
+        reserved = account(url)["next_slot_at"]
+        trouble = Trouble(ErrorKind.RATE_LIMITED, "slow down", 429, retry_after=0.0)
+        apply(url, [looked(claimed[0], trouble)])
+        assert account(url)["next_slot_at"] == reserved
+
+    def test_a_burst_counts_once(self, url: str) -> None:
+        claimed = claim(url).items
+        apply(url, [looked(one, LIMITED) for one in claimed[:3]])
+        apply(url, [looked(one, LIMITED) for one in claimed[3:]], after(schedule.HOLD_SECONDS))
+        row = account(url)
+        assert (row["requests_per_second"], row["slowed_at"]) == (2.5, NOW)
+        assert row["next_slot_at"] == after(2 * schedule.HOLD_SECONDS)  # held anew all the same
+
+    def test_the_next_burst_cuts_again_down_to_a_floor(self, url: str) -> None:
+        rates = []
+        for number in range(9):
+            look_at(url, LIMITED, after(25.0 * number))
+            rates.append(account(url)["requests_per_second"])
+        assert rates[:3] == [2.5, 1.25, 0.625]
+        assert rates[-1] == schedule.RATE_FLOOR
+
+    def test_its_jobs_do_not_suffer(self, url: str) -> None:
+        (claimed,) = claim(url, 1).items
+        apply(url, [looked(claimed, LIMITED)])
+        row = job(url, claimed.row["video_id"])
+        assert (row["state"], row["errors_in_row"], row["last_error"]) == (
+            "pending", 1, "rate_limited",
+        )  # fmt: skip
+        assert row["next_poll_at"] <= after(10)
+
+    def test_recovers_in_steps_up_to_the_configured_rate(self, url: str) -> None:
+        set_account(url, requests_per_second=2.5, slowed_at=NOW)
+        quiet = schedule.QUIET_SECONDS
+        seen = []
+        for steps in (0.9, 1.0, 1.5, 2.0, 4.5, 5.0):
+            claim(url, 1, after(steps * quiet))
+            row = account(url)
+            seen.append((row["requests_per_second"], row["slowed_at"]))
+        assert seen == [
+            (2.5, NOW),
+            (3.0, after(quiet)),
+            (3.0, after(quiet)),
+            (3.5, after(2 * quiet)),
+            (4.5, after(4 * quiet)),
+            (5.0, None),
+        ]
+
+    def test_a_long_quiet_time_gives_all_of_it_back_at_once(self, url: str) -> None:
+        set_account(url, requests_per_second=0.05, slowed_at=after(-3_600))
+        assert len(claim(url).items) == 5
+
+    def test_recovering_needs_no_job(self, database_url: str) -> None:
+        add_account(database_url, requests_per_second=1.0, slowed_at=after(-3_600))
+        claim(database_url)
+        assert account(database_url)["requests_per_second"] == 5.0
+
+    def test_a_clock_that_was_set_back_takes_nothing_away(self, url: str) -> None:
+        set_account(url, requests_per_second=0.5, slowed_at=after(3_600))
+        claim(url)
+        row = account(url)
+        assert (row["requests_per_second"], row["slowed_at"]) == (0.5, after(3_600))
+
+    @pytest.mark.parametrize("rate", [1.0, 9.0])
+    def test_a_new_configured_rate_is_taken_over(self, url: str, rate: float) -> None:
+        claim(url, 1, configured=Configured("default", ACCOUNT.base_url, KEY, rate))
+        assert account(url)["requests_per_second"] == rate
+
+    def test_a_lower_configured_rate_ends_a_recovery(self, url: str) -> None:
+        set_account(url, requests_per_second=2.5, slowed_at=NOW)
+        claim(url, 1, configured=Configured("default", ACCOUNT.base_url, KEY, 2.0))
+        row = account(url)
+        assert (row["requests_per_second"], row["slowed_at"]) == (2.0, None)
+
+    def test_other_accounts_go_on(self, url: str) -> None:
+        add_account(url, "other")
+        add_jobs(url, ["theirs"], account="other")
+        before = account(url, "other")
+        look_at(url, LIMITED)
+        assert due_accounts(url) == ["other"]
+        assert account(url, "other") == before
+
+
+class TestPausing:
+    @pytest.fixture
+    def url(self, database_url: str) -> str:
+        add_account(database_url)
+        add_jobs(database_url, ids(4), after(-60))
+        return database_url
+
+    @pytest.mark.parametrize(
+        "trouble",
+        [UNAUTHORIZED, FORBIDDEN, Trouble(ErrorKind.QUOTA, "used up", 402)],
+        ids=lambda trouble: str(trouble.kind),
+    )
+    def test_a_refusal_pauses_the_account_not_its_jobs(self, url: str, trouble: Trouble) -> None:
+        look_at(url, trouble)
+        row = account(url)
+        assert row["paused_until"] == after(schedule.PAUSE_FIRST)
+        assert row["pause_reason"] == f"{trouble.kind}: {trouble.message}"
+        assert row["requests_per_second"] == 5.0
+        assert due_accounts(url, after(29)) == []
+        assert claim(url, now=after(29)).items == []
+        assert {row["state"] for row in rows(url, Job)} == {"pending"}
+        assert rows(url, Transition) == []
+        assert [row["kind"] for row in rows(url, PollError)] == [trouble.kind]
+
+    def test_looks_that_were_under_way_count_once(self, url: str) -> None:
+        first, second, *_ = claim(url).items
+        apply(url, [looked(first, UNAUTHORIZED), looked(second, UNAUTHORIZED)])
+        assert account(url)["pauses_in_row"] == 1
+        assert account(url)["paused_until"] == after(schedule.PAUSE_FIRST)
+
+    def test_one_probe_at_a_time_finds_out_whether_it_works_again(self, url: str) -> None:
+        look_at(url, UNAUTHORIZED)
+        assert due_accounts(url, after(30)) == ["default"]
+        (probe,) = claim(url, now=after(30)).items
+        assert probe.probe
+        assert claim(url, now=after(31)).items == []
+        assert due_accounts(url, after(31)) == []
+
+    def test_a_worker_that_dies_with_the_probe_costs_a_lease(self, url: str) -> None:
+        look_at(url, UNAUTHORIZED)
+        claim(url, now=after(30))
+        assert claim(url, now=after(74)).items == []
+        (probe,) = claim(url, now=after(75)).items
+        assert probe.probe
+
+    def test_a_probe_that_misses_its_slot_makes_room_for_the_next(self, url: str) -> None:
+        look_at(url, UNAUTHORIZED)
+        (probe,) = claim(url, now=after(30)).items
+        apply(url, [looked(probe, None)], after(31))
+        assert due_accounts(url, after(31)) == ["default"]
+        (again,) = claim(url, now=after(31)).items
+        assert again.probe
+        assert account(url)["pauses_in_row"] == 1
+
+    def test_a_probe_that_was_taken_over_makes_no_room(self, url: str) -> None:
+        look_at(url, UNAUTHORIZED)
+        (probe,) = claim(url, now=after(30)).items
+        with db.transaction(url) as session:
+            session.execute(update(Job).values(lease_token="another", next_poll_at=after(90)))
+        apply(url, [looked(probe, None)], after(31))
+        assert claim(url, now=after(32)).items == []
+        assert account(url)["paused_until"] == after(75)
+
+    @pytest.mark.parametrize("answer", [BROKEN, RUNNING, None])
+    def test_a_probe_of_a_resumed_account_is_a_look_like_others(
+        self, url: str, answer: Answer | None
+    ) -> None:
+        """A worker that was stopped for long comes back with one."""
+        look_at(url, UNAUTHORIZED)
+        (probe,) = claim(url, now=after(30)).items
+        set_account(url, paused_until=None, pause_reason=None, pauses_in_row=0)
+        apply(url, [looked(probe, answer)], after(31))
+        row = account(url)
+        assert (row["paused_until"], row["pause_reason"], row["pauses_in_row"]) == (None, None, 0)
+        assert job(url, probe.row["video_id"])["lease_token"] is None
+
+    def test_probing_needs_a_job(self, database_url: str) -> None:
+        add_account(database_url, paused_until=NOW, pause_reason="quota: used up")
+        assert claim(database_url).items == []
+        assert account(database_url)["paused_until"] == NOW
+
+    def test_the_pause_doubles_up_to_a_ceiling(self, url: str) -> None:
+        now, pauses = NOW, []
+        for _ in range(7):
+            look_at(url, UNAUTHORIZED, now)
+            until = account(url)["paused_until"]
+            pauses.append((until - now).total_seconds())
+            now = until
+        assert pauses == [30, 60, 120, 240, 480, 600, 600]
+        assert {row["state"] for row in rows(url, Job)} == {"pending"}
+
+    @pytest.mark.parametrize(
+        "answer", [RUNNING, DONE, Trouble(ErrorKind.NOT_FOUND, "task_not_exist", 400)]
+    )
+    def test_a_probe_that_works_resumes_the_account(self, url: str, answer: Answer) -> None:
+        look_at(url, UNAUTHORIZED)
+        look_at(url, UNAUTHORIZED, after(30))
+        look_at(url, answer, after(90))
+        row = account(url)
+        assert (row["paused_until"], row["pause_reason"], row["pauses_in_row"]) == (None, None, 0)
+        assert len(claim(url, now=after(100)).items) > 1
+        look_at(url, UNAUTHORIZED, after(200))
+        assert account(url)["paused_until"] == after(230)  # counted from the start
+
+    @pytest.mark.parametrize("answer", [BROKEN, Trouble(ErrorKind.TIMEOUT, "nothing")])
+    def test_a_probe_without_news_of_the_key_asks_again_soon(
+        self, url: str, answer: Answer
+    ) -> None:
+        look_at(url, UNAUTHORIZED)
+        look_at(url, answer, after(30))
+        row = account(url)
+        assert row["paused_until"] == after(30 + schedule.PAUSE_FIRST)
+        assert (row["pause_reason"], row["pauses_in_row"]) == ("unauthorized: invalid token", 1)
+
+    def test_a_probe_that_is_told_to_slow_down_resumes_at_a_lower_rate(self, url: str) -> None:
+        look_at(url, UNAUTHORIZED)
+        look_at(url, LIMITED, after(30))
+        row = account(url)
+        assert (row["pause_reason"], row["requests_per_second"]) == (None, 2.5)
+        assert row["next_slot_at"] == after(32)
+
+    def test_an_answer_that_was_under_way_does_not_resume_it(self, url: str) -> None:
+        refused, answered, *_ = claim(url).items
+        apply(url, [looked(refused, UNAUTHORIZED), looked(answered, RUNNING)])
+        assert account(url)["pause_reason"] is not None
+
+    def test_a_forbidden_for_one_job_alone_does_not_pause_it_for_ever(self, url: str) -> None:
+        now, forbidden = NOW, ids(1)[0]
+        pauses = 0
+        for _ in range(12):
+            answered = {c.row["video_id"]: c for c in claim(url, now=now).items}
+            results = [
+                looked(claimed, FORBIDDEN if name == forbidden else RUNNING)
+                for name, claimed in answered.items()
+            ]
+            was_paused = account(url)["pauses_in_row"]
+            apply(url, results, now)
+            pauses += account(url)["pauses_in_row"] > was_paused
+            now = after(20, now)
+        assert pauses <= 2
+        assert account(url)["pause_reason"] is None
+        polls = {row["video_id"]: row["polls"] for row in rows(url, Job)}
+        assert all(count > 3 for count in polls.values())
+        assert job(url, forbidden)["state"] == "pending"
+
+    def test_a_repeated_forbidden_backs_its_job_off(self, url: str) -> None:
+        now, waits = NOW, []
+        for _ in range(4):
+            set_account(url, paused_until=None, pause_reason=None)
+            look_at(url, FORBIDDEN, now, video_id=ids(1)[0])
+            due = job(url, ids(1)[0])["next_poll_at"]
+            waits.append((due - now).total_seconds())
+            now = due
+        assert waits == [pytest.approx(wait, rel=0.25) for wait in (5, 10, 20, 40)]
+
+    def test_other_accounts_go_on(self, url: str) -> None:
+        add_account(url, "other")
+        add_jobs(url, ["theirs"], account="other")
+        look_at(url, UNAUTHORIZED)
+        assert due_accounts(url) == ["other"]
+        assert account(url, "other")["pause_reason"] is None
+
+
+class TestDueAccounts:
+    def test_names_those_with_jobs_due(self, database_url: str) -> None:
+        for name in ("due", "later", "empty"):
+            add_account(database_url, name)
+        add_jobs(database_url, ["a"], account="due")
+        add_jobs(database_url, ["b"], after(1), account="later")
+        assert due_accounts(database_url) == ["due"]
+        assert due_accounts(database_url, after(1)) == ["due", "later"]
+
+    def test_leaves_out_the_paused_until_their_time_comes(self, database_url: str) -> None:
+        add_account(database_url, paused_until=after(10), pause_reason="quota: used up")
+        add_jobs(database_url, ["a"])
+        assert due_accounts(database_url, after(9)) == []
+        assert due_accounts(database_url, after(10)) == ["default"]
+
+    def test_leaves_out_those_a_worker_is_busy_with(self, database_url: str) -> None:
+        add_account(database_url)
+        add_jobs(database_url, ids(9))
+        claim(database_url)
+        assert due_accounts(database_url) == []
+        assert due_accounts(database_url, after(2)) == ["default"]
+
+
+# -------------------------------------------------------------------- turns
+
+
+@pytest.fixture
+def configured(database_url: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Configure:
+    """Settings for the account `default` at the sandbox, with the variables that a test adds."""
+
+    def make(**variables: str) -> settings.Settings:
+        values = {
+            "DATABASE_URL": database_url,
+            "QUICKROUTER_API_KEY": KEY,
+            "QUICKROUTER_BASE_URL": sandbox.url,
+            "REELWATCH_REQUESTS_PER_SECOND": "100",
+            "REELWATCH_POLL_MIN": "50ms",
+            "REELWATCH_POLL_MAX": "200ms",
+        }
+        for name, value in (values | variables).items():
+            monkeypatch.setenv(name, value)
+        made = settings.load()
+        tracking.sync_accounts(made)
+        return made
+
+    return make
+
+
+def add_due_jobs(url: str, names: Iterable[str], **values: Any) -> None:
+    add_jobs(url, names, datetime.now(UTC), **values)
+
+
+def states(url: str) -> Counter[str]:
+    return Counter(row["state"] for row in rows(url, Job))
+
+
+def poll_until_completed(made: settings.Settings, count: int) -> None:
+    def all_completed() -> bool:
+        polling.poll(made, "default")
+        return states(made.database_url)["completed"] == count
+
+    eventually(all_completed, 30.0)
+
+
+class TestTurn:
+    def test_looks_at_all_that_is_due(self, database_url: str, configured: Configure) -> None:
+        made = configured()
+        add_due_jobs(database_url, ids(25))
+        nudges: list[None] = []
+        done = 0
+
+        def all_completed() -> bool:
+            nonlocal done
+            done += polling.poll(made, "default", nudge=lambda: nudges.append(None))
+            return states(database_url) == {"completed": 25}
+
+        eventually(all_completed, 30.0)
+        assert done >= 25
+        assert nudges == []  # nobody wants to be told
+
+    def test_nudges_after_a_commit_that_owes_events(
+        self, database_url: str, configured: Configure
+    ) -> None:
+        made = configured()
+        add_due_jobs(database_url, ids(3), webhook_url="https://hooks.example.com/a")
+        stored: list[int] = []
+
+        def nudge() -> None:
+            stored.append(len(rows(database_url, Delivery)))
+
+        eventually(lambda: polling.poll(made, "default", nudge=nudge) and 3 in stored, 30.0)
+        assert stored[-1] == 3
+        assert all(stored)
+
+    def test_writes_one_line_a_look(self, database_url: str, configured: Configure) -> None:
+        made = configured()
+        add_due_jobs(database_url, ["veo3:ok.0s-a", "veo3:unknown-b", "veo3:forever.9s-c"])
+        add_due_jobs(
+            database_url,
+            ["veo3:forever-d"],
+            state="expired",
+            error_code="deadline",
+            upstream_status="pending",
+            tracked_at=after(-200_000, datetime.now(UTC)),
+            deadline_at=after(-100_000, datetime.now(UTC)),
+            expired_at=after(-100_000, datetime.now(UTC)),
+        )
+        lines: dict[str, Any] = {}
+
+        def all_looked_at() -> bool:
+            with capture_logs() as logs:
+                polling.poll(made, "default", turn_seconds=0.5)
+            assert KEY not in str(logs)
+            for line in logs:
+                if line["event"] == "look":
+                    lines.setdefault(line["video_id"], line)
+            return len(lines) == 4
+
+        eventually(all_looked_at, 30.0)
+        told = ("account", "http_status", "status", "error", "decision")
+        assert {name: tuple(line[key] for key in told) for name, line in lines.items()} == {
+            "veo3:ok.0s-a": ("default", 200, "completed", None, "completed"),
+            "veo3:unknown-b": (
+                "default", 400, None, "not_found: task_not_exist", "look_again",
+            ),
+            "veo3:forever.9s-c": ("default", 200, "pending", None, "status_changed"),
+            "veo3:forever-d": ("default", 200, "pending", None, "abandoned"),
+        }  # fmt: skip
+        assert all(line["duration_ms"] >= 0 and line["job"] for line in lines.values())
+
+    @pytest.mark.parametrize("mode", ["500", "html", "garbage", "429", "401", "403"])
+    def test_upstream_in_trouble_ends_no_job(
+        self, database_url: str, sandbox: Sandbox, configured: Configure, mode: str
+    ) -> None:
+        made = configured()
+        add_due_jobs(database_url, ids(6))
+        sandbox.set_fault(mode)
+        eventually(
+            lambda: (
+                polling.poll(made, "default", turn_seconds=0.5) and rows(database_url, PollError)
+            ),
+            30.0,
+        )
+        assert states(database_url) == {"pending": 6}
+        sandbox.set_fault("none")
+        set_account(database_url, paused_until=None, pause_reason=None, next_slot_at=None)
+        poll_until_completed(made, 6)
+
+    def test_a_hanging_look_holds_up_no_other(
+        self,
+        database_url: str,
+        sandbox: Sandbox,
+        configured: Configure,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(upstream, "DEADLINE_SECONDS", 60.0)
+        made = configured()
+        add_due_jobs(database_url, ["veo3:hang.0s-x", *ids(19)])
+        with ThreadPoolExecutor(1) as pool:
+            turn = pool.submit(polling.poll, made, "default")
+            eventually(lambda: states(database_url)["completed"] == 19, 20.0)
+            assert not turn.done()
+            assert job(database_url, "veo3:hang.0s-x")["polls"] == 0
+            sandbox.stop()  # cuts the connection that hangs
+            turn.result()
+        assert job(database_url, "veo3:hang.0s-x")["last_error"] == "connection"
+        sandbox.start(port=int(made.base_url.rpartition(":")[2]))
+        poll_until_completed(made, 20)
+
+    def test_an_answer_that_never_comes_is_a_timeout(
+        self, database_url: str, configured: Configure, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(upstream, "DEADLINE_SECONDS", 0.2)
+        made = configured()
+        add_due_jobs(database_url, ["veo3:hang.0s-x"])
+        eventually(
+            lambda: (
+                polling.poll(made, "default", turn_seconds=0.5) and rows(database_url, PollError)
+            ),
+            30.0,
+        )
+        (error,) = rows(database_url, PollError)
+        assert (error["kind"], error["http_status"]) == ("timeout", None)
+        poll_until_completed(made, 1)
+
+    def test_a_look_that_misses_its_slot_is_not_sent(
+        self, database_url: str, configured: Configure, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = configured()
+        add_due_jobs(database_url, ids(3))
+        monkeypatch.setattr(polling, "LATE", -1.0)  # every slot is over before it opens
+        asked: list[str] = []
+
+        def ask(_: Configured, video_id: str, __: datetime) -> Look:
+            asked.append(video_id)
+            return Look(DONE, 200, 1)
+
+        polling.poll(made, "default", ask=ask, turn_seconds=0.1)
+        assert asked == []
+        stored = rows(database_url, Job)
+        assert all(row["lease_token"] is None and row["polls"] == 0 for row in stored)
+        assert all(row["next_poll_at"] <= datetime.now(UTC) for row in stored)
+
+    def test_a_look_waits_for_its_slot(self, database_url: str, configured: Configure) -> None:
+        made = configured()
+        add_due_jobs(database_url, ids(1))
+        (claimed,) = claim(database_url, 1, None, 0.3, made.accounts["default"]).items
+        moments: list[float] = []
+
+        def ask(_: Configured, __: str, ___: datetime) -> Look:
+            moments.append(time.monotonic())
+            return Look(DONE, 200, 1)
+
+        poller = polling._Poller(made, made.accounts["default"], lambda: None, ask)
+        found = poller.look(claimed)
+        assert all(moment >= claimed.slot.opens for moment in moments)
+        assert (found.look is not None) == bool(moments)
+        late = Claimed(claimed.row, Slot(0.0, time.monotonic() - 0.001), probe=False)
+        assert poller.look(late) == Looked(late, None)
+
+    def test_no_session_is_made_while_looks_wait_in_their_slots(
+        self, database_url: str, configured: Configure
+    ) -> None:
+        """It costs tens of milliseconds, sixty-four at once seconds: no look would be in time."""
+        made = configured()
+        add_due_jobs(database_url, ids(1))
+        sizes: list[int] = []
+
+        def ask(_: Configured, __: str, ___: datetime) -> Look:
+            sizes.append(upstream.session_for.cache_info().currsize)
+            return Look(DONE, 200, 1)
+
+        eventually(lambda: polling.poll(made, "default", ask=ask) and sizes, 30.0)
+        assert sizes == [1]
+
+    def test_a_slow_commit_puts_the_next_slots_further_ahead(
+        self, database_url: str, configured: Configure, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = configured()
+        poller = polling._Poller(made, made.accounts["default"], lambda: None, upstream.look)
+        leads: list[float] = []
+
+        def slow_claim(_: Any, __: Configured, ___: int, lead: float) -> fanout.Batch[Claimed]:
+            leads.append(lead)
+            time.sleep(0.1 if len(leads) == 1 else 0)
+            return fanout.Batch([], 0.0)
+
+        monkeypatch.setattr(polling, "claim", slow_claim)
+        for _ in range(3):
+            poller.claim(1)
+        assert leads[0] == polling.LEAD_MIN
+        assert 0.15 <= leads[1] <= polling.LEAD_MAX
+        assert leads[2] >= 0.9 * leads[1]  # forgotten slowly
+
+    def test_one_result_that_cannot_be_written_stops_no_other(
+        self, database_url: str, configured: Configure
+    ) -> None:
+        made = configured()
+        url = "https://hooks.example.com/a"
+        add_due_jobs(database_url, [*ids(5), "veo3:policy.0s-x"], webhook_url=url)
+        break_deliveries(database_url, "video.failed")
+        taken = claim(database_url, 64, None, configured=made.accounts["default"]).items
+        rejected = Report(
+            "failed", Meaning.FAILURE, failure=Failure("content_policy", "unsafe", retryable=False)
+        )
+        results = [
+            looked(claimed, rejected if "policy" in claimed.row["video_id"] else DONE)
+            for claimed in taken
+        ]
+        nudges: list[None] = []
+        poller = polling._Poller(
+            made, made.accounts["default"], lambda: nudges.append(None), upstream.look
+        )
+        with capture_logs() as logs:
+            poller.record(results)
+        assert states(database_url) == {"completed": 5, "pending": 1}
+        stuck = job(database_url, "veo3:policy.0s-x")
+        assert (stuck["polls"], stuck["lease_token"]) == (0, taken[0].row["lease_token"])
+        (line,) = [line for line in logs if line["event"] == "look_not_written"]
+        assert line["job"] == stuck["id"]
+        assert len(nudges) == 5
+
+    def test_a_database_that_is_away_ends_the_turn(
+        self, configured: Configure, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = configured()
+        poller = polling._Poller(made, made.accounts["default"], lambda: None, upstream.look)
+        tries: list[None] = []
+
+        def away(*_: Any) -> Any:
+            tries.append(None)
+            raise OperationalError("SELECT", {}, OSError("connection refused"))
+
+        monkeypatch.setattr(polling, "apply", away)
+        slot = Slot(0.0, 0.0)
+        results = [Looked(Claimed({"id": n}, slot, probe=False), None) for n in (1, 2)]  # type: ignore[arg-type]  # never read
+        with pytest.raises(OperationalError):
+            poller.record(results)
+        assert len(tries) == 1
+
+
+class TestAccountsOfATurn:
+    def test_an_account_without_a_key_pauses_with_a_reason(
+        self, database_url: str, sandbox: Sandbox, configured: Configure
+    ) -> None:
+        made = configured(QUICKROUTER_API_KEY="")
+        add_due_jobs(database_url, ids(2))
+        began = datetime.now(UTC)
+        with capture_logs() as logs:
+            assert polling.poll(made, "default") == 0
+        row = account(database_url)
+        assert row["pause_reason"] == "no API key: set QUICKROUTER_API_KEY"
+        assert row["paused_until"] - began >= timedelta(seconds=schedule.PAUSE_FIRST - 5)
+        assert [line["event"] for line in logs] == ["account_paused"]
+        assert states(database_url) == {"pending": 2}
+        assert sandbox.stats()["requests"] == 0
+
+    def test_an_account_that_is_not_configured_pauses_with_a_reason(
+        self, database_url: str, configured: Configure
+    ) -> None:
+        made = configured()
+        add_account(database_url, "gone")
+        add_due_jobs(database_url, ids(1), account="gone")
+        assert polling.poll(made, "gone") == 0
+        assert "not configured" in account(database_url, "gone")["pause_reason"]
+        assert account(database_url)["pause_reason"] is None
+
+    def test_once_it_has_a_key_a_probe_resumes_it(
+        self, database_url: str, configured: Configure
+    ) -> None:
+        add_due = [f"veo3:ok.0s-{number}" for number in range(3)]
+        polling.poll(configured(QUICKROUTER_API_KEY=""), "default")
+        add_due_jobs(database_url, add_due)
+        set_account(database_url, paused_until=datetime.now(UTC))
+        made = configured()
+        poll_until_completed(made, 3)
+        assert account(database_url)["pause_reason"] is None
+
+    def test_one_look_finds_out_that_the_key_is_refused(
+        self, database_url: str, sandbox: Sandbox, configured: Configure
+    ) -> None:
+        made = configured()
+        add_due_jobs(database_url, ids(4))
+        sandbox.set_fault("401")
+        set_account(
+            database_url, paused_until=datetime.now(UTC), pause_reason="unauthorized: invalid token"
+        )
+        eventually(lambda: polling.poll(made, "default") and sandbox.stats()["requests"], 30.0)
+        assert sandbox.stats()["requests"] == 1
+        assert account(database_url)["pauses_in_row"] == 1
+
+
+class TestRate:
+    """Counted where it matters: at the peer."""
+
+    RATE = 25
+    COUNT = 45
+
+    def test_several_pollers_together_stay_within_the_rate(
+        self, database_url: str, monkeypatch: pytest.MonkeyPatch, configured: Configure
+    ) -> None:
+        arrivals: dict[str, float] = {}
+        sent: dict[str, float] = {}
+
+        def arrive(video_id: str) -> None:
+            arrivals[video_id] = time.monotonic()
+
+        def ask(account: Configured, video_id: str, now: datetime) -> Look:
+            sent[video_id] = time.monotonic()
+            return upstream.look(account, video_id, now)
+
+        with Sandbox(arrive) as recording:
+            made = configured(
+                QUICKROUTER_BASE_URL=recording.url, REELWATCH_REQUESTS_PER_SECOND=str(self.RATE)
+            )
+            add_due_jobs(database_url, ids(self.COUNT))
+
+            def keep_polling() -> None:
+                while states(database_url)["completed"] < self.COUNT:
+                    polling.poll(made, "default", ask=ask)
+                    time.sleep(0.02)
+
+            with ThreadPoolExecutor(4) as pool:
+                for turn in [pool.submit(keep_polling) for _ in range(4)]:
+                    turn.result()
+            requests = recording.stats()["requests"]
+        assert requests == self.COUNT == len(arrivals)  # nothing was asked about twice
+        assert max(row["polls"] for row in rows(database_url, Job)) == 1
+        # On a busy machine a request may spend a while between the two: that much is not ours.
+        transit = max(arrivals[name] - sent[name] for name in sent)
+        allowed_for = max(0.0, transit - (polling.SLACK - polling.LATE))
+        assert busiest(arrivals.values(), 1.0 - allowed_for) <= self.RATE
+        assert busiest(sent.values(), 1.0) <= self.RATE

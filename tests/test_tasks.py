@@ -1,0 +1,622 @@
+"""The Celery tasks, and the app: alone as functions, and in a real worker over a real Redis."""
+
+import base64
+import json
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError as BrokerError
+from redis import Redis
+from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
+
+from tests.servers import PostgresServer, Process, eventually, process
+from worker import celery as application
+from worker import db, delivery, fanout, heartbeat, log, polling, settings, tasks, tracking
+from worker.errors import SettingsError
+from worker.listener import Listener
+from worker.models import Account, Delivery, Heartbeat, Job
+from worker.sandbox import Sandbox
+from worker.sandbox_scripts import scripted_id
+from worker.settings import Settings
+
+SECRET = "whsec_" + base64.b64encode(b"a new secret of the producer!").decode()
+ID = "veo3.1-fast:1770350082-trii1OXZc3"
+DONE = scripted_id("veo3.1-fast", "ok", 0.0, "a")  # is completed at the first look
+
+
+@pytest.fixture
+def url(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The database of a process whose settings name it."""
+    yield from configured(database_url, monkeypatch)
+
+
+@pytest.fixture
+def lite(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The same for what no database has a part in."""
+    yield from configured(sqlite_url, monkeypatch)
+
+
+def configured(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    set_variables(
+        monkeypatch, DATABASE_URL=url, WEBHOOK_SECRET=SECRET, WEBHOOK_ALLOW="127.0.0.1",
+        QUICKROUTER_API_KEY="sk-test-key", BROKER_URL="memory://localhost//",
+    )  # fmt: skip
+    yield url
+    settings.current.cache_clear()
+    fanout.stopping.clear()
+    db.dispose()
+
+
+def set_variables(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    settings.current.cache_clear()
+
+
+class Lines(StringIO):
+    """What was logged, as JSON."""
+
+    def named(self, event: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.getvalue().splitlines()]
+        return [line for line in lines if line["event"] == event]
+
+
+@pytest.fixture
+def logged() -> Iterator[Lines]:
+    root, stream = logging.getLogger(), Lines()
+    before, level = root.handlers[:], root.level
+    log.configure(Settings(log_format="json"))
+    structlog.configure(cache_logger_on_first_use=False)  # the next test's loggers are its own
+    handler = root.handlers[0]
+    assert isinstance(handler, logging.StreamHandler)
+    handler.setStream(stream)
+    yield stream
+    root.handlers[:] = before
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def jobs_in(url: str) -> list[Job]:
+    with db.reading(url) as session:
+        return list(session.execute(select(Job).order_by(Job.id)).scalars())
+
+
+# ---------------------------------------------------------------------- intake
+
+
+def test_track_takes_the_names_of_track(url: str) -> None:
+    tasks.track(
+        ID, callback_task="shop.on_video", callback_queue="shop", metadata={"order": 7},
+        deadline="10m", events=["failed"], webhook_url=None, account="default",
+    )  # fmt: skip
+    (job,) = jobs_in(url)
+    assert (job.video_id, job.callback_task, job.callback_queue) == (ID, "shop.on_video", "shop")
+    assert (job.metadata_, job.events) == ({"order": 7}, ["failed"])
+
+
+def test_cancel_and_recheck(url: str) -> None:
+    tracking.track(ID)
+    with db.transaction(url) as session:
+        session.execute(update(Job).values(next_poll_at=datetime.now(UTC) + timedelta(hours=1)))
+    tasks.recheck(ID)
+    due = jobs_in(url)[0].next_poll_at
+    assert due is not None
+    assert due <= datetime.now(UTC)
+    tasks.cancel(ID, account="default")
+    assert jobs_in(url)[0].state == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("task", "video_id", "options", "reason"),
+    [
+        ("track", "", {}, "video id: it is empty"),
+        ("track", 7, {}, "video id: 7 is not a text"),
+        ("track", ["a"], {}, "video id: ['a'] is not a text"),
+        ("track", "a\ud800", {}, "U+D800"),
+        ("track", ID, {"webhook_url": "http://10.0.0.1/"}, "callback URL refused"),
+        ("track", ID, {"metadata": {"a": "b" * 20_000}}, "metadata: 20009 bytes"),
+        ("track", ID, {"metdata": {}}, "unexpected keyword argument 'metdata'"),
+        ("track", ID, {"session": "s"}, "session: it can't come with a message"),
+        ("cancel", "nowhere", {}, "no job 'nowhere' is tracked"),
+        ("recheck", "nowhere", {}, "no job 'nowhere' is tracked"),
+    ],
+)
+def test_what_cannot_be_accepted_is_logged(
+    lite: str, logged: Lines, task: str, video_id: Any, options: Mapping[str, Any], reason: str
+) -> None:
+    """For good: trying again would change nothing."""
+    getattr(tasks, task)(video_id, **options)
+    (line,) = logged.named("refused")
+    assert reason in line["reason"]
+    assert line["task"] == task
+    assert line["level"] == "error"
+    assert jobs_in(lite) == []
+
+
+def test_a_refusal_shows_no_novel(lite: str, logged: Lines) -> None:
+    tasks.track("a" * 5_000)
+    assert len(logged.named("refused")[0]["video_id"]) == 200
+    assert jobs_in(lite) == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "error"),
+    [
+        ({"DATABASE_URL": "sqlite:////nowhere/at/all.db"}, OperationalError),
+        ({"REELWATCH_ACCOUNTS_FILE": "/nowhere/at/all.toml"}, SettingsError),
+    ],
+)
+@pytest.mark.usefixtures("lite")
+def test_a_disturbance_is_no_refusal(
+    monkeypatch: pytest.MonkeyPatch, logged: Lines, variables: dict[str, str], error: Any
+) -> None:
+    """The id is good: the task fails, which in a worker means that it is tried again."""
+    set_variables(monkeypatch, **variables)
+    assert any(issubclass(error, each) for each in tasks.track.autoretry_for)
+    assert tasks.track.max_retries is None
+    with pytest.raises(error):
+        tasks.track(ID)
+    assert logged.named("refused") == []
+
+
+# ------------------------------------------------------------------------ tick
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, Any]]:
+    """What ticks and nudges publish: task, arguments, options."""
+    sent: list[tuple[str, Any, Any]] = []
+    for task in (tasks.poll, tasks.deliver):
+
+        def publish(args: Any = (), _name: str = task.name, **options: Any) -> None:
+            sent.append((_name, args, options))
+
+        monkeypatch.setattr(task, "apply_async", publish)
+    return sent
+
+
+def owe_an_event(url: str, target: str = "https://hooks.example.com/") -> None:
+    """A job that has ended and whose producer is to be told."""
+    tracking.track(DONE, callback_task="shop.on_video", events=["status_changed"])
+    with db.transaction(url) as session:
+        at = datetime.now(UTC)
+        session.execute(
+            update(Job)
+            .where(Job.video_id == DONE)
+            .values(state="expired", expired_at=at, error_code="deadline")
+        )
+    tracking.recheck(DONE)
+    if target:
+        with db.transaction(url) as session:
+            webhook = {"channel": "webhook", "target": target, "destination": "hooks"}
+            session.execute(update(Delivery).values(**webhook))
+
+
+PUBLISHED = {"expires": application.MESSAGE_EXPIRES, "retry": False}
+
+
+def test_a_tick_publishes_what_is_due(url: str, published: list[Any]) -> None:
+    tasks.tick()
+    assert published == []
+    pass_time(url)
+    owe_an_event(url)
+    tasks.tick()
+    assert published == [
+        ("worker.poll", ("default",), PUBLISHED),
+        ("worker.deliver", (), PUBLISHED),
+    ]
+
+
+def pass_time(url: str, seconds: float = 60.0) -> None:
+    """The last tick was so long ago."""
+    with db.transaction(url) as session:
+        session.execute(update(Heartbeat).values(at=db.now(session) - timedelta(seconds=seconds)))
+
+
+def test_ticks_at_once_are_one(url: str, published: list[Any]) -> None:
+    """Two beats, or ticks that have piled up, publish nothing twice."""
+    tracking.track(ID)
+    start = threading.Barrier(6)
+
+    def tick() -> None:
+        start.wait(30)
+        tasks.tick()
+
+    threads = [threading.Thread(target=tick) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert published == [("worker.poll", ("default",), PUBLISHED)]
+
+
+def test_a_tick_is_stamped(url: str, published: list[Any]) -> None:
+    """So that others see that ticks come."""
+    tasks.tick()
+    with db.reading(url) as session:
+        age = heartbeat.age(session, heartbeat.TICK, db.now(session))
+    assert age is not None
+    assert timedelta(0) <= age < timedelta(seconds=60)
+    assert published == []
+
+
+# --------------------------------------------------------------- poll, deliver
+
+
+def test_poll_and_deliver_do_their_turns(
+    url: str, monkeypatch: pytest.MonkeyPatch, published: list[Any]
+) -> None:
+    """From the id to the verified webhook; what a look brings is nudged on at once."""
+    with Sandbox() as upstream, Listener([SECRET]) as listener:
+        set_variables(monkeypatch, QUICKROUTER_BASE_URL=upstream.url)
+        tracking.track(DONE, webhook_url=listener.url)
+        tasks.poll("default")
+        assert published == [("worker.deliver", (), PUBLISHED)]
+        tasks.deliver()
+    (event,) = listener.events
+    assert (event.verified, event.type) == (True, "video.completed")
+    assert jobs_in(url)[0].state == "completed"
+
+
+# ----------------------------------------------------------------------- nudge
+
+
+class Clock:
+    """A monotonic clock that goes on when told."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("error", [BrokerError("away"), OSError("away"), ConnectionError("away")])
+def test_a_nudge_that_fails_is_let_go(
+    monkeypatch: pytest.MonkeyPatch, logged: Lines, error: Exception
+) -> None:
+    """The next tick does the same; and while the broker is away nobody waits for it each time."""
+    clock, calls, errors = Clock(), [], [error, error]
+
+    def publish(**options: Any) -> None:
+        calls.append(options)
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(tasks, "time", clock)
+    monkeypatch.setattr(tasks.deliver, "apply_async", publish)
+    nudge = tasks._Nudge()
+    nudge()
+    nudge()
+    assert calls == [PUBLISHED]
+    assert [line["error"] for line in logged.named("nudge_failed")] == ["away"]
+    assert logged.named("nudge_failed")[0]["level"] == "warning"
+    clock.now += tasks.QUIET_AFTER_FAILED_NUDGE
+    nudge()
+    clock.now += tasks.QUIET_AFTER_FAILED_NUDGE
+    nudge()
+    nudge()
+    assert len(calls) == 4
+
+
+# --------------------------------------------------------------------- standby
+
+
+@pytest.fixture
+def worked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The turns that standby does itself."""
+    turns: list[str] = []
+    monkeypatch.setattr(polling, "poll", lambda _, account: turns.append(account))
+    monkeypatch.setattr(delivery, "deliver", lambda *_: turns.append("deliver"))
+    return turns
+
+
+def test_standby_keeps_quiet_while_ticks_come(
+    url: str, worked: list[str], published: list[Any]
+) -> None:
+    tracking.track(ID)
+    tasks.tick()
+    assert published
+    assert tasks.standby.look() is False
+    pass_time(url, tasks.TICK_MISSED_SECONDS / 2)
+    assert tasks.standby.look() is False
+    assert worked == []
+
+
+def test_standby_works_when_no_tick_has_come_for_long(
+    url: str, worked: list[str], logged: Lines, published: list[Any]
+) -> None:
+    tracking.track(ID)
+    tasks.tick()
+    assert published
+    pass_time(url, 60.0)
+    assert tasks.standby.look() is True
+    assert worked == ["default", "deliver"]
+    (line,) = logged.named("tick_missing")
+    assert line["level"] == "warning"
+    assert line["age_seconds"] >= 60
+
+
+def test_standby_works_when_no_tick_ever_came(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without beat and broker the webhook arrives all the same."""
+    with Sandbox() as upstream, Listener([SECRET]) as listener:
+        set_variables(monkeypatch, QUICKROUTER_BASE_URL=upstream.url)
+        tracking.track(DONE, webhook_url=listener.url)
+        assert tasks.standby.look() is True
+        assert [event.type for event in listener.events if event.verified] == ["video.completed"]
+    assert jobs_in(url)[0].state == "completed"
+
+
+def test_standby_outlives_what_it_trips_over(
+    monkeypatch: pytest.MonkeyPatch, logged: Lines
+) -> None:
+    """It is the last resort."""
+    standby = tasks.Standby()
+    trouble: list[Exception] = [
+        ZeroDivisionError("a bug"), OperationalError("SELECT 1", {}, Exception("away\nDETAIL: x")),
+    ]  # fmt: skip
+    looks = threading.Semaphore(0)
+
+    def look() -> bool:
+        looks.release()
+        if trouble:
+            raise trouble.pop()
+        return True
+
+    monkeypatch.setattr(tasks, "STANDBY_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(tasks, "TICK_MISSED_SECONDS", 0.02)
+    monkeypatch.setattr(standby, "look", look)
+    standby.start()
+    for _ in range(4):
+        assert looks.acquire(timeout=30)
+    standby.stop()
+    thread = standby._thread
+    assert thread is not None
+    thread.join(30)
+    assert not thread.is_alive()
+    assert logged.named("standby_failed")[0]["error"] == "(builtins.Exception) away"
+    assert "ZeroDivisionError: a bug" in logged.named("standby_crashed")[0]["exception"]
+
+
+def test_standby_gives_the_first_tick_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker and beat start at once."""
+    standby, clock, looks = tasks.Standby(), Clock(), threading.Event()
+    asked = threading.Semaphore(0)
+
+    def monotonic() -> float:
+        asked.release()
+        return clock.now
+
+    monkeypatch.setattr(tasks, "STANDBY_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(clock, "monotonic", monotonic)
+    monkeypatch.setattr(tasks, "time", clock)
+    monkeypatch.setattr(standby, "look", looks.set)
+    standby.start()
+    for _ in range(5):
+        assert asked.acquire(timeout=30)
+    assert not looks.is_set()
+    clock.now += tasks.TICK_MISSED_SECONDS
+    assert looks.wait(30)
+    standby.stop()
+
+
+def test_a_worker_starts_standby_and_stops_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And when it ends, no turn claims anything new."""
+    standby = tasks.Standby()
+    monkeypatch.setattr(tasks, "standby", standby)
+    tasks._start_standby()
+    assert standby._thread is not None
+    assert standby._thread.is_alive()
+    tasks._end_turns()
+    standby._thread.join(30)
+    assert not standby._thread.is_alive()
+    assert fanout.stopping.is_set()
+    fanout.stopping.clear()
+
+
+# ------------------------------------------------------------------ the app
+
+
+def configuration(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, Any]:
+    set_variables(monkeypatch, **variables)
+    try:
+        return application.configuration()
+    finally:
+        settings.current.cache_clear()
+
+
+@pytest.mark.parametrize("broker", ["redis://h:6379/0", "rediss://h:6379/0"])
+def test_redis_gets_its_timeouts(monkeypatch: pytest.MonkeyPatch, broker: str) -> None:
+    """Without them a silently dropped connection hangs beat and worker for good."""
+    got = configuration(monkeypatch, BROKER_URL=broker)
+    assert got["broker_url"] == broker
+    options = got["broker_transport_options"]
+    assert {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")} == {
+        "socket_timeout": 5, "socket_connect_timeout": 5,
+    }  # fmt: skip
+    assert options["socket_keepalive"] is True
+    assert options["health_check_interval"] == 10
+
+
+@pytest.mark.parametrize("broker", ["amqp://h//", "amqps://h//"])
+def test_other_brokers_get_no_redis_options(monkeypatch: pytest.MonkeyPatch, broker: str) -> None:
+    """They would refuse to connect."""
+    assert configuration(monkeypatch, BROKER_URL=broker)["broker_transport_options"] == {}
+
+
+def test_our_own_memory_is_looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    got = configuration(monkeypatch, BROKER_URL="memory://localhost//")
+    assert got["broker_transport_options"] == {"polling_interval": 0.02}
+
+
+def test_redis_url_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert configuration(monkeypatch, REDIS_URL="redis://h/0")["broker_url"] == "redis://h/0"
+
+
+def test_only_json_and_no_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    got = configuration(monkeypatch, BROKER_URL="redis://h/0")
+    assert got["accept_content"] == ["json"]
+    assert (got["task_serializer"], got["event_serializer"]) == ("json", "json")
+    assert got["task_ignore_result"] is True
+    assert got["broker_connection_max_retries"] is None
+    assert got["worker_prefetch_multiplier"] == 1
+
+
+def test_ticks_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than pile up while no worker runs; and they wait behind no flood of new ids."""
+    got = configuration(monkeypatch, BROKER_URL="redis://h/0")
+    (tick,) = got["beat_schedule"].values()
+    assert tick["task"] == "worker.tick"
+    assert tick["options"]["expires"] == application.MESSAGE_EXPIRES
+    assert got["task_routes"]["worker.tick"] == {"queue": "reelwatch.work"}
+    assert got["beat_scheduler"] == "celery.beat:Scheduler"
+    assert {queue.name for queue in got["task_queues"]} == {"reelwatch", "reelwatch.work"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({}, "reelwatch: BROKER_URL is not set: accepted: redis(s)://… or amqp(s)://…"),
+        ({"BROKER_URL": "sqs://h"}, "reelwatch: BROKER_URL=(not shown): accepted: redis://…"),
+        ({"LOG_LEVEL": "loud"}, "reelwatch: LOG_LEVEL='loud': accepted: 'debug'"),
+    ],
+)
+def test_a_wrong_setting_ends_celery_with_one_message(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        configuration(monkeypatch, **variables)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_shows_that_message_alone(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path / 'r.db'}"
+    with process(["celery", "-A", "worker", "worker"], {"DATABASE_URL": database}) as child:
+        assert child.wait(60) == 1
+        assert child.output.startswith("reelwatch: BROKER_URL is not set")
+        assert "Traceback" not in child.output
+
+
+def test_a_worker_gives_every_account_its_row(url: str) -> None:
+    application._before_work()
+    with db.reading(url) as session:
+        assert session.execute(select(Account.name)).scalars().all() == ["default"]
+
+
+@pytest.mark.usefixtures("lite")
+def test_a_worker_may_start_before_its_database(
+    monkeypatch: pytest.MonkeyPatch, logged: Lines
+) -> None:
+    set_variables(monkeypatch, DATABASE_URL="sqlite:////nowhere/at/all.db")
+    application._before_work()
+    (line,) = logged.named("database_not_ready")
+    assert "unable to open database file" in line["error"]
+
+
+@pytest.mark.usefixtures("lite")
+def test_celery_logs_as_we_do(monkeypatch: pytest.MonkeyPatch, logged: Lines) -> None:
+    set_variables(monkeypatch, LOG_FORMAT="json", LOG_LEVEL="warning")
+    monkeypatch.setattr(sys, "stderr", logged)
+    application._configure_logging()
+    structlog.configure(cache_logger_on_first_use=False)
+    logging.getLogger("celery.worker").warning("odd")
+    assert logged.named("odd")[0]["logger"] == "celery.worker"
+    assert logging.getLogger().level == logging.WARNING
+
+
+# ------------------------------------------------- a real worker, a bare producer
+
+
+@pytest.fixture
+def producer(redis_url: str) -> Iterator[Celery]:
+    """A Celery app that has never heard of this package."""
+    with Celery("shop", broker=redis_url, set_as_current=False) as app:
+        yield app
+
+
+WORKER = ["celery", "-A", "worker", "worker", "--pool", "threads", "--concurrency", "4",
+          "--without-gossip", "--without-mingle"]  # fmt: skip
+
+
+@pytest.fixture
+def worker(postgresql_url: str, redis_url: str) -> Iterator[Process]:
+    environment = {
+        "DATABASE_URL": postgresql_url,
+        "BROKER_URL": redis_url,
+        "WEBHOOK_SECRET": SECRET,
+        "LOG_FORMAT": "json",
+    }
+    with process(WORKER, environment) as running:
+        running.wait_for("ready", 60)
+        yield running
+    db.dispose()
+
+
+Send = Callable[..., object]
+
+
+@pytest.fixture
+def send(producer: Celery) -> Send:
+    def to_reelwatch(name: str, *args: Any, **kwargs: Any) -> object:
+        return producer.send_task(name, args=args, kwargs=kwargs, queue="reelwatch")
+
+    return to_reelwatch
+
+
+def states(url: str) -> dict[str, str]:
+    return {job.video_id: job.state for job in jobs_in(url)}
+
+
+def test_a_bare_producer_tracks_cancels_and_is_refused(
+    postgresql_url: str, worker: Process, send: Send, redis_url: str
+) -> None:
+    """By name over Redis; what was acceptable is stored once, what was not is told in the log."""
+    send("worker.track", ID, metadata={"order": 7}, callback_task="shop.on_video")
+    send("worker.track", ID, metadata={"order": 8})
+    send("worker.track", "other", deadline="10m")
+    send("worker.track", "")
+    send("worker.track", "good id", events=["done"])
+    send("worker.track", "good id", priority=9)
+    send("worker.cancel", "nowhere")
+    eventually(lambda: set(states(postgresql_url)) == {ID, "other"}, 30, lambda: worker.output)
+    for reason in ("it is empty", "'done' is not one of", "'priority'", "no job 'nowhere'"):
+        line = json.loads(worker.wait_for(reason))
+        assert (line["event"], line["level"]) == ("refused", "error")
+    assert set(states(postgresql_url)) == {ID, "other"}
+    assert jobs_in(postgresql_url)[0].metadata_ in ({"order": 7}, {"order": 8})
+    send("worker.cancel", "other")
+    eventually(lambda: states(postgresql_url)["other"] == "cancelled", 30, lambda: worker.output)
+    with Redis.from_url(redis_url) as redis:
+        assert redis.llen("reelwatch.work") == 0  # what producers send reaches no other queue
+    assert worker.terminate(60) == 0
+
+
+def test_ids_outlast_an_outage_of_the_database(
+    postgresql_url: str, worker: Process, send: Send, redis_url: str,
+    postgres_server: PostgresServer,
+) -> None:  # fmt: skip
+    """Taken from the queue while the database is away, they are tried until it is back."""
+    ids = {f"veo3:{number}" for number in range(5)}
+    db.dispose()
+    postgres_server.stop()
+    for video_id in ids:
+        send("worker.track", video_id)
+    with Redis.from_url(redis_url) as redis:
+        eventually(lambda: redis.llen("reelwatch") == 0, 30, lambda: worker.output)
+        # Each is held for its next try, or under way: in no case is it forgotten.
+        eventually(lambda: redis.hlen("unacked") == len(ids), 30, lambda: worker.output)
+    postgres_server.start()
+    eventually(lambda: set(states(postgresql_url)) == ids, 90, lambda: worker.output)
+    assert '"refused"' not in worker.output

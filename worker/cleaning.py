@@ -1,0 +1,132 @@
+"""Foreign JSON, texts, numbers and times, made safe to read, to compare and to store. Pure.
+
+Nothing here raises for what a peer sends, but `parse`, which says what it refuses.
+"""
+
+import json
+import math
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+Json = Any  # a JSON value as json.loads gives it
+
+TEXT_LIMIT = 2_000  # characters of one error text
+BODY_LIMIT = 65_536  # characters of the JSON that `transitions.answer` keeps
+DEPTH_LIMIT = 40
+RETRY_AFTER_LIMIT = 3_600.0  # seconds; a relay that says ten years is not believed
+
+
+class ContradictoryBodyError(Exception):
+    """One object says two different things about its status."""
+
+
+def parse(body: bytes, *, one_status: bool) -> Json:
+    """The JSON value of a body in any of JSON's encodings; raises ValueError where it is none.
+
+    With `one_status`, two different values of `status` in one object raise ContradictoryBodyError.
+    """
+    text = body.decode(json.detect_encoding(body), "replace")
+    hook = _one_status if one_status else None
+    try:
+        return json.loads(text, parse_constant=lambda _: None, object_pairs_hook=hook)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def clean_text(text: str) -> str:
+    """The text without what databases refuse: NUL characters and lone surrogates."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def clean(value: Json, depth: int = 0) -> Json:
+    """A JSON value that SQLite and PostgreSQL both store, no deeper than `DEPTH_LIMIT`."""
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict | list) and depth >= DEPTH_LIMIT:
+        return "…"
+    if isinstance(value, dict):
+        return {clean_text(str(key)): clean(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [clean(item, depth + 1) for item in value]
+    return value
+
+
+def bounded(value: Json) -> Json:
+    """The cleaned value, or an excerpt of it where it is too large to keep."""
+    cleaned = clean(value)
+    text = json.dumps(cleaned, ensure_ascii=False)
+    if len(text) <= BODY_LIMIT:
+        return cleaned
+    return {"truncated": True, "characters": len(text), "excerpt": text[:4_000]}
+
+
+def dict_or_empty(value: Json) -> dict[str, Json]:
+    """The value if it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def text_or_none(value: Json, limit: int) -> str | None:
+    """The value if it is a text that says something, cleaned, trimmed and cut to `limit`."""
+    if not isinstance(value, str):
+        return None
+    return clean_text(value[:limit]).strip() or None
+
+
+def excerpt(text: str) -> str:
+    """The text's beginning on one line."""
+    return clean_text(" ".join(text[:TEXT_LIMIT].split()))
+
+
+def number(value: object) -> float | None:
+    """The value as a finite number, also where upstream sent it as a text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def moment(value: object) -> datetime | None:
+    """A time that upstream gave in seconds or milliseconds (both occur, even for one job)."""
+    found = number(value)
+    if found is None:
+        return None
+    seconds = found / 1000 if found >= 1e11 else found  # 1e11 s lies in the year 5138
+    if not 946_684_800 <= seconds < 4_102_444_800:  # 2000 to 2100: anything else is no time
+        return None
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def retry_after(value: str | None, now: datetime) -> float | None:
+    """Seconds that a Retry-After header asks for, at most an hour; None where it makes no sense."""
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = _seconds_until(value, now)
+    if not math.isfinite(seconds) or seconds < 0:
+        return None
+    return min(seconds, RETRY_AFTER_LIMIT)
+
+
+def _one_status(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    document: dict[str, Json] = {}
+    for key, value in pairs:
+        if key == "status" and key in document and document[key] != value:
+            raise ContradictoryBodyError("the answer holds two different values of status")
+        document[key] = value
+    return document
+
+
+def _seconds_until(date: str, now: datetime) -> float:
+    try:
+        at = parsedate_to_datetime(date)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now.timestamp()
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return math.nan
