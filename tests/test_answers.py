@@ -814,7 +814,7 @@ def nested(inner: object, *, ascii_only: bool = True, after: str = "", before: s
     return {"code": "fail_to_fetch_task", "message": text, "data": None}
 
 
-SATURATED_INSIDE = {"code": "upstream_load_saturated", "message": SATURATED, "data": None}
+SATURATED_INSIDE = {"message": SATURATED, "data": None}
 NGINX = b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n</html>"
 CLOUDFLARE = b"<!DOCTYPE html><title>Just a moment...</title><p>Enable JavaScript</p>"
 
@@ -887,11 +887,11 @@ ERRORS = [
     ("429-page", 429, CLOUDFLARE, ErrorKind.RATE_LIMITED),
     ("429-message", 429, wrapped_error("Too many requests"), ErrorKind.RATE_LIMITED),
     ("429-text", 429, SATURATED.encode(), ErrorKind.SATURATED),
-    ("429-saturated", 429, SATURATED_INSIDE, ErrorKind.SATURATED),
+    ("429-saturated", 429, SATURATED_INSIDE | {"code": "x"}, ErrorKind.SATURATED),
     ("429-code", 429, {"code": "upstream_load_saturated"}, ErrorKind.SATURATED),
     ("503-saturated", 503, wrapped_error(SATURATED), ErrorKind.SATURATED),
     ("500-saturated", 500, wrapped_error("upstream is Saturated"), ErrorKind.SATURATED),
-    ("200-saturated", 200, SATURATED_INSIDE, ErrorKind.SATURATED),
+    ("200-saturated", 200, SATURATED_INSIDE | {"code": "x"}, ErrorKind.SATURATED),
     # --- try later
     *[
         (f"{status}-{name}", status, body, ErrorKind.SERVER_ERROR)
@@ -1171,10 +1171,12 @@ class TestBytes:
     def test_errors_within_errors_without_end_are_survived(self) -> None:
         # Escaped so that each level adds little: quotes and backslashes as \u0022 and \u005c.
         quotes = ['"', *("\\" + "u005c" * level + "u0022" for level in range(500))]
-        text = "".join(f"{{{q}message{q}:{q}" for q in quotes) + "x"
-        text += "".join(f"{q}}}" for q in reversed(quotes))
-        found = trouble(text.encode(), 400)
-        assert (found.kind, len(found.message)) == (ErrorKind.BAD_SHAPE, 2_000)
+        for levels, message_length in ((20, 1), (100, 2_000), (500, 2_000)):
+            some = quotes[:levels]
+            text = "".join(f"{{{q}message{q}:{q}" for q in some) + "x"
+            text += "".join(f"{q}}}" for q in reversed(some))
+            found = trouble(text.encode(), 400)
+            assert (found.kind, len(found.message)) == (ErrorKind.BAD_SHAPE, message_length)
 
     @pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.json")), ids=lambda path: path.stem)
     def test_no_cut_off_answer_is_a_verdict(self, path: Path) -> None:

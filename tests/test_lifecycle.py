@@ -17,7 +17,6 @@ from worker.lifecycle import (
     FINAL,
     MOVES,
     NO_RESULT,
-    NOT_FOUND_LOOKS,
     OPEN,
     Account,
     Decision,
@@ -411,9 +410,9 @@ class TestNotFound:
         ("count", "seconds", "ends"),
         [
             (0, 3_600, False),
-            (NOT_FOUND_LOOKS - 2, 3_600, False),
-            (NOT_FOUND_LOOKS - 1, 299.9, False),
-            (NOT_FOUND_LOOKS - 1, 300, True),
+            (3, 3_600, False),
+            (4, 299.9, False),
+            (4, 300, True),
             (100, 299.9, False),
             (100, 300, True),
         ],
@@ -449,10 +448,10 @@ class TestNotFound:
     def test_no_other_error_counts_for_it_nor_against_it(
         self, kind: ErrorKind, state: State
     ) -> None:
-        known = job(state, not_found_count=NOT_FOUND_LOOKS - 1, not_found_since=TRACKED)
+        known = job(state, not_found_count=4, not_found_since=TRACKED)
         found = look(known, ANSWERS[kind], EARLY)
         assert found.state is state
-        assert found.not_found_count == NOT_FOUND_LOOKS - 1
+        assert found.not_found_count == 4
         assert found.not_found_since == TRACKED
 
     @pytest.mark.parametrize("name", ["in_progress", "unknown", "no_word", "no_url"])

@@ -174,10 +174,10 @@ class TestRate:
         assert min(rate, RATE_FLOOR) <= slower(rate) <= rate
 
     @pytest.mark.parametrize(
-        ("rate", "after"), [(5, 2.5), (0.1, 0.05), (0.06, 0.05), (0.05, 0.05), (0.02, 0.02)]
+        ("rate", "after"), [(5, 3.5), (0.1, 0.07), (0.06, 0.05), (0.05, 0.05), (0.02, 0.02)]
     )
-    def test_a_429_halves_it_down_to_a_floor(self, rate: float, after: float) -> None:
-        assert slower(rate) == after
+    def test_a_429_cuts_it_down_to_a_floor(self, rate: float, after: float) -> None:
+        assert slower(rate) == pytest.approx(after)
 
     @given(RATES, RATES, st.floats(-1e6, 1e6))
     def test_recovery_stays_above_zero_and_never_exceeds_the_configured(
@@ -196,7 +196,7 @@ class TestRate:
 
     @pytest.mark.parametrize(
         ("quiet", "rate"),
-        [(-1, 1), (0, 1), (29.9, 1), (30, 1.5), (59.9, 1.5), (60, 2), (240, 5), (1e9, 5)],
+        [(-1, 1), (0, 1), (14.9, 1), (15, 1.5), (29.9, 1.5), (30, 2), (120, 5), (1e9, 5)],
     )
     def test_recovery_goes_by_whole_quiet_spans(self, quiet: float, rate: float) -> None:
         assert recovered(1, 5, quiet) == rate

@@ -29,7 +29,7 @@ def parse(body: bytes, *, one_status: bool) -> Json:
     text = body.decode(json.detect_encoding(body), "replace")
     hook = _one_status if one_status else None
     try:
-        return json.loads(text, parse_constant=lambda _: None, object_pairs_hook=hook)
+        return json.loads(text, object_pairs_hook=hook)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

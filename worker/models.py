@@ -81,7 +81,7 @@ class Account(Base):
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     requests_per_second: Mapped[float] = mapped_column(Float)
     next_slot_at: Mapped[datetime | None]  # the first moment no request is reserved for
-    slowed_at: Mapped[datetime | None]  # the last 429, or the last step of recovery from it
+    slowed_at: Mapped[datetime | None]  # the end of the last 429's hold, or the last step up since
     paused_until: Mapped[datetime | None]
     pause_reason: Mapped[str | None] = mapped_column(Text)
     pauses_in_row: Mapped[int] = mapped_column(Integer, default=0, server_default="0")

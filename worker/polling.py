@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 accounts = Base.metadata.tables["accounts"]
 
-LEASE = timedelta(seconds=45)  # longer than waiting for a slot, asking and writing down together
+LEASE = timedelta(seconds=30)  # longer than waiting for a slot, asking and writing down together
 THREADS = 64
 TURN_SECONDS = 10.0
 HORIZON = 1.0  # seconds ahead that slots are reserved
@@ -362,14 +362,16 @@ def _standing(
 
 
 def _slowed(row: RowMapping, trouble: Trouble, now: datetime) -> dict[str, Any]:
-    """Cut the rate once for a burst of 429s, and hold the account for as long as was asked."""
+    """Cut the rate once for a burst of 429s, and hold the account for as long as was asked.
+
+    What was under way when the hold began belongs to the burst, and quiet begins when it is over.
+    """
     hold = trouble.retry_after if trouble.retry_after is not None else schedule.HOLD_SECONDS
     held_until = now + timedelta(seconds=hold)
     values = {"next_slot_at": max(row["next_slot_at"] or now, held_until)}
-    burst = timedelta(seconds=schedule.HOLD_SECONDS)
-    if row["slowed_at"] is None or now - row["slowed_at"] > burst:
+    if row["slowed_at"] is None or now > row["slowed_at"]:
         rate = schedule.slower(row["requests_per_second"])
-        values |= {"requests_per_second": rate, "slowed_at": now}
+        values |= {"requests_per_second": rate, "slowed_at": held_until}
         log.warning(
             "account_slowed", account=row["name"], requests_per_second=rate, hold_seconds=hold
         )

@@ -18,10 +18,10 @@ JITTER = 0.1  # ± share of every interval
 SLOW_SHARE = 0.1  # of the time since the deadline, between looks at an expired job
 SLOW_MAX = 900.0
 
-RATE_CUT = 0.5  # what a 429 leaves of the rate
+RATE_CUT = 0.7  # what a 429 leaves of the rate
 RATE_FLOOR = 0.05  # requests per second that are left in any case
 RATE_GAIN = 0.1  # of the configured rate, regained per quiet span
-QUIET_SECONDS = 30.0
+QUIET_SECONDS = 15.0
 HOLD_SECONDS = 2.0  # a 429 without Retry-After holds the account for so long
 
 PAUSE_FIRST = 30.0
