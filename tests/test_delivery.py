@@ -251,20 +251,16 @@ def test_signing_does_not_depend_on_the_zone() -> None:
 def test_every_attempt_sends_the_same_bytes_freshly_signed(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Id and body never change; timestamp and signature are of the attempt's own time."""
+    """Id and body never change; timestamp and signature are of the attempt's own time.
 
-    class Later(datetime):
-        passed = timedelta(0)
-
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return datetime.now(tz) + cls.passed
-
-    monkeypatch.setattr(delivery, "datetime", Later)
+    That is the database's: a worker with a wrong clock must not sign what is refused as stale.
+    """
+    passed = timedelta(0)
+    monkeypatch.setattr(db, "now", lambda _session: datetime.now(UTC) + passed)
     with Receiver(says(500)) as receiver:
         event_id = owe(database_url, receiver.url)
         for minutes in range(3):
-            Later.passed = timedelta(minutes=minutes)
+            passed = timedelta(minutes=minutes)
             make_due(database_url, event_id)
             turn(database_url)
     requests = receiver.requests

@@ -464,26 +464,37 @@ class TestNotFound:
 class TestSuccessWithoutUrl:
     @OPEN_JOBS
     @pytest.mark.parametrize(
-        ("seconds", "ends"), [(0, False), (299.9, False), (300, True), (86_400, True)]
+        ("seconds", "looks", "ends"),
+        [
+            (0, 9, False),
+            (299.9, 9, False),
+            (300, 3, False),
+            (86_400, 3, False),
+            (300, 4, True),
+            (86_400, 4, True),
+        ],
     )
     def test_fails_as_no_result_when_its_url_does_not_come_in_time(
-        self, state: State, seconds: float, ends: bool
+        self, state: State, seconds: float, looks: int, ends: bool
     ) -> None:
+        """Five looks in a row *and* the grace: one that was seldom asked is not given up."""
         since = EARLY - timedelta(seconds=seconds)
-        found = look(job(state, resultless_since=since), REPORTS["no_url"], EARLY)
+        waiting = job(state, resultless_since=since, resultless_count=looks)
+        found = look(waiting, REPORTS["no_url"], EARLY)
         if ends:
             assert (found.state, found.failure) == (State.FAILED, NO_RESULT)
             assert found.event is EventType.FAILED
         else:
             assert found.state is (State.EXPIRED if state is State.EXPIRED else State.RUNNING)
-            assert found.resultless_since == since
+            assert (found.resultless_since, found.resultless_count) == (since, looks + 1)
 
     def test_the_first_one_starts_the_time(self) -> None:
-        assert look(job(State.RUNNING), REPORTS["no_url"], EARLY).resultless_since == EARLY
+        found = look(job(State.RUNNING), REPORTS["no_url"], EARLY)
+        assert (found.resultless_since, found.resultless_count) == (EARLY, 1)
 
-    def test_with_no_patience_the_first_one_is_enough(self) -> None:
-        impatient = Rules(result_grace=0)
-        found = decide(job(State.RUNNING), REPORTS["no_url"], EARLY, impatient)
+    def test_with_no_patience_the_fifth_is_enough(self) -> None:
+        impatient, waiting = Rules(result_grace=0), job(State.RUNNING, resultless_count=4)
+        found = decide(waiting, REPORTS["no_url"], EARLY, impatient)
         assert found.failure == NO_RESULT
 
     def test_its_url_makes_it_a_success_however_late(self) -> None:
@@ -498,7 +509,8 @@ class TestSuccessWithoutUrl:
     @pytest.mark.parametrize("name", ["in_progress", "unknown", "no_word"])
     def test_another_word_in_between_starts_the_time_anew(self, name: str) -> None:
         waiting = job(State.RUNNING, resultless_since=TRACKED)
-        assert look(waiting, ANSWERS[name], EARLY).resultless_since is None
+        found = look(waiting, ANSWERS[name], EARLY)
+        assert (found.resultless_since, found.resultless_count) == (None, 0)
 
 
 # ---------------------------------------------------------------- accounts

@@ -593,13 +593,12 @@ class TestSlowing:
         assert (row["requests_per_second"], row["slowed_at"]) == (3.5, after(schedule.HOLD_SECONDS))
         assert row["next_slot_at"] == after(2 * schedule.HOLD_SECONDS)  # held anew all the same
 
-    def test_the_next_burst_cuts_again_down_to_a_floor(self, url: str) -> None:
+    def test_the_next_burst_cuts_again(self, url: str) -> None:
         rates = []
-        for number in range(20):  # each of them the first look after the hold of the one before
+        for number in range(3):  # each of them the first look after the hold of the one before
             look_at(url, LIMITED, after((schedule.HOLD_SECONDS + 0.1) * number))
             rates.append(round(account(url)["requests_per_second"], 3))
-        assert rates[:3] == [3.5, 2.45, 1.715]
-        assert rates[-1] == schedule.RATE_FLOOR
+        assert rates == [3.5, 2.45, 1.715]
 
     def test_its_jobs_do_not_suffer(self, url: str) -> None:
         (claimed,) = claim(url, 1).items
@@ -703,7 +702,7 @@ class TestPausing:
     def test_a_worker_that_dies_with_the_probe_costs_a_lease(self, url: str) -> None:
         look_at(url, UNAUTHORIZED)
         claim(url, now=after(30))
-        lease = LEASE.total_seconds()
+        lease = polling.LEASE.total_seconds()
         assert claim(url, now=after(30 + lease - 1)).items == []
         (probe,) = claim(url, now=after(30 + lease)).items
         assert probe.probe
@@ -724,7 +723,7 @@ class TestPausing:
             session.execute(update(Job).values(lease_token="another", next_poll_at=after(90)))
         apply(url, [looked(probe, None)], after(31))
         assert claim(url, now=after(32)).items == []
-        assert account(url)["paused_until"] == after(30) + LEASE
+        assert account(url)["paused_until"] == after(30) + polling.LEASE
 
     @pytest.mark.parametrize("answer", [BROKEN, RUNNING, None])
     def test_a_probe_of_a_resumed_account_is_a_look_like_others(

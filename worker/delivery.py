@@ -134,18 +134,26 @@ class _Courier:
         self._settings = settings
         self._send_callback = send_callback
         self._signers = [Webhook(secret) for secret in settings.secrets]
+        self._claimed_at = (datetime.now(UTC), time.monotonic())
 
     def claim(self, limit: int) -> fanout.Batch[RowMapping]:
         lease = max(LEASE, timedelta(seconds=self._settings.webhook_timeout + LEASE_MARGIN))
         with db.transaction(self._settings.database_url) as session:
-            rows = claim(session, limit, db.now(session), lease)
+            now = db.now(session)
+            self._claimed_at = (now, time.monotonic())
+            rows = claim(session, limit, now, lease)
         return fanout.Batch(rows, IDLE_AGAIN, when_freed=True)
 
     def attempt(self, row: RowMapping) -> Attempted:
-        at, started = datetime.now(UTC), time.monotonic()
+        at, started = self._now(), time.monotonic()
         send = self._post if row["channel"] == "webhook" else self._send_to_celery
         details = send(row, at)
         return Attempted(row, Outcome(at, round((time.monotonic() - started) * 1000), **details))
+
+    def _now(self) -> datetime:
+        """By the database's clock: what a worker with a wrong one signs would be refused."""
+        at, then = self._claimed_at
+        return at + timedelta(seconds=time.monotonic() - then)
 
     def record(self, results: Sequence[Attempted]) -> None:
         with db.transaction(self._settings.database_url) as session:
@@ -248,7 +256,11 @@ def _fair_share(limit: int, now: datetime) -> Select[Any]:
     place = func.row_number().over(partition_by=deliveries.c.destination, order_by=urgency)
     ranked = (
         select(
-            deliveries.c.id, deliveries.c.destination, deliveries.c.failures, place.label("place")
+            deliveries.c.id,
+            deliveries.c.channel,
+            deliveries.c.destination,
+            deliveries.c.failures,
+            place.label("place"),
         )
         .where(_is_due(now))
         .subquery()
@@ -258,7 +270,7 @@ def _fair_share(limit: int, now: datetime) -> Select[Any]:
         .outerjoin(under_way, under_way.c.destination == ranked.c.destination)
         .where(
             or_(
-                ranked.c.destination == "celery",  # the broker is ours, and takes them quickly
+                ranked.c.channel == "celery",  # the broker is ours, and takes them quickly
                 ranked.c.place + func.coalesce(under_way.c.calls, 0) <= PER_DESTINATION,
             )
         )

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from worker import db
@@ -12,8 +12,12 @@ TICK = "tick"
 
 
 def beat(session: Session, name: str, now: datetime, apart: timedelta) -> bool:
-    """Stamp `name`, unless it was stamped less than `apart` ago; says whether it was stamped."""
-    stale = update(Heartbeat).where(Heartbeat.name == name, Heartbeat.at <= now - apart)
+    """Stamp `name`, unless it was stamped less than `apart` ago; says whether it was stamped.
+
+    A stamp of the future is none: the clock has been set back since.
+    """
+    old = or_(Heartbeat.at <= now - apart, Heartbeat.at > now)
+    stale = update(Heartbeat).where(Heartbeat.name == name, old)
     if session.execute(stale.values(at=now).returning(Heartbeat.name)).first() is not None:
         return True
     first = db.insert_if_absent(session, Heartbeat, "name").values(name=name, at=now)

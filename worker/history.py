@@ -28,7 +28,8 @@ heartbeats: Table = Base.metadata.tables["heartbeats"]
 # How looks are scheduled and fenced is the worker's own affair and may change with any release.
 INTERNAL = frozenset(
     {
-        "lease_token", "last_error_id", "not_found_count", "not_found_since", "resultless_since",
+        "lease_token", "last_error_id", "not_found_count", "not_found_since", "resultless_count",
+        "resultless_since",
         "failures", "destination", "next_slot_at",
     }
 )  # fmt: skip

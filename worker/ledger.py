@@ -63,6 +63,7 @@ def job_of(row: RowMapping) -> Job:
         last_error=ErrorKind(row["last_error"]) if row["last_error"] else None,
         not_found_count=row["not_found_count"],
         not_found_since=row["not_found_since"],
+        resultless_count=row["resultless_count"],
         resultless_since=row["resultless_since"],
     )
 
@@ -111,6 +112,7 @@ def _look_values(change: Change, error_ids: Mapping[int, int], at: datetime) -> 
         "last_error_id": error_ids.get(row["id"]),
         "not_found_count": decision.not_found_count,
         "not_found_since": decision.not_found_since,
+        "resultless_count": decision.resultless_count,
         "resultless_since": decision.resultless_since,
         "model": row["model"] or (report and report.model),
         "upstream_created_at": (report and report.created_at) or row["upstream_created_at"],

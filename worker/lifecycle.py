@@ -37,6 +37,7 @@ FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 OPEN = frozenset(State) - FINAL
 
 NOT_FOUND_LOOKS = 5  # in a row; and for Rules.not_found_after: a new id may not be known yet
+RESULTLESS_LOOKS = 5  # in a row; and for Rules.result_grace: an account that rests asks seldom
 
 ACCOUNT_PAUSES = frozenset({ErrorKind.UNAUTHORIZED, ErrorKind.FORBIDDEN, ErrorKind.QUOTA})
 ACCOUNT_SLOWS = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.SATURATED})
@@ -72,6 +73,7 @@ class Job:
     last_error: ErrorKind | None = None  # of the looks in row
     not_found_count: int = 0
     not_found_since: datetime | None = None
+    resultless_count: int = 0
     resultless_since: datetime | None = None
 
 
@@ -100,6 +102,7 @@ class Decision:
     last_error: ErrorKind | None = None
     not_found_count: int = 0
     not_found_since: datetime | None = None
+    resultless_count: int = 0
     resultless_since: datetime | None = None
     expired_at: datetime | None = None
     abandoned: bool = False
@@ -152,12 +155,14 @@ def _by_report(job: Job, report: Report, now: datetime, rules: Rules, jitter: fl
         decision = _end(job, state, status, failure)
         return replace(decision, trouble=trouble, account=Account.WORKS)
     decision = _still_open(job, _open_state(job, report), status, now, rules)
+    finished = report.meaning is Meaning.SUCCESS  # and has no URL yet
     return replace(
         decision,
         due=decision.due and _due(job, report, decision, now, rules, jitter),
         trouble=trouble,
         account=Account.WORKS,
-        resultless_since=_resultless_since(job, report, now),
+        resultless_count=job.resultless_count + 1 if finished else 0,
+        resultless_since=job.resultless_since or now if finished else None,
     )
 
 
@@ -167,9 +172,7 @@ def _ended(
     if report.meaning is Meaning.SUCCESS:
         if report.video_url:
             return State.COMPLETED, None
-        since = job.resultless_since or now
-        patience = timedelta(seconds=rules.result_grace)
-        return (State.FAILED, NO_RESULT) if now - since >= patience else None
+        return (State.FAILED, NO_RESULT) if _resultless_for_good(job, now, rules) else None
     if report.failure is not None:
         return State.FAILED, report.failure
     return None
@@ -202,8 +205,11 @@ def _remarked(report: Report) -> Trouble | None:
     return Trouble(ErrorKind.BAD_SHAPE, "; ".join(report.remarks), report.http_status)
 
 
-def _resultless_since(job: Job, report: Report, now: datetime) -> datetime | None:
-    return (job.resultless_since or now) if report.meaning is Meaning.SUCCESS else None
+def _resultless_for_good(job: Job, now: datetime, rules: Rules) -> bool:
+    """Has upstream called the job finished, this look included, often and long enough?"""
+    since = job.resultless_since or now
+    looks = job.resultless_count + 1
+    return looks >= RESULTLESS_LOOKS and (now - since).total_seconds() >= rules.result_grace
 
 
 # ---------------------------------------------------------------- troubles
@@ -319,6 +325,7 @@ def _kept(job: Job) -> Decision:
         last_error=job.last_error,
         not_found_count=job.not_found_count,
         not_found_since=job.not_found_since,
+        resultless_count=job.resultless_count,
         resultless_since=job.resultless_since,
         expired_at=job.expired_at,
     )

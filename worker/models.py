@@ -134,6 +134,7 @@ class Job(Base):
     last_error_id: Mapped[int | None] = mapped_column(BigId)  # the row that equal errors fold into
     not_found_count: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     not_found_since: Mapped[datetime | None]
+    resultless_count: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     resultless_since: Mapped[datetime | None]
 
     __table_args__ = (

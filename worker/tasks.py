@@ -20,6 +20,7 @@ log = structlog.get_logger(__name__)
 STANDBY_LOOK_SECONDS = 5.0
 TICK_MISSED_SECONDS = 15.0
 QUIET_AFTER_FAILED_NUDGE = 30.0
+TURN_LIMIT = 180  # seconds; a turn that a dead connection to the database holds is killed
 
 
 # ------------------------------------------------------------------ intake
@@ -76,7 +77,7 @@ def recheck(video_id: object, **options: Any) -> None:
 # -------------------------------------------------------------------- work
 
 
-@app.task(name="worker.tick")
+@app.task(name="worker.tick", time_limit=TURN_LIMIT)
 def tick() -> None:
     """Find what is due and have it done. Two beats, or late ticks, cost one statement."""
     accounts, owed = _due()
@@ -86,13 +87,13 @@ def tick() -> None:
         deliver.apply_async(expires=MESSAGE_EXPIRES, retry=False)
 
 
-@app.task(name="worker.poll")
+@app.task(name="worker.poll", time_limit=TURN_LIMIT)
 def poll(account: str) -> None:
     """One turn of looks at an account's due jobs."""
     polling.poll(settings.current(), account, nudge=nudge)
 
 
-@app.task(name="worker.deliver")
+@app.task(name="worker.deliver", time_limit=TURN_LIMIT)
 def deliver() -> None:
     """One turn of attempts at owed events."""
     delivery.deliver(settings.current(), send_callback)
@@ -172,7 +173,7 @@ class Standby:
         with db.reading(current.database_url) as session:
             now = db.now(session)
             age = heartbeat.age(session, heartbeat.TICK, now)
-            if age is not None and age < timedelta(seconds=TICK_MISSED_SECONDS):
+            if age is not None and timedelta(0) <= age < timedelta(seconds=TICK_MISSED_SECONDS):
                 return False
             accounts = polling.due_accounts(session, now)
         log.warning("tick_missing", age_seconds=age and round(age.total_seconds(), 1))

@@ -72,6 +72,7 @@ def upgrade() -> None:
         sa.Column("last_error_id", BIG_ID, nullable=True),
         sa.Column("not_found_count", sa.Integer(), server_default="0", nullable=False),
         sa.Column("not_found_since", TIME, nullable=True),
+        sa.Column("resultless_count", sa.Integer(), server_default="0", nullable=False),
         sa.Column("resultless_since", TIME, nullable=True),
         sa.CheckConstraint(
             "(error_code IS NOT NULL) = (state IN ('failed', 'expired'))",
