@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from celery import Celery
@@ -252,6 +253,7 @@ def run(deployed: Fleet, options: argparse.Namespace) -> int:
 
     eventually(settled, 600, "everything has ended")
     report(deployed, ids)
+    Path("fleet.log").write_text(deployed.log())
     return 1 if list(violations(deployed, ids)) else 0
 
 
@@ -278,6 +280,11 @@ def report(deployed: Fleet, ids: Sequence[str]) -> None:
         if '"level": "' in line
     )
     print("log lines:", dict(levels))
+    for row in deployed.rows(
+        "SELECT video_id, polls, finished_at - upstream_finished_at FROM jobs "
+        "WHERE upstream_finished_at IS NOT NULL ORDER BY 3 DESC LIMIT 3"
+    ):
+        print("noticed last:", *row)
     wrong = violations(deployed, ids)
     print(f"{len(wrong)} violations", *wrong[:20], sep="\n  ")
 
