@@ -26,6 +26,7 @@ from worker.models import (
     Attempt,
     Base,
     Delivery,
+    Destination,
     Heartbeat,
     Job,
     PollError,
@@ -380,6 +381,7 @@ def complete_story() -> list[tuple[type[Base], dict[str, Any]]]:
         (Delivery, DELIVERY),
         (Attempt, ATTEMPT),
         (Heartbeat, {"name": "tick", "at": AT}),
+        (Destination, {"name": "h", "failures": 0, "openings": 0, "allowance": 1}),
     ]
 
 
@@ -437,6 +439,8 @@ NONSENSE: list[tuple[str, type[Base], dict[str, Any]]] = [
     ("ck_transitions_states_known", Transition, {"from_state": "new"}),
     ("ck_transitions_states_known", Transition, {"to_state": "done"}),
     ("ck_poll_errors_count_positive", PollError, {"count": 0}),
+    ("ck_destinations_counts_not_negative", Destination, {"allowance": 0}),
+    ("ck_destinations_counts_not_negative", Destination, {"failures": -1}),
     ("ck_deliveries_channel_known", Delivery, {"channel": "pigeon"}),
     ("ck_deliveries_state_known", Delivery, DEAD | {"state": "lost"}),
     ("ck_deliveries_pending_has_due", Delivery, {"next_attempt_at": None}),
@@ -539,7 +543,7 @@ def test_a_job_takes_its_story_along(database_url: str) -> None:
             session.execute(insert(table).values(values))
         session.execute(Base.metadata.tables["jobs"].delete())
         assert {table: count_of(session, table) for table in ROW_OF} == {
-            table: int(table in (Account, Heartbeat)) for table in ROW_OF
+            table: int(table in (Account, Destination, Heartbeat)) for table in ROW_OF
         }
 
 

@@ -18,17 +18,19 @@ import structlog
 from celery import Celery
 from sqlalchemy import delete, select, update
 from sqlalchemy.engine import RowMapping
+from sqlalchemy.orm import Session
 from standardwebhooks.webhooks import Webhook
 from svix.webhooks import Webhook as SvixWebhook
 from svix.webhooks import WebhookVerificationError
 
 from tests.peers import closed_port
 from tests.servers import RedisServer, eventually, process
-from worker import db, delivery, fanout, log, settings, tasks
+from worker import breaker, db, delivery, fanout, log, settings, tasks
 from worker.celery import configuration
+from worker.destinations import deliveries
 from worker.errors import Refused
 from worker.listener import Listener, Received
-from worker.models import Account, Attempt, Delivery, Job, Transition
+from worker.models import Account, Attempt, Delivery, Destination, Job, Transition
 from worker.sandbox_answers import Answer
 from worker.sandbox_server import LocalService, Request
 from worker.settings import Settings
@@ -125,7 +127,14 @@ def owe(url: str, target: str = NOBODY, **changes: Any) -> str:
                 id=event_id, job_id=job.id, transition_id=transition.id, target=target, **values
             )
         )
+        prove(session, str(values["destination"]))
     return event_id
+
+
+def prove(session: Session, name: str) -> None:
+    """A destination that has worked so far gets all the calls that one may have."""
+    standing = {"failures": 0, "openings": 0, "allowance": breaker.ALLOWANCE_MAX}
+    session.merge(Destination(name=name, open_until=None, **standing))
 
 
 def owe_callback(url: str, target: str = "shop.on_video@shop") -> str:
@@ -139,7 +148,7 @@ def body_of(number: int) -> str:
 
 def row_of(url: str, event_id: str) -> RowMapping:
     with db.reading(url) as session:
-        query = select(delivery.deliveries).where(delivery.deliveries.c.id == event_id)
+        query = select(deliveries).where(deliveries.c.id == event_id)
         return session.execute(query).mappings().one()
 
 
@@ -154,6 +163,7 @@ def make_due(url: str, event_id: str) -> None:
     with db.transaction(url) as session:
         statement = update(Delivery).where(Delivery.id == event_id)
         session.execute(statement.values(next_attempt_at=db.now(session)))
+        session.execute(update(Destination).values(open_until=None, failures=0))
 
 
 def headers_of(request: Request) -> dict[str, str]:
@@ -561,13 +571,91 @@ def test_a_hanging_receiver_holds_up_no_other(database_url: str) -> None:
         for worker in workers:
             worker.start()
         eventually(lambda: len(quick.requests) == len(brisk.requests) == 15, 60)
-        eventually(lambda: slow.most_at_once == delivery.PER_DESTINATION, 60)
+        eventually(lambda: slow.most_at_once == breaker.ALLOWANCE_MAX, 60)
         slow.release.set()
         for worker in workers:
             worker.join(60)
         turn(database_url)  # what the turns had no time for, on a busy machine
-    assert slow.most_at_once == delivery.PER_DESTINATION
+    assert slow.most_at_once == breaker.ALLOWANCE_MAX
     assert sorted(request.headers["webhook-id"] for request in slow.requests) == sorted(owed)
+
+
+def standing(url: str, name: str) -> Destination:
+    with db.reading(url) as session:
+        return session.get_one(Destination, name)
+
+
+def rest_is_over(url: str) -> None:
+    with db.transaction(url) as session:
+        session.execute(update(Destination).values(open_until=db.now(session)))
+
+
+def test_a_receiver_that_fails_is_left_alone_and_nothing_is_spent(database_url: str) -> None:
+    """Once its breaker is open no event goes to it, and none loses an attempt; others go on."""
+    with Receiver(says(500)) as broken, Receiver() as well:
+        ids = [owe(database_url, broken.url) for _ in range(breaker.FAILURES + 20)]
+        for _ in range(5):
+            turn(database_url)
+        tried = len(broken.requests)
+        assert breaker.FAILURES <= tried <= breaker.FAILURES + breaker.ALLOWANCE_MAX
+        other = owe(database_url, well.url)
+        turn(database_url)
+        assert len(broken.requests) == tried
+        assert row_of(database_url, other)["state"] == "delivered"
+    untried = [i for i in ids if row_of(database_url, i)["attempts"] == 0]
+    assert len(untried) == len(ids) - tried
+    assert {row_of(database_url, i)["state"] for i in ids} == {"pending"}
+
+
+def test_after_its_rest_the_longest_waiting_event_decides(database_url: str) -> None:
+    """A failure makes it rest again, for longer; a success lets all go, paced."""
+    statuses = [500] * breaker.FAILURES + [500] + [200] * 100
+    with Receiver(lambda _request: says(statuses.pop(0))) as receiver:
+        name = urlsplit(receiver.url).netloc
+        at = datetime(2026, 2, 6, tzinfo=UTC)
+        retried = [owe(database_url, receiver.url, created_at=at) for _ in range(5)]
+        turn(database_url)
+        assert len(receiver.requests) == breaker.FAILURES
+        fresh = [owe(database_url, receiver.url, failures=0) for _ in range(9)]
+        with db.transaction(database_url) as session:  # `owe` has closed it again
+            opened = update(Destination).where(Destination.name == name)
+            session.execute(opened.values(open_until=db.now(session), openings=1, allowance=1))
+        make_events_due(database_url)
+        turn(database_url)
+        assert receiver.requests[-1].headers["webhook-id"] in retried
+        assert len(receiver.requests) == breaker.FAILURES + 1
+        assert standing(database_url, name).openings == 2
+        rest_is_over(database_url)
+        make_events_due(database_url)
+        turn(database_url)
+        assert {row_of(database_url, i)["state"] for i in retried + fresh} == {"delivered"}
+        found = standing(database_url, name)
+        assert (found.failures, found.openings, found.open_until) == (0, 0, None)
+
+
+def make_events_due(url: str) -> None:
+    with db.transaction(url) as session:
+        pending = update(Delivery).where(Delivery.state == "pending")
+        session.execute(pending.values(next_attempt_at=db.now(session)))
+
+
+def test_a_410_says_nothing_against_a_receiver(database_url: str) -> None:
+    with Receiver(says(410)) as receiver:
+        for _ in range(2 * breaker.FAILURES):
+            owe(database_url, receiver.url)
+        turn(database_url)
+        assert len(receiver.requests) == 2 * breaker.FAILURES
+        assert standing(database_url, urlsplit(receiver.url).netloc).failures == 0
+
+
+def test_a_new_destination_gets_few_calls_at_first(database_url: str) -> None:
+    """One that hangs must not bind all threads before anything is known of it."""
+    for _ in range(10):
+        owe(database_url)
+    with db.transaction(database_url) as session:
+        session.execute(delete(Destination))
+        assert len(delivery.claim(session, 64, db.now(session))) == breaker.ALLOWANCE_FIRST
+        assert delivery.claim(session, 64, db.now(session)) == []
 
 
 def test_first_attempts_go_before_retries(database_url: str) -> None:
@@ -684,11 +772,11 @@ def test_a_callback_into_our_own_memory_is_no_delivery(sqlite_url: str) -> None:
 
 def test_callbacks_are_not_bound_like_receivers(database_url: str) -> None:
     """The broker is ours and quick: one turn hands over many at once."""
-    for _ in range(3 * delivery.PER_DESTINATION):
+    for _ in range(3 * breaker.ALLOWANCE_MAX):
         owe_callback(database_url)
     with db.transaction(database_url) as session:
         rows = delivery.claim(session, 64, db.now(session))
-    assert len(rows) == 3 * delivery.PER_DESTINATION
+    assert len(rows) == 3 * breaker.ALLOWANCE_MAX
 
 
 # ------------------------------------------------------------------ redelivery

@@ -48,6 +48,7 @@ GROUPS = {
         "models",
         "ledger",
         "heartbeat",
+        "destinations",
         "fanout",
         "upstream",
         "outbound",
@@ -57,6 +58,7 @@ GROUPS = {
     },
     # Pure: what follows from what.
     "rules": {
+        "breaker",
         "errors",
         "words",
         "cleaning",

@@ -19,13 +19,9 @@ from typing import Any
 import structlog
 from sqlalchemy import (
     ColumnElement,
-    Select,
-    and_,
     bindparam,
     exists,
-    func,
     insert,
-    or_,
     select,
     update,
 )
@@ -35,21 +31,18 @@ from standardwebhooks.webhooks import Webhook
 
 from worker import db, fanout, schedule
 from worker.answers import clean_text, retry_after
+from worker.destinations import deliveries, fair_share, is_due, judge
 from worker.errors import Refused
-from worker.models import Attempt, Base
+from worker.models import Attempt
 from worker.outbound import Sender, parse_allowlist
 from worker.settings import Settings
 from worker.transport import TransferError
 
 log = structlog.get_logger(__name__)
 
-deliveries = Base.metadata.tables["deliveries"]
-
 LEASE = timedelta(seconds=60)  # longer than the webhook timeout and writing down together
 LEASE_MARGIN = 30.0
 THREADS = 64
-# Calls under way at one destination, over all workers: a slow receiver holds up no other.
-PER_DESTINATION = 8
 TURN_SECONDS = 10.0
 IDLE_AGAIN = 0.5
 EXCERPT_LIMIT = 500  # characters of a response that an attempt keeps
@@ -70,6 +63,11 @@ class Outcome:
     retry_after: float | None = None
     gone: bool = False
 
+    @property
+    def reached(self) -> bool:
+        """Did the receiver work, whatever it thinks of this event?"""
+        return self.error is None or self.gone
+
 
 @dataclass(frozen=True, slots=True)
 class Attempted:
@@ -81,7 +79,7 @@ class Attempted:
 
 def due(session: Session, now: datetime) -> bool:
     """Is any event owed that should be tried now?"""
-    query = select(exists().where(_is_due(now)))
+    query = select(exists().where(is_due(now)))
     return bool(session.execute(query).scalar_one())
 
 
@@ -159,7 +157,7 @@ class _Courier:
         with db.transaction(self._settings.database_url) as session:
             now, retry_schedule = db.now(session), self._settings.retry_schedule
             followed = [(done, _after(done, now, retry_schedule)) for done in results]
-            record(session, followed)
+            record(session, followed, now)
         for attempted, values in followed:
             _log_attempt(attempted, values)
 
@@ -228,7 +226,7 @@ def claim(
     values = {"next_attempt_at": now + lease, "lease_token": secrets.token_hex(16)}
     locked = (
         select(deliveries.c.id)
-        .where(deliveries.c.id.in_(_fair_share(limit, now)), _is_due(now))
+        .where(deliveries.c.id.in_(fair_share(limit, now)), is_due(now))
         .with_for_update(skip_locked=True)
     )
     statement = update(deliveries).where(deliveries.c.id.in_(locked)).values(values)
@@ -236,50 +234,9 @@ def claim(
     return sorted(rows, key=lambda row: (row["failures"], row["created_at"], row["sequence"]))
 
 
-def _is_due(now: datetime) -> ColumnElement[bool]:
-    return and_(deliveries.c.state == "pending", deliveries.c.next_attempt_at <= now)
-
-
-def _fair_share(limit: int, now: datetime) -> Select[Any]:
-    """The due events that come first at their destination; first attempts go before retries."""
-    under_way = (
-        select(deliveries.c.destination, func.count().label("calls"))
-        .where(
-            deliveries.c.state == "pending",
-            deliveries.c.lease_token.is_not(None),
-            deliveries.c.next_attempt_at > now,
-        )
-        .group_by(deliveries.c.destination)
-        .subquery()
-    )
-    urgency = (deliveries.c.failures, deliveries.c.next_attempt_at, deliveries.c.id)
-    place = func.row_number().over(partition_by=deliveries.c.destination, order_by=urgency)
-    ranked = (
-        select(
-            deliveries.c.id,
-            deliveries.c.channel,
-            deliveries.c.destination,
-            deliveries.c.failures,
-            place.label("place"),
-        )
-        .where(_is_due(now))
-        .subquery()
-    )
-    return (
-        select(ranked.c.id)
-        .outerjoin(under_way, under_way.c.destination == ranked.c.destination)
-        .where(
-            or_(
-                ranked.c.channel == "celery",  # the broker is ours, and takes them quickly
-                ranked.c.place + func.coalesce(under_way.c.calls, 0) <= PER_DESTINATION,
-            )
-        )
-        .order_by(ranked.c.failures, ranked.c.place)
-        .limit(limit)
-    )
-
-
-def record(session: Session, followed: Sequence[tuple[Attempted, dict[str, Any]]]) -> None:
+def record(
+    session: Session, followed: Sequence[tuple[Attempted, dict[str, Any]]], now: datetime
+) -> None:
     """Write attempts down, and what follows from them where the delivery is still ours.
 
     An attempt whose lease ran out is recorded too: it was made. But it decides nothing any more.
@@ -295,6 +252,8 @@ def record(session: Session, followed: Sequence[tuple[Attempted, dict[str, Any]]
         name: bindparam(name) for name in rows[0] if name not in ("row_id", "token")
     }
     session.connection().execute(ours.values(columns), rows)
+    webhooks = [done for done, _ in followed if done.row["channel"] == "webhook"]
+    judge(session, [(done.row["destination"], done.outcome.reached) for done in webhooks], now)
 
 
 def _attempt(attempted: Attempted) -> dict[str, Any]:

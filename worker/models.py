@@ -250,6 +250,24 @@ class Delivery(Base):
     )
 
 
+class Destination(Base):
+    """How a receiver has been doing: its circuit breaker (`worker/breaker.py`)."""
+
+    __tablename__ = "destinations"
+
+    name: Mapped[str] = mapped_column(String(300), primary_key=True)  # `deliveries.destination`
+    failures: Mapped[int] = mapped_column(Integer)  # in a row, over all its events
+    openings: Mapped[int] = mapped_column(Integer)  # since it last worked
+    allowance: Mapped[int] = mapped_column(Integer)  # calls under way at once
+    open_until: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(
+            "failures >= 0 AND openings >= 0 AND allowance > 0", name="counts_not_negative"
+        ),
+    )
+
+
 class Attempt(Base):
     """One try to hand an event over."""
 

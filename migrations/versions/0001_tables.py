@@ -1,4 +1,5 @@
-"""The first tables: accounts, jobs, transitions, poll_errors, deliveries, attempts, heartbeats.
+"""The first tables: accounts, jobs, transitions, poll_errors, deliveries, attempts,
+destinations, heartbeats.
 
 Revision 0001.
 """
@@ -37,6 +38,19 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=32), nullable=False),
         sa.Column("at", TIME, nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_heartbeats")),
+    )
+    op.create_table(
+        "destinations",
+        sa.Column("name", sa.String(length=300), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("openings", sa.Integer(), nullable=False),
+        sa.Column("allowance", sa.Integer(), nullable=False),
+        sa.Column("open_until", TIME, nullable=True),
+        sa.CheckConstraint(
+            "failures >= 0 AND openings >= 0 AND allowance > 0",
+            name=op.f("ck_destinations_counts_not_negative"),
+        ),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_destinations")),
     )
     op.create_table(
         "jobs",
@@ -255,5 +269,6 @@ def downgrade() -> None:
 
     op.drop_table("jobs")
     op.drop_table("heartbeats")
+    op.drop_table("destinations")
     op.drop_table("accounts")
     # ### end Alembic commands ###
