@@ -31,7 +31,7 @@ from worker import db, embedded, history, settings
 from worker.cli_render import change_line
 from worker.errors import SettingsError
 from worker.listener import Listener
-from worker.models import Heartbeat
+from worker.models import Destination, Heartbeat
 from worker.sandbox import SCRIPTS, Sandbox
 
 KEY = "sk-sandbox-key"
@@ -209,7 +209,7 @@ def test_a_healthy_installation_is_all_green(healthy: pytest.MonkeyPatch, sandbo
     lines = result.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == [
         "✓ settings", "✓ database", "✓ broker", "✓ tick", "✓ account default",
-        "✓ webhook secret", "✓ dead events", "✓ looks",
+        "✓ webhook secret", "✓ dead events", "✓ receivers", "✓ looks",
     ]  # fmt: skip
     assert result.stderr == ""
     assert sandbox.stats()["requests"] == 1
@@ -382,7 +382,13 @@ def test_dead_events_and_late_looks_are_warnings(
         job = seeding.add_job(session, next_poll_at=seeding.at(minutes=2))
         step = seeding.add_transition(session, job)
         seeding.add_delivery(session, job, step, "dead")
+        for number in range(6):
+            standing = {"failures": 5, "openings": 1, "allowance": 1}
+            name = f"r{number}.example.com"
+            session.add(Destination(name=name, open_until=seeding.at(), **standing))
     checks = examined(0)
+    assert checks["receivers"]["status"] == "warning"
+    assert "r4.example.com …: failed again and again" in checks["receivers"]["message"]
     assert checks["dead events"]["status"] == checks["looks"]["status"] == "warning"
     assert "1 never reached" in checks["dead events"]["message"]
     assert "1 are more than a minute late" in checks["looks"]["message"]

@@ -240,6 +240,7 @@ def test_the_summary_counts_what_an_operator_must_know(database_url: str) -> Non
         "undelivered": 2,
         "undelivered_webhooks": 1,
         "dead": 1,
+        "resting_receivers": [],
         "last_tick_at": now - timedelta(seconds=4),
         "last_tick_age_seconds": 4.0,
     }

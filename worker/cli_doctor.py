@@ -1,6 +1,6 @@
 """`reelwatch doctor`: is everything there that looking and telling need? And if not, what to do."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -220,8 +220,10 @@ def _secret(current: settings.Settings, figures: Mapping[str, Any] | None) -> Ch
 
 
 def _backlog(figures: Mapping[str, Any]) -> Iterator[Check]:
+    resting = figures["resting_receivers"]
     judged: tuple[tuple[str, int, Callable[[int], str]], ...] = (
         ("dead events", figures["dead"], _dead),
+        ("receivers", len(resting), lambda _count: _resting(resting)),
         ("looks", figures["overdue"], _overdue),
     )
     for name, count, message in judged:
@@ -230,12 +232,18 @@ def _backlog(figures: Mapping[str, Any]) -> Iterator[Check]:
 
 NOTHING: Mapping[str, str] = {
     "dead events": "none",
+    "receivers": "none is left alone for failing",
     "looks": "none is more than a minute late",
 }
 
 
 def _dead(count: int) -> str:
     return f"{count} never reached their receiver: `reelwatch deliveries --state dead` lists them"
+
+
+def _resting(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+    return f"{shown}: failed again and again; left alone for a while, its events wait"
 
 
 def _overdue(count: int) -> str:

@@ -24,6 +24,7 @@ deliveries: Table = Base.metadata.tables["deliveries"]
 attempts: Table = Base.metadata.tables["attempts"]
 accounts: Table = Base.metadata.tables["accounts"]
 heartbeats: Table = Base.metadata.tables["heartbeats"]
+destinations: Table = Base.metadata.tables["destinations"]
 
 # How looks are scheduled and fenced is the worker's own affair and may change with any release.
 INTERNAL = frozenset(
@@ -162,9 +163,16 @@ def summary(session: Session, now: datetime) -> dict[str, Any]:
             session, deliveries.c.state == "pending", deliveries.c.channel == "webhook"
         ),
         "dead": by_delivery.get("dead", 0),
+        "resting_receivers": _resting_receivers(session),
         "last_tick_at": tick,
         "last_tick_age_seconds": None if tick is None else (now - tick).total_seconds(),
     }
+
+
+def _resting_receivers(session: Session) -> list[str]:
+    """The destinations that failed so often that they are left alone for a while."""
+    open_ones = select(destinations.c.name).where(destinations.c.open_until.is_not(None))
+    return list(session.execute(open_ones.order_by(destinations.c.name)).scalars())
 
 
 def changes(
