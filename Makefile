@@ -4,7 +4,7 @@
 SHELL = /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL = help
-.PHONY: help demo venv test check format lock clean
+.PHONY: help demo venv test check drill format lock clean
 
 BIN = .venv/bin
 PIP = -m pip -qq --disable-pip-version-check
@@ -50,6 +50,9 @@ check: .venv/dev.stamp ## what must hold before a change lands: format, lint, ty
 	@echo "branch coverage: 95 % of all"; $(BIN)/python -m coverage report --fail-under=95
 	@echo "branch coverage: 100 % of the rules"; \
 	  $(BIN)/python -m coverage report --fail-under=100 --include=$(RULES)
+
+drill: .venv/test.stamp ## 2,000 jobs while everything around them fails (ARGS="--seed 1 --jobs 500")
+	@$(BIN)/python -m tests.drill $(ARGS)
 
 format: .venv/dev.stamp ## write the code as `make check` wants it
 	@$(BIN)/ruff format .

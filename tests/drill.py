@@ -30,6 +30,7 @@ from worker import db
 from worker.listener import Reaction, Received
 from worker.polling import LEASE
 from worker.sandbox import scripted_id
+from worker.upstream import DEADLINE_SECONDS
 
 STEPPED_WORKER = (sys.executable, str(Path(__file__).with_name("stepped_worker.py")))
 IDLE_TRANSACTION_LIMIT = 3.0  # seconds; one that waits for a broker takes longer
@@ -74,9 +75,12 @@ class Drill:
             self.fleet.start(BEAT)
 
     def freeze_worker(self) -> None:
-        """SIGSTOP of a worker for longer than its leases last: its late results are fenced off."""
+        """SIGSTOP of a worker for longer than its leases: its late results are fenced off."""
         frozen = self._running(WORKER)
+        self.fleet.sandbox.set_fault("hang")  # so that there are looks in hand
+        time.sleep(0.5)
         os.killpg(frozen.pid, signal.SIGSTOP)
+        self.fleet.sandbox.set_fault("none")
         time.sleep(LEASE.total_seconds() + 5)
         os.killpg(frozen.pid, signal.SIGCONT)
 
@@ -340,22 +344,47 @@ def run(drill: Drill, jobs: int, *, short: bool) -> list[str]:
     say("the script is over; waiting for the last end")
     eventually(lambda: not deployed.open_work(), 600, lambda: f"{deployed.open_work()} open")
     drill.over.set()
-    return [*violations(deployed, [*ids, *endless]), *wrong_expiries(drill), *wrong_waits(drill)]
+    return [
+        *violations(deployed, [*ids, *endless]),
+        *wrong_expiries(drill),
+        *late_results(drill),
+        *wrong_waits(drill),
+    ]
 
 
 def wrong_expiries(drill: Drill) -> Iterator[str]:
-    """A job may expire only after upstream was asked about it, no earlier than its deadline."""
-    asked: dict[str, list[float]] = defaultdict(list)
-    for at, video_id in drill.looks:
-        asked[video_id].append(at)
-    for video_id, deadline, at in drill.fleet.rows(
-        "SELECT j.video_id, j.deadline_at, t.at FROM transitions t JOIN jobs j ON j.id = t.job_id "
+    """A job expires only by a look: one that upstream saw, and that was written down with it."""
+    asked = looks_by_id(drill)
+    for video_id, deadline, at, recorded in drill.fleet.rows(
+        "SELECT j.video_id, j.deadline_at, t.at, t.answer IS NOT NULL OR EXISTS "
+        "(SELECT 1 FROM poll_errors e WHERE e.job_id = j.id AND t.at BETWEEN first_at AND last_at) "
+        "FROM transitions t JOIN jobs j ON j.id = t.job_id "
         "WHERE t.to_state = 'expired' AND t.from_state <> 'expired'"
     ):
         # The answer counts when it came; the question may be up to a request's deadline older.
-        since, until = deadline.timestamp() - 16, at.timestamp()
-        if not any(since <= look <= until for look in asked[video_id]):
+        since, until = deadline.timestamp() - DEADLINE_SECONDS - 2, at.timestamp()
+        if not recorded or not any(since <= look <= until for look in asked[video_id]):
             yield f"{video_id} expired without a look"
+
+
+def late_results(drill: Drill) -> Iterator[str]:
+    """No result is written after its lease: a look that hung is given up in time, or never."""
+    asked = looks_by_id(drill)
+    for video_id, at in drill.fleet.rows(
+        "SELECT j.video_id, e.first_at FROM poll_errors e JOIN jobs j ON j.id = e.job_id "
+        "WHERE e.kind = 'timeout'"
+    ):
+        hung = (at.timestamp() - look for look in asked[video_id])
+        if not any(DEADLINE_SECONDS - 2 <= seconds <= DEADLINE_SECONDS + 8 for seconds in hung):
+            yield f"{video_id}: a result was written long after its look"
+
+
+def looks_by_id(drill: Drill) -> dict[str, list[float]]:
+    """When upstream was asked about each job, in unix time."""
+    asked: dict[str, list[float]] = defaultdict(list)
+    for at, video_id in drill.looks:
+        asked[video_id].append(at)
+    return asked
 
 
 def wrong_waits(drill: Drill) -> Iterator[str]:
