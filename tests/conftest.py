@@ -16,7 +16,7 @@ from hypothesis import settings
 from tests.servers import PostgresServer, RedisServer, ServerMissing, is_setting, postgres, redis
 
 # Random examples in CI too: it goes on searching, and prints how to run again what it has found.
-settings.register_profile("ci", derandomize=False, print_blob=True, deadline=None, max_examples=200)
+settings.register_profile("ci", derandomize=False, print_blob=True, deadline=None, max_examples=100)
 settings.register_profile("dev", deadline=None)
 settings.load_profile("ci" if "CI" in os.environ else "dev")
 
