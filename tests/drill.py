@@ -288,10 +288,8 @@ EACH_ONCE = (
 )
 
 
-def script(chance: random.Random, *, short: bool) -> list[str]:
-    """The names of the faults, in the order of this seed."""
-    if short:
-        return chance.sample(SHORT, len(SHORT))
+def script(chance: random.Random) -> list[str]:
+    """The names of the faults of a full drill, in the order of this seed."""
     kills = [chance.choice(("kill_worker", "kill_beat")) for _ in range(20)]
     names = [*EACH_ONCE, *kills]
     chance.shuffle(names)
@@ -323,10 +321,12 @@ def drilling(seed: int, rate: float) -> Iterator[Drill]:
                     watcher.join(10)
 
 
-def run(drill: Drill, jobs: int, *, short: bool) -> list[str]:
-    """Hand the jobs in, do everything the script says, wait for the ends; returns what is wrong."""
-    shortest, longest = (5.0, 40.0) if short else (20.0, 300.0)
-    ids = scripted_ids(jobs, shortest, longest)
+def run(drill: Drill, jobs: int, names: Sequence[str], longest: float) -> list[str]:
+    """Hand the jobs in, do all that is named, wait for the ends; returns what is wrong.
+
+    `longest` is how long, in seconds, the longest of the jobs takes upstream.
+    """
+    ids = scripted_ids(jobs, longest / 10, longest)
     endless = [scripted_id("veo3.1", "forever", 1, f"e{n}") for n in range(max(2, jobs // 100))]
     deployed = drill.fleet
     for _ in range(drill.workers):
@@ -337,7 +337,7 @@ def run(drill: Drill, jobs: int, *, short: bool) -> list[str]:
     deployed.send("worker.track", *endless, webhook_url=hook, deadline=longest / 2)
     total = len(ids) + len(endless)
     eventually(lambda: deployed.rows("SELECT count(*) FROM jobs")[0][0] == total, 120, "tracked")
-    for name in script(drill.chance, short=short):
+    for name in names:
         say(f"{name}: {getattr(Drill, name).__doc__}")
         drill.inject(name)
         time.sleep(drill.chance.uniform(0.2, 2.0))
@@ -430,10 +430,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--rate", type=float, default=100.0)
-    parser.add_argument("--short", action="store_true", help="a few faults only")
+    parser.add_argument("--longest", type=float, default=300.0, help="seconds of the longest job")
+    parser.add_argument("--faults", help="these faults only, comma-separated, in this order")
     options = parser.parse_args()
     with drilling(options.seed, options.rate) as drill:
-        wrong = run(drill, options.jobs, short=options.short)
+        names = options.faults.split(",") if options.faults else script(drill.chance)
+        wrong = run(drill, options.jobs, names, options.longest)
         print(report(drill, wrong, options.jobs, options.seed))
         if wrong:
             Path("drill.log").write_text(drill.fleet.log())

@@ -14,7 +14,8 @@ from worker import db
 def test_a_fleet_survives_what_befalls_it() -> None:
     """Two workers and two beats over PostgreSQL and Redis, through a short script of faults."""
     with drill.drilling(seed=7, rate=40.0) as run:
-        assert drill.run(run, 50, short=True) == []
+        names = run.chance.sample(drill.SHORT, len(drill.SHORT))
+        assert drill.run(run, 50, names, longest=40.0) == []
         assert sum(run.injected.values()) == len(drill.SHORT)
         assert run.fleet.rows("SELECT count(*) FROM jobs WHERE state = 'expired'")[0][0] == 2
 
