@@ -337,6 +337,13 @@ def test_an_installed_package_brings_its_migrations(
     assert db.migrations() == tmp_path / "worker" / "migrations"
 
 
+def test_a_transaction_that_nobody_goes_on_with_is_ended(postgresql_url: str) -> None:
+    """A worker that is stopped in the middle of one must not hold its locks for ever."""
+    with db.reading(postgresql_url) as session:
+        limit = session.execute(text("SHOW idle_in_transaction_session_timeout")).scalar_one()
+    assert limit == f"{db.IDLE_SECONDS}s"
+
+
 # ---------------------------------------------------------------- constraints
 
 ACCOUNT: dict[str, Any] = {"name": "default", "requests_per_second": 5.0}

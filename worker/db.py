@@ -28,6 +28,7 @@ from worker.models import Base, UtcDateTime
 
 READ_ONLY = "reelwatch_read_only"
 BUSY_SECONDS = 30  # how long SQLite waits for another writer
+IDLE_SECONDS = 10  # how long PostgreSQL lets a transaction of ours do nothing
 POOL_SIZE = 5
 
 
@@ -43,12 +44,21 @@ def engine(url: str) -> Engine:
 def _new_engine(url: str) -> Engine:
     if make_url(url).get_backend_name() == "sqlite":
         return _sqlite_engine(url)
-    return create_engine(
+    made = create_engine(
         url, pool_size=POOL_SIZE, max_overflow=20, pool_pre_ping=True, pool_recycle=1_800,
         connect_args={"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5,
                       "keepalives_count": 3, "tcp_user_timeout": 20_000,
                       "application_name": "reelwatch"},
     )  # fmt: skip
+    event.listen(made, "connect", _prepare_postgresql)
+    return made
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    # A worker that is stopped, or cut off, in the middle of a transaction holds its locks; all
+    # others would wait for them. Ours are open for milliseconds.
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+    connection.commit()
 
 
 def _sqlite_engine(url: str) -> Engine:
