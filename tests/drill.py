@@ -77,9 +77,9 @@ class Drill:
 
     def freeze_worker(self) -> None:
         """SIGSTOP of a worker for longer than its leases: its late results are fenced off."""
-        frozen = self._running(WORKER)
         self.fleet.sandbox.set_fault("hang")  # so that there are looks in hand
         time.sleep(0.5)
+        frozen = max(self._all_running(WORKER), key=last_look)
         self.someone_frozen = True  # perhaps within a transaction
         os.killpg(frozen.pid, signal.SIGSTOP)
         self.fleet.sandbox.set_fault("none")
@@ -386,6 +386,12 @@ def late_results(drill: Drill) -> Iterator[str]:
         in_time = any(DEADLINE_SECONDS - 2 <= seconds <= DEADLINE_SECONDS + 8 for seconds in ago)
         if not in_time and min(ago) < LEASE.total_seconds():
             yield f"{video_id}: a late result was written over another look"
+
+
+def last_look(worker: Process) -> str:
+    """When a worker last logged a look; empty if it never did."""
+    looks = [line for line in worker.output.splitlines() if '"event": "look"' in line]
+    return looks[-1].partition('"timestamp": ')[2] if looks else ""
 
 
 def looks_by_id(drill: Drill) -> dict[str, list[float]]:
