@@ -13,7 +13,8 @@ from worker import db
 @pytest.mark.timeout(420)
 def test_a_fleet_survives_what_befalls_it() -> None:
     """Two workers and two beats over PostgreSQL and Redis, through a short script of faults."""
-    with drill.drilling(seed=7, rate=40.0) as run:
+    # More than its jobs can ask for: how well a busy test machine keeps time is not the subject.
+    with drill.drilling(seed=7, rate=60.0) as run:
         names = run.chance.sample(drill.SHORT, len(drill.SHORT))
         assert drill.run(run, 50, names, longest=40.0) == []
         assert sum(run.injected.values()) == len(drill.SHORT)
@@ -25,7 +26,7 @@ def test_one_process_survives_being_killed(tmp_path: Path) -> None:
     """`reelwatch up` on SQLite, killed with -9 three times while it works."""
     url = f"sqlite:///{tmp_path / 'one.db'}"
     db.migrate(url)
-    with fleet(url, "", rate=20.0) as deployed:
+    with fleet(url, "", rate=30.0) as deployed:
         up = {k: v for k, v in deployed.environment.items() if k != "BROKER_URL"}
         ids = scripted_ids(25, 3.0, 15.0)
         hook = f"{deployed.listener.url}/hook"

@@ -14,6 +14,7 @@ Json = Any  # a JSON value as json.loads gives it
 TEXT_LIMIT = 2_000  # characters of one error text
 BODY_LIMIT = 65_536  # characters of the JSON that `transitions.answer` keeps
 DEPTH_LIMIT = 40
+VALUE_LIMIT = 100_000  # values of one body; 4 MiB of empty lists would take 200 MiB and seconds
 RETRY_AFTER_LIMIT = 3_600.0  # seconds; a relay that says ten years is not believed
 
 
@@ -27,9 +28,12 @@ def parse(body: bytes, *, one_status: bool) -> Json:
     With `one_status`, two different values of `status` in one object raise ContradictoryBodyError.
     """
     text = body.decode(json.detect_encoding(body), "replace")
+    if sum(map(text.count, "[{,")) > VALUE_LIMIT:
+        raise ValueError("too many values")
     hook = _one_status if one_status else None
     try:
-        return json.loads(text, object_pairs_hook=hook)
+        value = json.loads(text, object_pairs_hook=hook)
+        return value if len(text) <= BODY_LIMIT else _shortened(value)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -113,6 +117,20 @@ def retry_after(value: str | None, now: datetime) -> float | None:
     if not math.isfinite(seconds) or seconds < 0:
         return None
     return min(seconds, RETRY_AFTER_LIMIT)
+
+
+def _shortened(value: Json) -> Json:
+    """The value with its huge texts cut, and marked: what works on them takes many times as much.
+
+    Without the mark, a word with an end far away could become a word that means something.
+    """
+    if isinstance(value, str):
+        return value if len(value) <= BODY_LIMIT else f"{value[:BODY_LIMIT]}…"
+    if isinstance(value, dict):
+        return {_shortened(key): _shortened(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shortened(item) for item in value]
+    return value
 
 
 def _one_status(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
