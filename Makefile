@@ -4,13 +4,15 @@
 SHELL = /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL = help
-.PHONY: help demo venv test check drill format lock clean
+.PHONY: help demo venv test check drill audit format lock clean
 
 BIN = .venv/bin
 PIP = -m pip -qq --disable-pip-version-check
 
 # Two tests at once per machine of two cores. Each process has its own PostgreSQL and Redis, hence the bound.
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4
+
+AUDIT = $(BIN)/python -m pip_audit --progress-spinner=off --disable-pip --no-deps
 
 # Decisions are made here; each of their branches has a test.
 RULES = worker/answers.py,worker/cleaning.py,worker/errors.py,worker/events.py,worker/lifecycle.py,worker/narrative.py,worker/schedule.py,worker/troubles.py,worker/words.py
@@ -53,6 +55,15 @@ check: .venv/dev.stamp ## what must hold before a change lands: format, lint, ty
 
 drill: .venv/test.stamp ## 2,000 jobs while everything around them fails (ARGS="--seed 1 --jobs 500")
 	@$(BIN)/python -m tests.drill $(ARGS)
+
+# Asked about a version with known holes first: a service that knows none of them is none.
+audit: .venv/dev.stamp ## known vulnerabilities of the versions in constraints.txt (needs the internet)
+	@asked=$$(mktemp); trap 'rm -f "$$asked"' EXIT; echo "jinja2==2.4.1" >"$$asked"; \
+	if $(AUDIT) -r "$$asked" 2>&1 | grep -qE 'PYSEC|GHSA|CVE'; then \
+	  $(AUDIT) --strict -r constraints.txt; \
+	else \
+	  echo "The advisory service can't be reached from here: nothing was audited."; \
+	fi
 
 format: .venv/dev.stamp ## write the code as `make check` wants it
 	@$(BIN)/ruff format .

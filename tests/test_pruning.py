@@ -1,12 +1,18 @@
 """Old jobs go with all that hangs on them; nothing that is still owed goes."""
 
+import signal
+import sys
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import Any
 
 import pytest
-from sqlalchemy import Select, func, select
+from sqlalchemy import event, func, select, text, update
+from sqlalchemy.orm import Session
 
 from tests import seeding
 from tests.seeding import Row
+from tests.servers import process
 from worker import db, pruning
 from worker.delivery import redeliver
 from worker.models import Attempt, Base, Delivery, Job, PollError, Transition
@@ -119,16 +125,16 @@ def test_an_event_ordered_again_just_now_keeps_its_job(
     with db.transaction(postgresql_url) as session:
         seeding.add_account(session)
     delivery = whole_job(postgresql_url, "old", days=91)
-    really_chosen, order = pruning._old, [delivery["id"]]
+    really_locked, order = pruning._locked, [delivery["id"]]
 
-    def chosen_then_ordered(before: datetime) -> Select[int]:
-        if not order:
-            return really_chosen(before)
-        with db.transaction(postgresql_url) as session:
-            redeliver(session, db.now(session), ids=[order.pop()])
-        return select(Job.id)  # what was chosen a moment ago
+    def ordered_then_locked(
+        session: Session, job_ids: Sequence[int], before: datetime
+    ) -> Sequence[int]:
+        with db.transaction(postgresql_url) as other:
+            redeliver(other, db.now(other), ids=[order.pop()])
+        return really_locked(session, job_ids, before)
 
-    monkeypatch.setattr(pruning, "_old", chosen_then_ordered)
+    monkeypatch.setattr(pruning, "_locked", ordered_then_locked)
     assert pruning.prune(postgresql_url, seeding.at(days=90)) == 0
     assert left(postgresql_url) == {"old"}
 
@@ -143,3 +149,102 @@ def test_a_job_that_somebody_works_on_is_left_for_the_next_time(postgresql_url: 
         assert pruning.prune(postgresql_url, seeding.at(days=90)) == 1
     assert left(postgresql_url) == {"held"}
     assert pruning.prune(postgresql_url, seeding.at(days=90)) == 1
+
+
+def test_an_event_that_somebody_is_ordering_again_is_not_waited_for(postgresql_url: str) -> None:
+    """Two that wait for each other's locks would have to be told apart by force."""
+    with db.transaction(postgresql_url) as session:
+        seeding.add_account(session)
+    delivery = whole_job(postgresql_url, "held", days=91)
+    whole_job(postgresql_url, "free", days=91)
+    with db.transaction(postgresql_url) as session:
+        redeliver(session, db.now(session), ids=[delivery["id"]])
+        assert pruning.prune(postgresql_url, seeding.at(days=90)) == 1
+    assert left(postgresql_url) == {"held"}
+
+
+def test_a_job_reopened_just_now_stays(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the choice and the lock it ceased to be over."""
+    whole_job(url, "old", days=91)
+    really_chosen = pruning._chunks
+
+    def chosen_then_reopened(url: str, before: datetime) -> Iterator[Sequence[int]]:
+        for chunk in really_chosen(url, before):
+            with db.transaction(url) as session:
+                session.execute(update(Job).values(finished_at=None, **OPEN))
+            yield chunk
+
+    monkeypatch.setattr(pruning, "_chunks", chosen_then_reopened)
+    assert pruning.prune(url, seeding.at(days=90)) == 0
+    assert left(url) == {"old"}
+
+
+OPEN = {"state": "running", "next_poll_at": seeding.at()}
+
+KILLED = """
+import os, signal, sys
+from datetime import datetime
+from sqlalchemy import event
+from worker import db, pruning
+
+url, before = sys.argv[1], datetime.fromisoformat(sys.argv[2])
+pruning.CHUNK, deleted = 3, []
+
+def die(connection):
+    if len(deleted) == 2:  # this one's rows are deleted, and not yet committed
+        os.kill(os.getpid(), signal.SIGKILL)
+
+event.listen(db.engine(url), "commit", die)
+pruning.prune(url, before, progress=deleted.append)
+"""
+
+
+def test_killed_in_the_middle_it_leaves_whole_jobs_and_goes_on(url: str) -> None:
+    for number in range(10):
+        whole_job(url, f"old {number}", days=91)
+    whole_job(url, "new", days=1)
+    before = seeding.at(days=90)
+    db.dispose()
+    with process([sys.executable, "-c", KILLED, url, before.isoformat()]) as killed:
+        assert killed.wait(60) == -signal.SIGKILL, killed.output
+    assert len(left(url)) == 11 - 2 * 3
+    for table in (Transition, PollError, Delivery, Attempt):
+        assert count(url, table) == 5  # one each
+    assert pruning.prune(url, before) == 4
+    assert left(url) == {"new"}
+
+
+def test_while_it_chooses_it_locks_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the choice takes, nobody waits for it: it only reads."""
+    monkeypatch.setattr(pruning, "CHUNK", 2)
+    for number in range(5):
+        whole_job(url, f"old {number}", days=91)
+    begun: list[bool] = []
+
+    def begin(connection: Any) -> None:
+        begun.append(bool(connection.get_execution_options().get(db.READ_ONLY)))
+
+    event.listen(db.engine(url), "begin", begin)
+    try:
+        assert pruning.prune(url, seeding.at(days=90)) == 5
+    finally:
+        event.remove(db.engine(url), "begin", begin)
+    assert begun == [True, False] * 3 + [True, True]
+
+
+def test_an_index_leads_to_the_old(postgresql_url: str) -> None:
+    """Also past those that are deleted already, or that still owe an event."""
+    with db.transaction(postgresql_url) as session:
+        seeding.add_account(session)
+    whole_job(postgresql_url, "old", days=91)
+    place = (seeding.at(days=200), 7)
+    query = pruning._old(Job.finished_at, seeding.at(days=90), place)
+    with db.transaction(postgresql_url) as session:
+        for way in ("seqscan", "bitmapscan"):  # good for a table as small as this one
+            session.execute(text(f"SET LOCAL enable_{way} = off"))
+        compiled = query.compile(session.get_bind(), compile_kwargs={"literal_binds": True})
+        lines = session.connection().exec_driver_sql(f"EXPLAIN (COSTS off) {compiled}").scalars()
+        plan = "\n".join(lines)
+    assert "Index Scan using ix_jobs_finished_at" in plan
+    (condition,) = [line for line in plan.splitlines() if "Index Cond: (" in line and "<" in line]
+    assert "finished_at >= " in condition  # what comes before the place is not even looked at

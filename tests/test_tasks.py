@@ -3,9 +3,12 @@
 import base64
 import json
 import logging
+import pickle
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -16,9 +19,10 @@ import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
 from redis import Redis
-from sqlalchemy import select, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import event, make_url, select, text, update
+from sqlalchemy.exc import DBAPIError, OperationalError
 
+from tests.commands import command_environment, done, run
 from tests.servers import PostgresServer, Process, eventually, process
 from worker import celery as application
 from worker import db, delivery, fanout, heartbeat, log, polling, settings, tasks, tracking
@@ -129,6 +133,11 @@ def test_cancel_and_recheck(url: str) -> None:
         ("track", ID, {"metdata": {}}, "unexpected keyword argument 'metdata'"),
         ("track", ID, {"session": "s"}, "session: it can't come with a message"),
         ("cancel", "nowhere", {}, "no job 'nowhere' is tracked"),
+        ("cancel", {"a": 1}, {}, "video id: {'a': 1} is not a text"),
+        ("cancel", "a\0b", {}, "U+0000"),
+        ("cancel", ID, {"account": {"a": 1}}, "account: it is not a text"),
+        ("recheck", "a\ud800", {}, "U+D800"),
+        ("recheck", ID, {"account": ["a"]}, "account: it is not a text"),
         ("recheck", "nowhere", {}, "no job 'nowhere' is tracked"),
     ],
 )
@@ -146,7 +155,11 @@ def test_what_cannot_be_accepted_is_logged(
 
 def test_a_refusal_shows_no_novel(lite: str, logged: Lines) -> None:
     tasks.track("a" * 5_000)
-    assert len(logged.named("refused")[0]["video_id"]) == 200
+    tasks.track(ID, account="a" * 100_000)
+    tasks.cancel(["a" * 100_000])
+    lines = logged.named("refused")
+    assert [len(line["video_id"]) for line in lines] == [200, len(ID), 200]
+    assert max(len(line["reason"]) for line in lines) == tasks.REASON_LIMIT
     assert jobs_in(lite) == []
 
 
@@ -619,4 +632,211 @@ def test_ids_outlast_an_outage_of_the_database(
         eventually(lambda: redis.hlen("unacked") == len(ids), 30, lambda: worker.output)
     postgres_server.start()
     eventually(lambda: set(states(postgresql_url)) == ids, 90, lambda: worker.output)
+    assert '"refused"' not in worker.output
+
+
+LARGE = "m" * 1_000_000
+EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+
+def packed(
+    body: object = None, kind: object = "application/json", **headers: Any
+) -> dict[str, Any]:
+    """A message as Redis holds it: to `worker.track`, by Celery's second protocol, unless told."""
+    content = body if isinstance(body, bytes) else json.dumps(body or [["a"], {}, EMBED]).encode()
+    return {
+        "body": base64.b64encode(content).decode(),
+        "content-encoding": "utf-8",
+        "content-type": kind,
+        "headers": {"lang": "py", "task": "worker.track", "id": "an-id", "retries": 0} | headers,
+        "properties": {
+            "delivery_tag": f"tag-{time.monotonic_ns()}",
+            "delivery_info": {"exchange": "", "routing_key": "reelwatch"},
+            "body_encoding": "base64",
+            "priority": 0,
+        },
+    }
+
+
+UNFIT: dict[str, tuple[Any, str]] = {
+    "no JSON": (b"garbage", "no message: JSONDecodeError"),
+    "no text": (b"\xff\xfe\x00", "no message: JSONDecodeError"),
+    "2 MB of nothing": (b"x" * 2_000_000, "no message: JSONDecodeError"),
+    "a list": ([], "no message: TypeError"),
+    "a number": (7, "no message: TypeError"),
+    "an empty object": ({}, "no message: KeyError: 'properties'"),
+    "headers are a list": (packed() | {"headers": [1]}, "no message: AttributeError"),
+    "no address": (packed() | {"properties": {"delivery_tag": "t"}}, "no message: KeyError"),
+    "its body is no JSON": (packed(b"{nope"), "its body can't be read"),
+    "its body is no UTF-8": (packed(b"\xff\xfe"), "its body can't be read"),
+    "its body is deep": (packed(b"[" * 100_000 + b"]" * 100_000), "its body can't be read"),
+    "its body is an object": (packed({"a": 1}), "its body is not [args, kwargs, embed]"),
+    "its body is a text": (packed("abc"), "its body is not [args, kwargs, embed]"),
+    "its body is too short": (packed([["a"], {}]), "its body is not [args, kwargs, embed]"),
+    "pickle": (
+        packed(pickle.dumps((["pickled"], {}, {})), "application/x-python-serialize"),
+        "content type 'application/x-python-serialize', accepted is 'application/json'",
+    ),
+    "YAML": (packed(b"- a", "application/x-yaml"), "content type 'application/x-yaml'"),
+    "a long type": (packed(b"[]", LARGE), "content type 'mmm"),
+    "an unknown task": (packed(task="worker.nope"), "unknown task 'worker.nope'"),
+    "a long task": (packed(task=LARGE), "its headers are no object, or too large"),
+    "no task": (packed() | {"headers": {}}, "it names no task"),
+    "args are a text": (packed(["abc", {}, EMBED]), "its args are no list"),
+    "args are a number": (packed([7, {}, EMBED]), "its args are no list"),
+    "kwargs are a list": (packed([["a"], ["b"], EMBED]), "its kwargs no object"),
+    "embed is a text": (packed([["a"], {}, "x"]), "its embed is no object"),
+    "an id of a task that is none": (packed(id=[1]), "its id is no text"),
+    "a long id of a task": (packed(id="i" * 300), "no text of at most 255 characters"),
+    "retries": (packed(retries="x"), "its retries are no number"),
+    "timelimit": (packed(timelimit="x"), "its timelimit is not two numbers"),
+    "2 MB of metadata": (
+        packed([["a"], {"metadata": {"a": LARGE + LARGE}}, EMBED]), "a message of 2000101 bytes",
+    ),
+    "a video id of 1 MB": (packed([[LARGE], {}, EMBED]), "a message of 1000079 bytes"),
+    "a large name": (packed([["a"], {"account": "m" * 200_000}, EMBED]), "account: 'mmm"),
+    "unknown names": (packed([["a"], {"nope": 1}, EMBED]), "unexpected keyword argument 'nope'"),
+    "no time": (packed(eta="nope"), "invalid ETA value 'nope'"),
+    "no id": (packed([[], {}, EMBED]), "missing 1 required positional argument"),
+    "two ids": (packed([["a", "b"], {}, EMBED]), "takes 1 positional argument but 2 were given"),
+}  # fmt: skip
+
+
+def test_what_is_no_message_of_ours_is_told_and_ends_no_worker(
+    postgresql_url: str, worker: Process, send: Send, redis_url: str
+) -> None:
+    """Whoever can write to the queue finds nothing there that stops it, or floods the log."""
+    with Redis.from_url(redis_url) as redis:
+        for message, _ in UNFIT.values():
+            raw = message if isinstance(message, bytes) else json.dumps(message).encode()
+            redis.lpush("reelwatch", raw)
+        send("worker.track", ID)
+        for name, (_, reason) in UNFIT.items():
+            assert json.loads(worker.wait_for(json.dumps(reason)[1:-1]))["level"] == "error", name
+        eventually(lambda: set(states(postgresql_url)) == {ID}, 30, lambda: worker.output)
+        eventually(lambda: redis.hlen("unacked") == 0, 30, "nothing of it comes again")
+    assert max(map(len, worker.output.splitlines())) < 5_000
+    assert len(worker.output) < 1_000 * len(UNFIT)
+    assert worker.terminate(60) == 0
+
+
+def test_messages_of_celerys_first_protocol_are_taken(
+    postgresql_url: str, worker: Process, redis_url: str
+) -> None:
+    """Clients in other languages still send them."""
+    old = {"task": "worker.track", "id": "an-id", "args": [ID], "kwargs": {"deadline": "10m"}}
+    bad = old | {"args": "abc"}
+    with Redis.from_url(redis_url) as redis:
+        for body in (bad, old):
+            redis.lpush("reelwatch", json.dumps(packed(body) | {"headers": {}}))
+    eventually(lambda: set(states(postgresql_url)) == {ID}, 30, lambda: worker.output)
+    assert "its args are no list" in worker.output
+
+
+# -------------------------------------------------- a database that takes nothing
+
+
+def full(connection: Any, _record: object) -> None:
+    """As on a full disk: not one page more."""
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def read_only(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA query_only = ON")
+
+
+@contextmanager
+def every_connection(url: str, prepare: Callable[[Any, object], None]) -> Iterator[None]:
+    db.dispose()  # those that are open are not asked
+    engine = db.engine(url)
+    event.listen(engine, "connect", prepare)
+    try:
+        yield
+    finally:
+        event.remove(engine, "connect", prepare)
+        db.dispose()
+
+
+@contextmanager
+def refusing_writes(url: str) -> Iterator[None]:
+    """As after a failover to a standby, or when an operator has closed the database."""
+    name = make_url(url).database
+    statement = f"ALTER DATABASE {name} %s default_transaction_read_only %s"
+    set_up = db.engine(url).execution_options(isolation_level="AUTOCOMMIT")
+    with set_up.connect() as connection:
+        connection.execute(text(statement % ("SET", "= on")))
+    db.dispose()
+    try:
+        yield
+    finally:
+        with db.engine(url).connect() as connection:
+            connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE"))
+            connection.commit()
+            connection.execute(text(statement % ("RESET", "")))
+            connection.commit()
+        db.dispose()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [(full, "database or disk is full"), (read_only, "attempt to write a readonly database")],
+)
+def test_a_full_or_read_only_file_stops_intake_and_loses_nothing(
+    sqlite_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    prepare: Callable[[Any, object], None],
+    said: str,
+) -> None:
+    with command_environment(sqlite_url, tmp_path, monkeypatch):
+        done("track", ID)
+        ids = [f"veo3:{number:0150}" for number in range(1_000)]  # more than a page has room for
+        with every_connection(sqlite_url, prepare):
+            settings.current.cache_clear()
+            with pytest.raises(OperationalError, match=said):
+                tracking.track_many(ids)
+            result = run("track", *ids)
+            assert result.exit_code == 1
+            wanted = f"the database can't be written to: {said}; what was accepted before is kept"
+            assert result.output == f"reelwatch: {wanted}\n"
+            assert [job["video_id"] for job in json.loads(done("list", "--json"))] == [ID]
+        assert run("track", *ids).exit_code == 0
+        assert len(jobs_in(sqlite_url)) == 1 + len(ids)
+
+
+def test_a_read_only_server_stops_intake_and_loses_nothing(
+    postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with command_environment(postgresql_url, tmp_path, monkeypatch):
+        done("track", ID)
+        with refusing_writes(postgresql_url):
+            with pytest.raises(DBAPIError, match="read-only transaction"):
+                tracking.track("veo3:next")
+            result = run("track", "veo3:next")
+            assert result.exit_code == 1
+            assert result.output.startswith(
+                "reelwatch: the database can't be written to: cannot execute INSERT in a read-only"
+            )
+            assert [job["video_id"] for job in json.loads(done("list", "--json"))] == [ID]
+        done("track", "veo3:next")
+        assert {job.video_id for job in jobs_in(postgresql_url)} == {ID, "veo3:next"}
+
+
+def test_ids_outlast_a_time_without_writing(
+    postgresql_url: str, worker: Process, send: Send, redis_url: str,
+    postgres_server: PostgresServer,
+) -> None:  # fmt: skip
+    """What a worker has taken from the queue it keeps trying until the database takes it."""
+    ids = {f"veo3:{number}" for number in range(5)}
+    with Redis.from_url(redis_url) as redis:
+        with refusing_writes(postgresql_url):
+            postgres_server.terminate_connections()
+            for video_id in ids:
+                send("worker.track", video_id)
+            eventually(lambda: redis.hlen("unacked") == len(ids), 30, lambda: worker.output)
+            assert states(postgresql_url) == {}
+            db.dispose()
+        postgres_server.terminate_connections()
+        eventually(lambda: set(states(postgresql_url)) == ids, 90, lambda: worker.output)
     assert '"refused"' not in worker.output

@@ -15,6 +15,15 @@ WRONG_USAGE = 2
 MASK = "[secret]"
 NO_TABLE = ("no such table", "undefinedtable")
 NO_COLUMN = ("no such column", "has no column", "undefinedcolumn")
+# SQLite's words and PostgreSQL's: full, or not to be written to.
+NO_WRITING = (
+    "disk is full",
+    "diskfull",
+    "disk i/o error",
+    "no space left",
+    "readonly",
+    "read-only",
+)
 
 
 class Failure(click.ClickException):
@@ -59,8 +68,10 @@ def database_text(error: SQLAlchemyError) -> str:
         return "the database is at an older revision than this program: run `reelwatch migrate`"
     if isinstance(cause, PoolTimeout):
         return "the database: all connections of this process are in use"
-    first = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
-    return f"the database: {first.strip()}"
+    first = next(iter(str(cause).strip().splitlines()), type(cause).__name__).strip()
+    if any(sign in said for sign in NO_WRITING):
+        return f"the database can't be written to: {first}; what was accepted before is kept"
+    return f"the database: {first}"
 
 
 def masked(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from celery import Task, signals
 from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from worker import db, delivery, fanout, heartbeat, polling, settings, tracking
 from worker.celery import MESSAGE_EXPIRES, TICK_SECONDS, app
@@ -20,6 +20,7 @@ log = structlog.get_logger(__name__)
 STANDBY_LOOK_SECONDS = 5.0
 TICK_MISSED_SECONDS = 15.0
 QUIET_AFTER_FAILED_NUDGE = 30.0
+REASON_LIMIT = 500  # characters of why something was refused: they may quote it
 TURN_LIMIT = 180  # seconds; a turn that a dead connection to the database holds is killed
 
 
@@ -45,15 +46,20 @@ class _Intake(Task[Any, None]):
 def _taken_in(action: Any, video_id: object, options: Mapping[str, Any]) -> None:
     """Do what a producer asks for; what can't be accepted is refused for good and says why."""
     try:
-        _refuse_session(options)
+        _check(video_id, options)
         action(video_id, **options)
-    except (Refused, UnknownJob, TypeError) as error:
-        log.error("refused", task=action.__name__, video_id=str(video_id)[:200], reason=str(error))
+    except (Refused, UnknownJob, TypeError, DataError) as error:
+        shown, reason = str(video_id)[:200], str(error)[:REASON_LIMIT]
+        log.error("refused", task=action.__name__, video_id=shown, reason=reason)
 
 
-def _refuse_session(options: Mapping[str, Any]) -> None:
+def _check(video_id: object, options: Mapping[str, Any]) -> None:
+    """What no database could look for is refused here: asking again would change nothing."""
     if "session" in options:
         raise Refused("session: it can't come with a message")
+    tracking.check_video_id(video_id)
+    if not isinstance(options.get("account", ""), str):
+        raise Refused("account: it is not a text")
 
 
 @app.task(name="worker.track", base=_Intake)
