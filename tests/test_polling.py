@@ -372,7 +372,8 @@ class TestConcurrentClaims:
         self.check(crowded_url, [turn.result() for turn in turns])
 
     def test_two_processes_take_no_job_and_no_slot_twice(self, crowded_url: str) -> None:
-        with multiprocessing.get_context("fork").Pool(2) as pool:
+        # Spawned: a fork would copy whatever locks this process's other threads hold.
+        with multiprocessing.get_context("spawn").Pool(2) as pool:
             self.check(crowded_url, pool.starmap(take_all, [(crowded_url, self.RATE)] * 2))
 
 
