@@ -48,7 +48,6 @@ class Drill:
     workers: int = 2
     injected: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     recovery: dict[str, float] = field(default_factory=dict)
-    looks: list[tuple[float, str]] = field(default_factory=list)  # unix time, video id
     reaction: Callable[[Received], Reaction] | None = None
     idle_longest: float = 0.0
     someone_frozen: bool = False
@@ -207,20 +206,16 @@ class Drill:
                 if row and not self.someone_frozen:
                     self.idle_longest = max(self.idle_longest, float(row[0]))
 
-    def note_look(self, video_id: str) -> None:
-        """Upstream is asked about a job."""
-        self.looks.append((time.time(), video_id))
-
     def react(self, event: Received) -> Reaction:
         """What the receiver answers at the moment."""
         return self.reaction(event) if self.reaction else 200
 
     def _asked_since(self, began: float) -> bool:
-        return any(at > began for at, _ in self.looks[-200:])
+        return any(look.at > began for look in self.fleet.sandbox.looks()[-200:])
 
     def _longest_gap(self, began: float) -> float:
         """The longest time without any look, from the fault's begin until now."""
-        times = [began, *(at for at, _ in self.looks if at >= began)]
+        times = [began, *(look.at for look in self.fleet.sandbox.looks() if look.at >= began)]
         return max((b - a for a, b in pairwise(times)), default=0.0)
 
     def _weather(self, weather: Weather, seconds: float) -> None:
@@ -315,7 +310,7 @@ def drilling(seed: int, rate: float) -> Iterator[Drill]:
                 "REELWATCH_NOT_FOUND_AFTER": "10s",
             }
             drill = Drill(database, broker, road, random.Random(seed))
-            with fleet(url, through, rate, drill.note_look, drill.react, **more) as drill.fleet:
+            with fleet(url, through, rate, drill.react, **more) as drill.fleet:
                 watcher = threading.Thread(target=drill.watch_transactions, daemon=True)
                 watcher.start()
                 try:
@@ -397,7 +392,7 @@ def last_look(worker: Process) -> str:
 def looks_by_id(drill: Drill) -> dict[str, list[float]]:
     """When upstream was asked about each job, in unix time."""
     asked: dict[str, list[float]] = defaultdict(list)
-    for at, video_id in drill.looks:
+    for at, video_id in drill.fleet.sandbox.looks():
         asked[video_id].append(at)
     return asked
 
@@ -418,7 +413,7 @@ def report(drill: Drill, wrong: Sequence[str], jobs: int, seed: int) -> str:
         ("seed", seed),
         ("jobs", jobs),
         ("faults injected", sum(drill.injected.values())),
-        ("looks", len(drill.looks)),
+        ("looks", len(drill.fleet.sandbox.looks())),
         ("events owed", owed),
         ("events received", counts["distinct"]),
         ("lost", owed - counts["distinct"] - dead),

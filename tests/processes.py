@@ -65,15 +65,21 @@ def free_port() -> int:
 
 
 def process(
-    args: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path = ROOT
+    args: Sequence[str | Path],
+    env: Mapping[str, str] | None = None,
+    cwd: Path = ROOT,
+    niceness: int = 0,
 ) -> "Process":
     """Starts a real child: `process(["celery", "-A", "worker", "beat"], {"BROKER_URL": …})`.
 
     A command that is installed beside this Python is taken from there. The child inherits this
-    process's environment without the settings in it, then gets those in `env`.
+    process's environment without the settings in it, then gets those in `env`. The higher its
+    `niceness` (up to 19), the more it steps back behind others for the processor.
     """
     beside = Path(sys.executable).parent / args[0]
     command = [beside if beside.exists() else args[0], *args[1:]]
+    if niceness:
+        command = ["nice", "-n", str(niceness), *command]
     inherited = {name: value for name, value in os.environ.items() if not is_setting(name)}
     return Process(command, {**inherited, "PYTHONUNBUFFERED": "1", **(env or {})}, cwd)
 

@@ -16,6 +16,7 @@ from sqlalchemy import inspect, make_url, text
 from tests.commands import command_environment, run
 from tests.fleet import BEAT, WORKER, Fleet
 from tests.servers import eventually, free_port
+from tests.upstream import upstream
 from worker import db, polling, settings
 from worker.listener import Listener, Reaction, Received
 from worker.sandbox import Sandbox, scripted_id
@@ -96,7 +97,7 @@ def answer(event: Received) -> Reaction:
 @contextmanager
 def deployment(database_url: str, broker_url: str) -> Iterator[Fleet]:
     """Signs with two secrets; its receiver knows the older one only, as in a change of secrets."""
-    with Sandbox().start() as sandbox, Listener([OLDER], answer=answer).start() as listener:
+    with upstream() as sandbox, Listener([OLDER], answer=answer).start() as listener:
         environment = {
             "DATABASE_URL": database_url,
             "BROKER_URL": broker_url,
