@@ -11,15 +11,14 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 
-from sqlalchemy import insert, text
+from sqlalchemy import text
 
+from tests import seeding
 from tests.servers import postgres
 from worker import db, delivery, settings
 from worker.embedded import new_secret
 from worker.listener import Listener
-from worker.models import Account, Delivery, Job, Transition
 
 GOAL = 1.2
 
@@ -27,30 +26,8 @@ GOAL = 1.2
 def owe(url: str, targets: Sequence[str], events: int) -> None:
     """So many events for each target, all due now."""
     with db.transaction(url) as session:
-        now = db.now(session)
-        session.merge(Account(name="default", requests_per_second=5.0))
-        session.flush()
         for number in range(events * len(targets)):
-            target = targets[number % len(targets)]
-            job = Job(
-                account="default", video_id=f"bench:{number}-{now.timestamp()}", state="completed",
-                metadata_={}, tracked_at=now, deadline_at=now + timedelta(hours=1),
-                finished_at=now, video_url="https://v.example.com/", events=[],
-            )  # fmt: skip
-            session.add(job)
-            session.flush()
-            step = Transition(
-                job_id=job.id, sequence=1, from_state="running", to_state="completed", at=now
-            )
-            session.add(step)
-            session.flush()
-            row = {
-                "id": f"evt_{number}_{now.timestamp()}", "job_id": job.id, "transition_id": step.id,
-                "sequence": 1, "event_type": "video.completed", "channel": "webhook",
-                "target": target, "destination": target.split("/")[2], "body": "{}",
-                "state": "pending", "created_at": now, "next_attempt_at": now,
-            }  # fmt: skip
-            session.execute(insert(Delivery).values(row))
+            seeding.add_owed(session, targets[number % len(targets)])
 
 
 def mean_delay(url: str, working: Sequence[str]) -> float:

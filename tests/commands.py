@@ -1,7 +1,6 @@
 """Running `reelwatch` inside the test process: into a pipe, or at a terminal of a given width."""
 
 import io
-import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -9,13 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import structlog
 from click.testing import CliRunner, Result
 
+from tests.environment import SECRET, set_variables
+from tests.logs import logging_put_back
 from worker import settings
 from worker.cli import main
-
-SECRET = "whsec_" + "c2VjcmV0" * 4
 
 
 @contextmanager
@@ -23,18 +21,10 @@ def command_environment(
     database_url: str, tmp_path: Path, patch: pytest.MonkeyPatch
 ) -> Iterator[pytest.MonkeyPatch]:
     """Settings for commands, in an empty folder; what they do to logging is undone."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    patch.setenv("DATABASE_URL", database_url)
-    patch.setenv("WEBHOOK_SECRET", SECRET)
+    set_variables(patch, DATABASE_URL=database_url, WEBHOOK_SECRET=SECRET)
     patch.chdir(tmp_path)
-    settings.current.cache_clear()
-    yield patch
-    settings.current.cache_clear()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
+    with logging_put_back():
+        yield patch
 
 
 def run(*args: str, given: str | bytes | None = None) -> Result:

@@ -6,14 +6,20 @@ import os
 import shutil
 import socket
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
 from tests.servers import PostgresServer, RedisServer, ServerMissing, is_setting, postgres, redis
+
+if TYPE_CHECKING:  # what needs none of the package's code runs without it
+    from tests.logs import Lines
+    from worker.sandbox import Sandbox
 
 # Random examples in CI too: it goes on searching, and prints how to run again what it has found.
 settings.register_profile("ci", derandomize=False, print_blob=True, deadline=None, max_examples=100)
@@ -69,6 +75,29 @@ def without_settings() -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+# What a process of ours keeps, by module, and what makes it forget that.
+KEPT = {
+    "settings": "current.cache_clear",
+    "upstream": "session_for.cache_clear",
+    "fanout": "stopping.clear",
+    "db": "dispose",
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_process() -> Iterator[None]:
+    """Every test begins as a new process would, and leaves nothing to the next one."""
+    forget_all()
+    yield
+    forget_all()
+
+
+def forget_all() -> None:
+    for module, forget in KEPT.items():
+        if loaded := sys.modules.get(f"worker.{module}"):  # not needed so far: nothing kept
+            attrgetter(forget)(loaded)()
 
 
 class Network:
@@ -175,6 +204,59 @@ def postgresql_url(postgres_server: PostgresServer, postgresql_template: str) ->
     """A new, migrated PostgreSQL database."""
     with new_database(postgres_server, postgresql_template) as url, connections_closed(url):
         yield url
+
+
+@pytest.fixture
+def url(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The database of this process: its settings name it."""
+    return configured(database_url, monkeypatch)
+
+
+@pytest.fixture
+def lite(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same for what no database has a part in."""
+    return configured(sqlite_url, monkeypatch)
+
+
+@pytest.fixture
+def pg(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same for what only PostgreSQL's row locks can do."""
+    return configured(postgresql_url, monkeypatch)
+
+
+def configured(url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    from tests import environment  # noqa: PLC0415 - see the top
+
+    return environment.configured(url, monkeypatch)
+
+
+@pytest.fixture
+def commands(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pytest.MonkeyPatch]:
+    """The same for commands, in an empty folder."""
+    from tests.commands import command_environment  # noqa: PLC0415 - see the top
+
+    with command_environment(database_url, tmp_path, monkeypatch) as patch:
+        yield patch
+
+
+@pytest.fixture
+def logged() -> Iterator["Lines"]:
+    """What this process logs, as JSON."""
+    from tests.logs import caught  # noqa: PLC0415 - see the top
+
+    with caught() as lines:
+        yield lines
+
+
+@pytest.fixture
+def sandbox() -> Iterator["Sandbox"]:
+    """An upstream that acts out the scripts in its ids."""
+    from worker.sandbox import Sandbox  # noqa: PLC0415 - see the top
+
+    with Sandbox() as running:
+        yield running
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -24,7 +24,7 @@ import psycopg
 from sqlalchemy import make_url
 
 from tests.fleet import BEAT, WORKER, Fleet, fleet, scripted_ids, violations
-from tests.proxy import Proxy, Weather
+from tests.proxy import Proxy, Weather, detour
 from tests.servers import PostgresServer, Process, RedisServer, eventually, postgres, redis
 from worker import db
 from worker.listener import Reaction, Received
@@ -32,7 +32,7 @@ from worker.polling import LEASE
 from worker.sandbox import scripted_id
 from worker.upstream import DEADLINE_SECONDS
 
-STEPPED_WORKER = (sys.executable, str(Path(__file__).with_name("stepped_worker.py")))
+STEPPED_WORKER = (sys.executable, str(Path(__file__).with_name("stepped_worker.py")), *WORKER[1:])
 IDLE_TRANSACTION_LIMIT = 3.0  # seconds; one that waits for a broker takes longer
 RETRY_SCHEDULE = "1s,1s,2s,2s,3s,3s,5s,5s,5s,10s,10s,10s,10s,20s,20s,20s"
 
@@ -43,7 +43,8 @@ class Drill:
 
     database: PostgresServer
     broker: RedisServer
-    road: Proxy  # between the fleet and the broker
+    to_database: Proxy  # these are between the fleet and what it stands on
+    to_broker: Proxy
     chance: random.Random
     workers: int = 2
     injected: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -98,15 +99,15 @@ class Drill:
 
     def lose_redis_silently(self) -> None:
         """Connections to Redis go dead without a word."""
-        self._weather(Weather.BLACK_HOLE, 8)
+        self._weather(self.to_broker, Weather.BLACK_HOLE, 8)
 
     def reset_redis(self) -> None:
         """Connections to Redis are reset."""
-        self._weather(Weather.RESETS, 3)
+        self._weather(self.to_broker, Weather.RESETS, 3)
 
     def refuse_redis(self) -> None:
         """Nothing listens where Redis was."""
-        self._weather(Weather.REFUSES, 5)
+        self._weather(self.to_broker, Weather.REFUSES, 5)
 
     def restart_postgres(self) -> None:
         """The database restarts."""
@@ -115,6 +116,13 @@ class Drill:
     def terminate_backends(self) -> None:
         """`pg_terminate_backend` for every connection."""
         self.database.terminate_connections()
+
+    def lose_postgres_silently(self) -> None:
+        """Connections to the database go dead without a word; who waits there gives up in time."""
+        self.someone_frozen = True  # the server waits for them, perhaps within a transaction
+        self._weather(self.to_database, Weather.BLACK_HOLE, 8)
+        time.sleep(db.IDLE_SECONDS)
+        self.someone_frozen = False
 
     def upstream_429(self) -> None:
         """Upstream answers 429 to everything."""
@@ -162,6 +170,7 @@ class Drill:
     def restart_rolling(self) -> None:
         """Each worker is replaced by SIGTERM, one after the other."""
         for worker in self._all_running(WORKER):
+            worker.wait_for("ready", 60)  # before that it does not know the signal yet
             code = worker.terminate(90)
             assert code == 0, f"a worker ended with {code} after SIGTERM"
             self.fleet.start(WORKER, "-c", "4").wait_for("ready", 60)
@@ -188,8 +197,7 @@ class Drill:
         began = time.time()
         self.injected[name] += 1
         getattr(self, name)()
-        with contextlib.suppress(AssertionError):  # nothing was due any more
-            eventually(lambda: self._asked_since(began), 90)
+        eventually(lambda: self._asked_since(began), 90, f"a look after {name}")
         self.recovery[name] = max(self.recovery.get(name, 0.0), self._longest_gap(began))
 
     def watch_transactions(self) -> None:
@@ -216,12 +224,12 @@ class Drill:
     def _longest_gap(self, began: float) -> float:
         """The longest time without any look, from the fault's begin until now."""
         times = [began, *(look.at for look in self.fleet.sandbox.looks() if look.at >= began)]
-        return max((b - a for a, b in pairwise(times)), default=0.0)
+        return max(b - a for a, b in pairwise(times))
 
-    def _weather(self, weather: Weather, seconds: float) -> None:
-        self.road.set(weather)
+    def _weather(self, road: Proxy, weather: Weather, seconds: float) -> None:
+        road.set(weather)
         time.sleep(seconds)
-        self.road.set(Weather.FAIR)
+        road.set(Weather.FAIR)
 
     def _upstream(self, mode: str, seconds: float) -> None:
         self.fleet.sandbox.set_fault(mode)
@@ -261,6 +269,8 @@ SHORT = (
     "terminate_backends",
     "restart_rolling",
 )
+# What the broker holds is gone with these; what the database holds is not.
+FORGETTING = {"flush_redis", "kill_redis"}
 EACH_ONCE = (
     "kill_both_beats",
     "freeze_worker",
@@ -271,6 +281,7 @@ EACH_ONCE = (
     "refuse_redis",
     "restart_postgres",
     "terminate_backends",
+    "lose_postgres_silently",
     "upstream_429",
     "upstream_500",
     "upstream_garbage",
@@ -297,20 +308,22 @@ def script(chance: random.Random) -> list[str]:
 
 @contextlib.contextmanager
 def drilling(seed: int, rate: float) -> Iterator[Drill]:
-    """Servers, proxy and fleet for one run."""
+    """Servers, proxies and fleet for one run."""
     with postgres() as database, redis() as broker:
-        target = make_url(broker.url)
-        with Proxy(str(target.host), int(target.port or 0)) as road:
-            url = database.create_database()
-            db.migrate(url)
-            through = target.set(host=road.host, port=road.port).render_as_string(False)
+        url = database.create_database()
+        db.migrate(url)
+        with detour(url) as (to_database, database_url), detour(broker.url) as (to_broker, through):
             more = {
+                "DATABASE_URL": database_url,
+                "BROKER_URL": through,
                 "REELWATCH_RETRY_SCHEDULE": RETRY_SCHEDULE,
                 "REELWATCH_WEBHOOK_TIMEOUT": "5s",
                 "REELWATCH_NOT_FOUND_AFTER": "10s",
             }
-            drill = Drill(database, broker, road, random.Random(seed))
-            with fleet(url, through, rate, drill.react, **more) as drill.fleet:
+            drill = Drill(database, broker, to_database, to_broker, random.Random(seed))
+            # The producer goes straight to the broker: how it bears a silent one is its affair.
+            # Straight to the database goes what looks at how the fleet is.
+            with fleet(url, broker.url, rate, drill.react, **more) as drill.fleet:
                 watcher = threading.Thread(target=drill.watch_transactions, daemon=True)
                 watcher.start()
                 try:
@@ -332,15 +345,20 @@ def run(drill: Drill, jobs: int, names: Sequence[str], longest: float) -> list[s
         deployed.start(WORKER, "-c", "4")
         deployed.start(BEAT)
     hook = f"{deployed.listener.url}/hook"
-    deployed.send("worker.track", *ids, webhook_url=hook)
     deployed.send("worker.track", *endless, webhook_url=hook, deadline=longest / 2)
-    total = len(ids) + len(endless)
-    eventually(lambda: deployed.rows("SELECT count(*) FROM jobs")[0][0] == total, 120, "tracked")
-    for name in names:
+    total = len(endless)
+    for number, name in enumerate(names):
+        # A share before each fault: it befalls what has just come in and what is near its end.
+        share = ids[number :: len(names)]
+        deployed.send("worker.track", *share, webhook_url=hook)
+        total += len(share)
+        if name in FORGETTING:
+            eventually(lambda total=total: tracked(deployed) == total, 120, "tracked")  # type: ignore[misc]
         say(f"{name}: {getattr(Drill, name).__doc__}")
         drill.inject(name)
         time.sleep(drill.chance.uniform(0.2, 2.0))
     say("the script is over; waiting for the last end")
+    eventually(lambda: tracked(deployed) == total, 120, "tracked")
     eventually(lambda: not deployed.open_work(), 600, lambda: f"{deployed.open_work()} open")
     drill.over.set()
     return [
@@ -349,6 +367,11 @@ def run(drill: Drill, jobs: int, names: Sequence[str], longest: float) -> list[s
         *late_results(drill),
         *wrong_waits(drill),
     ]
+
+
+def tracked(deployed: Fleet) -> int:
+    """How many of the ids that were sent have become rows."""
+    return int(deployed.rows("SELECT count(*) FROM jobs")[0][0])
 
 
 def wrong_expiries(drill: Drill) -> Iterator[str]:

@@ -117,11 +117,15 @@ def fleet(
     broker_url: str,
     rate: float,
     answer: Callable[[Received], Reaction] = lambda _event: 200,
+    secrets: Sequence[str] = (),
     **more: str,
 ) -> Iterator[Fleet]:
-    """A deployment against a sandbox and a receiver of its own; ends with all its processes."""
-    secret = new_secret()
-    with upstream() as sandbox, Listener([secret], answer=answer).start() as listener:
+    """A deployment against a sandbox and a receiver of its own; ends with all its processes.
+
+    Its events are signed with all `secrets`, newest first; the receiver knows the oldest alone.
+    """
+    secrets = secrets or [new_secret()]
+    with upstream() as sandbox, Listener(secrets[-1:], answer=answer).start() as listener:
         environment = {
             "DATABASE_URL": database_url,
             "BROKER_URL": broker_url,
@@ -131,7 +135,7 @@ def fleet(
             "REELWATCH_POLL_MIN": "1s",
             "REELWATCH_POLL_MAX": "5s",
             "REELWATCH_NOT_FOUND_AFTER": "3s",
-            "WEBHOOK_SECRET": secret,
+            "WEBHOOK_SECRET": " ".join(secrets),
             "WEBHOOK_ALLOW": "127.0.0.1",
             "LOG_FORMAT": "json",
         } | more

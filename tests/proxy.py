@@ -4,8 +4,11 @@ import contextlib
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Self
+
+from sqlalchemy import make_url
 
 
 class Weather(StrEnum):
@@ -120,6 +123,14 @@ class Proxy:
             for end in pair:
                 reset(end)
         self._pairs.clear()
+
+
+@contextlib.contextmanager
+def detour(url: str) -> Iterator[tuple[Proxy, str]]:
+    """A proxy on the way to a server, and the server's URL by that way."""
+    target = make_url(url)
+    with Proxy(str(target.host), int(target.port or 0)) as road:
+        yield road, target.set(host=road.host, port=road.port).render_as_string(False)
 
 
 def reset(connection: socket.socket) -> None:

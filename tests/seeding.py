@@ -1,13 +1,14 @@
-"""Rows as Reelwatch would have written them, for tests of what only reads, or deletes."""
+"""Rows as Reelwatch would have written them, for tests of what reads, deletes or tells them."""
 
 import itertools
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
+from worker import db
 from worker.lifecycle import FINAL
 from worker.models import Account, Attempt, Base, Delivery, Job, PollError, Transition
 
@@ -27,6 +28,12 @@ def add(session: Session, table: type[Base], row: Mapping[str, Any]) -> Row:
     made = Base.metadata.tables[table.__tablename__]
     stored = session.execute(insert(made).values(row).returning(*made.c)).mappings().one()
     return dict(stored)
+
+
+def jobs_in(url: str) -> list[Job]:
+    """All jobs, in the order of their ids."""
+    with db.reading(url) as session:
+        return list(session.execute(select(Job).order_by(Job.id)).scalars())
 
 
 def add_account(session: Session, name: str = "default", **columns: Any) -> Row:
@@ -110,6 +117,17 @@ def add_delivery(
     if state == "delivered":
         row["delivered_at"] = created + timedelta(seconds=1)
     return add(session, Delivery, row | columns)
+
+
+def add_owed(session: Session, target: str = "https://hooks.example.com/x", **columns: Any) -> Row:
+    """An event that is due now, of a job of its own that has just been completed."""
+    now = db.now(session)
+    session.merge(Account(name="default", requests_per_second=5.0))
+    session.flush()
+    job = add_job(session, "completed", tracked_at=now, finished_at=now)
+    step = add_transition(session, job, from_state="running", to_state="completed", at=now)
+    due: Row = {"state": "pending", "created_at": now, "next_attempt_at": now}
+    return add_delivery(session, job, step, target=target, **due | columns)
 
 
 def add_attempt(session: Session, delivery: Row, **columns: Any) -> Row:

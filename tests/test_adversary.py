@@ -31,7 +31,7 @@ from structlog.testing import capture_logs
 from tests import seeding
 from tests.peers import Line, Peer, Script, answer, answering
 from tests.servers import eventually
-from worker import db, fanout, polling, settings, tracking, upstream
+from worker import db, polling, settings, tracking, upstream
 from worker.answers import Report
 from worker.models import Account, Base, Delivery, Job, PollError, Transition
 from worker.words import ENDS
@@ -119,17 +119,6 @@ def good_cases(count: int) -> dict[str, Case]:
 
 
 # ------------------------------------------------------------------ jobs and turns
-
-
-@pytest.fixture(autouse=True)
-def fresh_process() -> Iterator[None]:
-    """No settings, sessions or end of another test in this one."""
-    settings.current.cache_clear()
-    upstream.session_for.cache_clear()
-    fanout.stopping.clear()
-    yield
-    upstream.session_for.cache_clear()
-    settings.current.cache_clear()
 
 
 Configure = Callable[[str, int], settings.Settings]

@@ -10,7 +10,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from worker.board import SYMBOLS, board, change_line, job_name, note, plain, span
+from worker.board import SYMBOLS, board, change_line, job_name, left_in_words, note, plain, span
 from worker.lifecycle import State
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
@@ -56,8 +56,19 @@ FAILED = ended(
 )
 EXPIRED = job(state="expired", error_code="deadline", error_message="the deadline passed")
 TROUBLED = job(last_error="rate_limited", errors_in_row=3)
+
+
+def foretold(p50: float, p90: float, *, slow: bool = False) -> dict[str, Any]:
+    eta = {"p50_seconds": p50, "p90_seconds": p90, "slower_than_95_percent": slow}
+    return job(eta=eta)
+
+
+FORETOLD = foretold(41.2, 95.0)
+SLOW = foretold(125.4, 600.0, slow=True)
 EVERY_KIND = [
     job(),
+    FORETOLD,
+    SLOW,
     TROUBLED,
     COMPLETED,
     FAILED,
@@ -85,24 +96,28 @@ class TestAWideTable:
     @pytest.mark.parametrize(
         ("row", "cells"),
         [
-            (job(), ["▸ running", "video_generating", "75s", "7", "4s", ""]),
-            (TROUBLED, ["▸ running", "video_generating", "75s", "7", "4s", "3x rate_limited"]),
-            (COMPLETED, ["✓ completed", "completed", "66s", "7", "", "cdn.sandbox.example"]),
-            (FAILED, ["✗ failed", "failed", "66s", "7", "", "content_policy: [400] Req…"]),
-            (EXPIRED, ["? expired", "video_generating", "75s", "7", "4s",
-                       "deadline: the deadline pa…"]),
-            (ended("cancelled"), ["■ cancelled", "video_generating", "66s", "7", "", ""]),
-            (job(state="pending", upstream_status=None), ["○ pending", "", "75s", "7", "4s", ""]),
+            (job(), ["▸ running", "video_generating", "75s", "7", "4s", "", ""]),
+            (FORETOLD, ["▸ running", "video_generating", "75s", "7", "4s", "~41s", ""]),
+            (SLOW, ["▸ running", "video_generating", "75s", "7", "4s", "~2m05s",
+                    "slower than 95 %"]),
+            (TROUBLED, ["▸ running", "video_generating", "75s", "7", "4s", "", "3x rate_limited"]),
+            (COMPLETED, ["✓ completed", "completed", "66s", "7", "", "", "cdn.sandbox.examp…"]),
+            (FAILED, ["✗ failed", "failed", "66s", "7", "", "", "content_policy: […"]),
+            (EXPIRED, ["? expired", "video_generating", "75s", "7", "4s", "",
+                       "deadline: the dea…"]),
+            (ended("cancelled"), ["■ cancelled", "video_generating", "66s", "7", "", "", ""]),
+            (job(state="pending", upstream_status=None),
+             ["○ pending", "", "75s", "7", "4s", "", ""]),
         ],
     )  # fmt: skip
     def test_says_all_of_a_job(self, row: dict[str, Any], cells: list[str]) -> None:
-        edges = (0, 35, 47, 74, 81, 87, 94, 120)
+        edges = (0, 35, 47, 74, 81, 87, 94, 102, 120)
         line = line_of(row, 120)
         assert [line[begin:end].strip() for begin, end in pairwise(edges)] == [REAL_ID, *cells]
 
     def test_has_a_header(self) -> None:
         header = shown(job(), width=120).splitlines()[0].split()
-        assert header == ["Video", "State", "Upstream", "Age", "Looks", "Next", "Note"]
+        assert header == ["Video", "State", "Upstream", "Age", "Looks", "Next", "Left", "Note"]
 
 
 class TestANarrowTable:
@@ -110,6 +125,10 @@ class TestANarrowTable:
         ("row", "line"),
         [
             (job(), "veo3.1-fast…-trii1OXZc3 ▸ running   generating    75s     7 4s"),
+            (FORETOLD, "veo3.1-fast…-trii1OXZc3 ▸ running   generating    75s     7 4s,"
+                       " ~41s"),
+            (SLOW, "veo3.1-fast…-trii1OXZc3 ▸ running   generating    75s     7 4s,"
+                   " ~2m05s, slow"),
             (TROUBLED, "veo3.1-fast…-trii1OXZc3 ▸ running   generating    75s     7 4s,"
                        " 3x rate_limited"),
             (COMPLETED, "veo3.1-fast…-trii1OXZc3 ✓ completed completed     66s     7"
@@ -128,7 +147,7 @@ class TestANarrowTable:
         assert not gone & header
 
 
-@pytest.mark.parametrize("width", [20, 40, 60, 79, 80, 81, 100, 109, 110, 120, 200])
+@pytest.mark.parametrize("width", [20, 40, 60, 79, 80, 81, 100, 117, 118, 120, 200])
 def test_no_line_is_wider_than_the_screen_and_none_is_wrapped(width: int) -> None:
     lines = shown(*EVERY_KIND, width=width).splitlines()
     assert len(lines) == 1 + len(EVERY_KIND)
@@ -189,7 +208,7 @@ class TestALowTerminal:
         assert lines[-1] == "… and 1 more"
 
     def test_shows_at_least_one_job(self) -> None:
-        assert "… and 6 more" in shown(*EVERY_KIND, width=80, height=2)
+        assert "… and 8 more" in shown(*EVERY_KIND, width=80, height=2)
 
     def test_a_pipe_has_no_height(self) -> None:
         assert "more" not in shown(*[job() for _ in range(200)], width=80)
@@ -238,6 +257,24 @@ class TestAChangeLine:
 
     def test_is_one_line_of_plain_text(self) -> None:
         assert "\n" not in change_line(None, job(upstream_status="a\nb\x1b[31m"))
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        (foretold(41.2, 94.1), "about 41s left (half of such jobs), 90 % within 95s"),
+        (foretold(125.4, 600.0), "about 2m05s left (half of such jobs), 90 % within 10m00s"),
+        (SLOW, "about 2m05s left (half of such jobs), 90 % within 10m00s, "
+               "slower than 95 % of its kind"),
+        (foretold(0.9, 12.0), "may end any moment, 90 % within 12s"),
+        (foretold(0.0, 0.9), "may end any moment"),
+        (foretold(0.0, 0.0, slow=True), "may end any moment, slower than 95 % of its kind"),
+        (job(eta=None), ""),
+        (job(), ""),
+    ],
+)  # fmt: skip
+def test_the_remaining_time_in_words(row: dict[str, Any], text: str) -> None:
+    assert left_in_words(row) == text
 
 
 @pytest.mark.parametrize(

@@ -2,28 +2,21 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import seeding
-from tests.commands import SECRET, Screen, command_environment, done, on_screen, run
+from tests.commands import Screen, command_environment, done, on_screen, run
+from tests.environment import SECRET
+from tests.kinds import know, steady
 from tests.processes import free_port
 from worker import cli_errors, db, tracking
 from worker.cli import SECTIONS
 
 URL = "https://hooks.example.com/video"
 COMMANDS = [name for section in SECTIONS.values() for name in section]
-
-
-@pytest.fixture
-def commands(
-    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[pytest.MonkeyPatch]:
-    with command_environment(database_url, tmp_path, monkeypatch) as patch:
-        yield patch
 
 
 @pytest.fixture
@@ -345,7 +338,7 @@ def test_foreign_text_can_not_drive_the_terminal(
 
 def test_a_list_is_a_table_of_whole_ids(told: dict[str, Any], commands: pytest.MonkeyPatch) -> None:
     lines = done("list").splitlines()
-    assert lines[0].split() == ["VIDEO", "STATE", "AGE", "LOOKS", "NOTE"]
+    assert lines[0].split() == ["VIDEO", "STATE", "AGE", "LEFT", "LOOKS", "NOTE"]
     assert lines[1].split() == ["grok:told", "✓", "completed", "2m00s", "4", "cdn.example.com"]
     assert lines[2].split()[-1] == "upstream_failed"
     assert [line.rstrip() for line in lines] == lines
@@ -366,6 +359,37 @@ def test_a_list_says_when_jobs_are_looked_at_next(
     assert re.search(r"a .*queued, next look in (59m|60m)", text)
     assert re.search(r"b .*next look now", text)
     assert re.search(r"c .*deadline, given up", text)
+
+
+def test_a_list_and_a_story_say_how_long_a_job_still_takes(
+    commands: pytest.MonkeyPatch, database_url: str
+) -> None:
+    with db.transaction(database_url) as session:
+        seeding.add_account(session)
+        know(session, steady(2_900.0))
+        looked: seeding.Row = {"last_polled_at": seeding.at(), "next_poll_at": seeding.at(hours=-1)}
+        seeding.add_job(session, video_id="new", tracked_at=seeding.at(), **looked)
+        seeding.add_job(session, video_id="old", tracked_at=seeding.at(hours=9), **looked)
+        seeding.add_job(session, "expired", video_id="over", **looked)
+        seeding.add_job(session, video_id="odd", model="unheard of", **looked)
+    listed = {line.split()[0]: line for line in done("list").splitlines()}
+    assert re.search(r" running +\d+s +~4\dm\d\ds +0 +next look in ", listed["new"])
+    assert re.search(r" 9h00m +~4\dm\d\ds +0 +slower than 95 %, next look in ", listed["old"])
+    assert "~" not in listed["over"] + listed["odd"]
+    assert re.search(
+        r"^  eta       about 4\dm\d\ds left \(half of such jobs\), 90 % within 2h[34]\dm$",
+        done("show", "new"),
+        re.MULTILINE,
+    )
+    assert re.search(r"^  eta .*, slower than 95 % of its kind$", done("show", "old"), re.MULTILINE)
+    assert not re.search(r"^  eta ", done("show", "over") + done("show", "odd"), re.MULTILINE)
+    jobs = {job["video_id"]: job["eta"] for job in json.loads(done("list", "--json"))}
+    assert jobs["over"] is jobs["odd"] is None
+    assert jobs["new"].keys() == {"p50_seconds", "p90_seconds", "slower_than_95_percent"}
+    assert 2_400 < jobs["new"]["p50_seconds"] <= 2_900
+    assert [jobs[name]["slower_than_95_percent"] for name in ("new", "old")] == [False, True]
+    told = json.loads(done("show", "new", "--json"))["job"]["eta"]
+    assert told["p50_seconds"] == pytest.approx(jobs["new"]["p50_seconds"], abs=60)
 
 
 def ids(*args: str) -> list[str]:

@@ -1,10 +1,13 @@
 """The database: engines, transactions, times, migrations, and what the tables refuse to hold."""
 
 import multiprocessing
+import os
 import re
 import shutil
+import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -15,10 +18,11 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import CheckConstraint, UniqueConstraint, insert, inspect, select, text, update
-from sqlalchemy.exc import IntegrityError, StatementError
+from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
 from sqlalchemy.orm import Session
 
 from tests.conftest import new_database
+from tests.proxy import Weather, detour
 from tests.servers import PostgresServer, eventually, process
 from worker import db
 from worker.models import (
@@ -35,12 +39,6 @@ from worker.models import (
 )
 
 AT = datetime(2026, 2, 6, 3, 58, 49, 98_765, tzinfo=UTC)
-
-
-@pytest.fixture(autouse=True)
-def _closed_afterwards() -> Iterator[None]:
-    yield
-    db.dispose()
 
 
 # -------------------------------------------------------------------- engines
@@ -335,6 +333,52 @@ def test_an_installed_package_brings_its_migrations(
     assert db.migrations() == tmp_path / "migrations"
     (tmp_path / "worker" / "migrations").mkdir(parents=True)
     assert db.migrations() == tmp_path / "worker" / "migrations"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the names are Linux's")
+def test_the_kernel_gives_up_a_network_that_loses_everything(postgresql_url: str) -> None:
+    """In 20 s while something is sent, in 25 s while an answer is waited for."""
+    with db.engine(postgresql_url).connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        with socket.socket(fileno=os.dup(driver.fileno())) as used:
+            assert used.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
+            assert used.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert used.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+            assert used.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 5
+            assert used.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 3
+
+
+def test_a_server_that_is_silent_is_given_up(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes what is sent and says nothing; in fair weather a new connection is made."""
+    monkeypatch.setattr(db, "SILENCE_SECONDS", 0.5)
+    with detour(postgresql_url) as (road, url):
+        began = time.monotonic()
+        with pytest.raises(OperationalError, match=r"no answer within 0\.5 s"):  # noqa: PT012, SIM117
+            with db.transaction(url) as session:
+                session.execute(text("SELECT 1"))
+                road.set(Weather.BLACK_HOLE)
+                session.execute(text("SELECT 2"))
+        assert 0.5 <= time.monotonic() - began < 5
+        road.set(Weather.FAIR)
+        with db.reading(url) as session:
+            assert session.execute(text("SELECT 3")).scalar_one() == 3
+
+
+def test_only_transactions_of_ours_are_impatient(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A migration may take its time, on whichever connection."""
+    monkeypatch.setattr(db, "SILENCE_SECONDS", 0.3)
+    long = text("SELECT pg_sleep(1)")
+    for transaction in (db.transaction, db.reading):
+        with transaction(postgresql_url) as session:
+            session.execute(text("SELECT 1"))
+        with db.engine(postgresql_url).connect() as connection:
+            connection.execute(long)
+        with pytest.raises(OperationalError, match="no answer"), transaction(postgresql_url) as it:
+            it.execute(long)
 
 
 def test_a_transaction_that_nobody_goes_on_with_is_ended(postgresql_url: str) -> None:

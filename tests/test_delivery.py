@@ -2,19 +2,16 @@
 
 import base64
 import json
-import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from io import StringIO
 from itertools import count
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import structlog
 from celery import Celery
 from sqlalchemy import delete, select, update
 from sqlalchemy.engine import RowMapping
@@ -23,14 +20,16 @@ from standardwebhooks.webhooks import Webhook
 from svix.webhooks import Webhook as SvixWebhook
 from svix.webhooks import WebhookVerificationError
 
+from tests import seeding
+from tests.logs import Lines
 from tests.peers import closed_port
 from tests.servers import RedisServer, eventually, process
-from worker import breaker, db, delivery, fanout, log, settings, tasks
+from worker import breaker, db, delivery, tasks
 from worker.celery import configuration
 from worker.destinations import deliveries
 from worker.errors import Refused
 from worker.listener import Listener, Received
-from worker.models import Account, Attempt, Delivery, Destination, Job, Transition
+from worker.models import Attempt, Delivery, Destination
 from worker.sandbox_answers import Answer
 from worker.sandbox_server import LocalService, Request
 from worker.settings import Settings
@@ -100,35 +99,11 @@ def turn(url: str, send_callback: delivery.SendCallback = refuse_callbacks, **ch
 
 
 def owe(url: str, target: str = NOBODY, **changes: Any) -> str:
-    """A new event that is due now, with its job and its transition; returns its id."""
-    number = next(numbers)
-    event_id = f"evt_{number:012x}"
+    """A new event that is due now, of a job of its own; returns its id."""
     with db.transaction(url) as session:
-        now = db.now(session)
-        session.merge(Account(name="default", requests_per_second=5.0))
-        job = Job(
-            account="default", video_id=f"veo3:{number}", state="completed", metadata_={},
-            tracked_at=now, deadline_at=now, finished_at=now, video_url="https://v", events=[],
-        )  # fmt: skip
-        session.add(job)
-        session.flush()
-        transition = Transition(
-            job_id=job.id, sequence=1, from_state="running", to_state="completed", at=now
-        )
-        session.add(transition)
-        session.flush()
-        values = {
-            "sequence": 1, "event_type": "video.completed", "channel": "webhook",
-            "destination": urlsplit(target).netloc, "body": body_of(number), "state": "pending",
-            "created_at": now, "next_attempt_at": now,
-        } | changes  # fmt: skip
-        session.add(
-            Delivery(
-                id=event_id, job_id=job.id, transition_id=transition.id, target=target, **values
-            )
-        )
-        prove(session, str(values["destination"]))
-    return event_id
+        row = seeding.add_owed(session, target, **{"body": body_of(next(numbers)), **changes})
+        prove(session, row["destination"])
+    return str(row["id"])
 
 
 def prove(session: Session, name: str) -> None:
@@ -168,32 +143,6 @@ def make_due(url: str, event_id: str) -> None:
 
 def headers_of(request: Request) -> dict[str, str]:
     return {name: value for name, value in request.headers.items() if name.startswith("webhook-")}
-
-
-@pytest.fixture(autouse=True)
-def _fresh_process() -> Iterator[None]:
-    fanout.stopping.clear()
-    settings.current.cache_clear()
-    yield
-    settings.current.cache_clear()
-    db.dispose()
-
-
-@pytest.fixture
-def logged() -> Iterator[StringIO]:
-    """What is logged, as JSON lines."""
-    root, stream = logging.getLogger(), StringIO()
-    before, level = root.handlers[:], root.level
-    log.configure(Settings(log_format="json"))
-    structlog.configure(cache_logger_on_first_use=False)  # the next test's loggers are its own
-    handler = root.handlers[0]
-    assert isinstance(handler, logging.StreamHandler)
-    handler.setStream(stream)
-    yield stream
-    root.handlers[:] = before
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 # --------------------------------------------------------------- what arrives
@@ -863,12 +812,7 @@ def test_redeliver_wants_a_condition(sqlite_url: str, conditions: dict[str, Any]
 # --------------------------------------------------------------- canonical lines
 
 
-def lines_of(stream: StringIO) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    return [line for line in lines if line["event"] == "attempt"]
-
-
-def test_one_line_tells_each_attempt(sqlite_url: str, logged: StringIO) -> None:
+def test_one_line_tells_each_attempt(sqlite_url: str, logged: Lines) -> None:
     """With the job, what happened and what follows."""
     answers = iter([says(500), says(410), says(204)])
     with Receiver(lambda _: next(answers)) as receiver:
@@ -878,7 +822,7 @@ def test_one_line_tells_each_attempt(sqlite_url: str, logged: StringIO) -> None:
         turn(sqlite_url)
         redeliver(sqlite_url, ids=[event_id])
         turn(sqlite_url)
-    again, dead, delivered = lines_of(logged)
+    again, dead, delivered = logged.named("attempt")
     row = row_of(sqlite_url, event_id)
     for number, line in enumerate((again, dead, delivered), 1):
         assert line["delivery"] == event_id

@@ -8,18 +8,21 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from tests.servers import eventually
-from worker import demo
-from worker.demo import SCENES, Reading, Scene, by_id, command_prefix, judge
+from tests.servers import eventually, process
+from worker import demo, tasks
+from worker.demo import SCENES, Reading, Scene, Stage, by_id, command_prefix, judge
 from worker.listener import Listener, Received
 from worker.sandbox_scripts import SCRIPTS
 
@@ -43,6 +46,33 @@ def run(scenes: Sequence[Scene] = QUICK, **options: Any) -> tuple[int, str]:
     with screen.capture() as capture:
         code = demo.run(screen, scenes=scenes, **options)
     return code, capture.get()
+
+
+@pytest.fixture
+def working(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
+    """Has a thread here do the looks and attempts; the command that is started in its place.
+
+    The real worker takes seconds to start and to stop; one test has it.
+    """
+    follow = demo._follow
+
+    def follow_meanwhile(stage: Stage, *options: Any) -> str | None:
+        over = threading.Event()
+
+        def work() -> None:
+            while not over.wait(0.1):
+                tasks.standby.look()
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        try:
+            return follow(stage, *options)
+        finally:
+            over.set()
+            worker.join()
+
+    monkeypatch.setattr(demo, "_follow", follow_meanwhile)
+    return python(SLEEPER, folder / "sleeper")
 
 
 def python(code: str, *arguments: object) -> list[str]:
@@ -79,6 +109,8 @@ def test_the_whole_demo_works_as_a_new_user_would_try_it(folder: Path) -> None:
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     check_summary(ran.stdout)
+    (log,) = folder.glob("reelwatch-demo-*/worker.log")
+    assert '"event": "look"' in log.read_text()
     check_lines(ran.stdout)
     check_suggestions(ran.stdout)
 
@@ -109,12 +141,14 @@ def check_suggestions(text: str) -> None:
     """The commands to try next do something when they are pasted."""
     commands = text.partition("Try next:\n")[2].splitlines()
     assert len(commands) == 3
-    for command in commands:
-        pasted = subprocess.run(
-            command, shell=True, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert pasted.returncode == 0, pasted.stderr
-        assert re.search(r"(veo3\.1|grok|sora-2):", pasted.stdout)
+    shells = [
+        subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, text=True)
+        for command in commands
+    ]
+    for pasted in shells:
+        shown, _ = pasted.communicate(timeout=60)
+        assert pasted.returncode == 0, shown
+        assert re.search(r"(veo3\.1|grok|sora-2):", shown)
 
 
 def found(pattern: str, text: str) -> list[int]:
@@ -123,12 +157,29 @@ def found(pattern: str, text: str) -> list[int]:
     return [int(group) for group in match.groups()]
 
 
-def test_a_terminal_sees_the_table_move() -> None:
+def test_a_terminal_sees_the_table_move_and_the_verdict_is_the_scripts(
+    monkeypatch: pytest.MonkeyPatch, working: list[str]
+) -> None:
+    """The same run is good by its scripts, and bad by others."""
+    reported: list[tuple[Stage, Reading]] = []
+    report = demo._report
+
+    def remember(console: Console, stage: Stage, reading: Reading, trouble: str | None) -> int:
+        reported.append((stage, reading))
+        return report(console, stage, reading, trouble)
+
+    monkeypatch.setattr(demo, "_report", remember)
     screen = Console(file=io.StringIO(), width=80, height=30, force_terminal=True)
     with screen.capture() as capture:
-        assert demo.run(screen, scenes=QUICK) == 0
+        assert demo.run(screen, scenes=QUICK, up=working) == 0
     assert "webhooks verified" in capture.get()
     assert "2 of 2 ended as scripted" in capture.get()
+    monkeypatch.setattr(demo, "expected", lambda _video_id: SCRIPTS["policy"])
+    screen = Console(file=io.StringIO(), width=80)
+    with screen.capture() as capture:
+        assert report(screen, *reported[0], None) == 1
+    assert "✗ grok:ok.0.5s-a: completed, scripted: failed content_policy" in capture.get()
+    assert "1 of 2 ended as scripted" in capture.get()
 
 
 def test_the_scenes_are_what_the_demo_promises() -> None:
@@ -145,26 +196,20 @@ def test_the_scenes_are_what_the_demo_promises() -> None:
 
 
 class TestItFailsWhen:
-    def test_a_video_ends_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(demo, "expected", lambda _video_id: SCRIPTS["policy"])
-        code, text = run()
-        assert code == 1
-        assert "✗ grok:ok.0.5s-a: completed, scripted: failed content_policy" in text
-        assert "1 of 2 ended as scripted" in text
-        assert '"event": "look"' in text  # the end of the worker's log
-
-    def test_events_come_unverified(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_events_come_unverified(
+        self, monkeypatch: pytest.MonkeyPatch, working: list[str]
+    ) -> None:
         class Stranger(Listener):
             def __init__(self, _secrets: Sequence[str], **options: Any) -> None:
                 super().__init__([OTHER_SECRET], **options)
 
         monkeypatch.setattr(demo, "Listener", Stranger)
         monkeypatch.setitem(demo.PACE, "REELWATCH_RETRY_SCHEDULE", "200ms")
-        code, text = run(QUICK[:1])
+        code, text = run([Scene("grok", "ok", 0)], up=working)
         assert code == 1
         assert "1 of 1 ended as scripted" in text
         assert "0 of 1 owed events arrived" in text
-        assert re.search(r"✗ grok:ok.0.5s-a: video.completed \(\d\) never came verified", text)
+        assert re.search(r"✗ grok:ok.0s-a: video.completed \(\d\) never came verified", text)
         assert "✗ not verified: " in text
 
     def test_the_worker_crashes(self) -> None:
@@ -194,30 +239,29 @@ def test_many_problems_are_told_in_few_lines() -> None:
     assert re.findall(r"^… and (\d+) more$", text, re.MULTILINE) == ["15"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_ctrl_c_ends_the_worker_and_leaves_nothing_behind(number: int, folder: Path) -> None:
-    here = folder / "here"
+def test_ctrl_c_ends_the_worker_and_leaves_nothing_behind(folder: Path) -> None:
+    """As do being told to end and a terminal that is closed."""
     code = (
         "import sys; from rich.console import Console; from worker import demo;"
         "sys.exit(demo.run(Console(), up=sys.argv[1:]))"
     )
-    process = subprocess.Popen(
-        python(code, *python(SLEEPER, here)),
-        env=os.environ | {"TMPDIR": str(folder)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        pid = int(eventually(lambda: here.exists() and here.read_text().strip(), 30))
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert process.returncode == 1
-    assert "Interrupted." in output
+    with ExitStack() as stack:
+        demos = {}
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            command = python(code, *python(SLEEPER, folder / number.name))
+            demos[number] = stack.enter_context(process(command, {"TMPDIR": str(folder)}))
+        for number, started in demos.items():
+            pid = int(eventually(partial(written, folder / number.name), 30))
+            started.stop_signal(number)
+            assert started.wait(30) == 1
+            assert "Interrupted." in started.output
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
     assert list(folder.glob("reelwatch-demo-*")) == []
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+
+
+def written(path: Path) -> str:
+    return path.read_text().strip() if path.exists() else ""
 
 
 def test_the_users_settings_reach_nothing_and_come_back(

@@ -1,9 +1,10 @@
 """The code in the documents does what they say: it is taken from them and run."""
 
+import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,15 @@ from sqlalchemy import String, create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from standardwebhooks import Webhook
 
+from tests import seeding
+from tests.kinds import know, steady
 from tests.servers import Process, ServerMissing, eventually, free_port, process
-from worker import db, settings
+from worker import db
+from worker.curves import Eta
 from worker.delivery import signed_headers
 from worker.embedded import new_secret
+from worker.events import Subject, body
+from worker.lifecycle import EventType
 from worker.models import Job
 
 ROOT = Path(__file__).parent.parent
@@ -30,13 +36,6 @@ def blocks(document: str, language: str) -> list[str]:
     """The fenced blocks of a document whose first line is "```" and exactly this."""
     text = (ROOT / document).read_text("utf-8")
     return re.findall(rf"^```{re.escape(language)}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-
-
-@pytest.fixture(autouse=True)
-def fresh_settings() -> Iterator[None]:
-    settings.current.cache_clear()
-    yield
-    settings.current.cache_clear()
 
 
 # --------------------------------------------------------------- receivers
@@ -141,7 +140,7 @@ class Order(Base):
 
 def producer_blocks() -> list[str]:
     found = blocks("docs/producers.md", "python")
-    assert len(found) == 4
+    assert len(found) == 5
     return found
 
 
@@ -174,6 +173,43 @@ def test_tracking_in_ones_own_transaction(database_url: str) -> None:
         )
         assert order.video_id == job.video_id == "veo:2"
     engine.dispose()
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_asking_how_long_a_job_still_takes(
+    database_url: str, slow: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The fifth says nothing of a new kind of job, and what there is to say of a known one."""
+    configure(database_url)
+    with db.transaction(database_url) as session:
+        seeding.add_account(session)
+        seeding.add_job(
+            session, video_id="veo3.1-fast:1770350082-trii1OXZc3", model="veo3.1-fast",
+            tracked_at=seeding.at(days=slow), last_polled_at=seeding.at(),
+        )  # fmt: skip
+    exec(producer_blocks()[4], {})
+    assert capsys.readouterr().out == ""
+    with db.transaction(database_url) as session:
+        know(session, steady(9_000.0), "veo3.1-fast")
+    exec(producer_blocks()[4], {})
+    said = capsys.readouterr().out
+    assert re.match(r"about (89\d\d|9000) s, hardly more than 29[89]\d\d s\n", said)
+    assert said.endswith("slower than 95 % of its kind\n") is slow
+
+
+def test_the_documented_bodies_have_the_keys_of_real_ones() -> None:
+    """In the same order; what is foretold has the documented form."""
+    subject = Subject(
+        "a", "default", None, "running", None, 1, 1, datetime.now(UTC), None, None, None, False, {},
+        Eta(41.2, 95.0, slower_than_95_percent=False),
+    )  # fmt: skip
+    real = body(EventType.STATUS_CHANGED, datetime.now(UTC), subject, None, None)
+    [sample] = blocks("README.md", "json")
+    documented = json.loads(sample)
+    assert [list(documented), list(documented["data"])] == [list(real), list(real["data"])]
+    [told] = blocks("docs/receivers.md", "json")
+    assert json.loads(f"{{{told}}}") == {"eta": real["data"]["eta"]}
+    assert json.dumps(real["data"]["eta"]) in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_tracking_by_message(redis_url: str) -> None:

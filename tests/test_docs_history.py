@@ -15,7 +15,7 @@ import pytest
 
 from tests import seeding
 from tests.seeding import Row
-from worker import db, settings
+from worker import db
 from worker.models import Base
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "history.md"
@@ -381,11 +381,9 @@ def test_the_python_of_the_document_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", database_url)
-    settings.current.cache_clear()
     code = re.findall(
         r"^```python\n(.*?)^```$", DOCUMENT.read_text("utf-8"), re.DOTALL | re.MULTILINE
     )
     for block in code:
         exec(compile(block, str(DOCUMENT), "exec"), {})
-    settings.current.cache_clear()
     assert capsys.readouterr().out == "completed 1 transitions\n"

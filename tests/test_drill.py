@@ -1,13 +1,19 @@
 """Acceptance: real processes, killed and starved while they work, lose nothing and tell no lies."""
 
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from tests import drill
 from tests.fleet import fleet, scripted_ids, violations
 from tests.servers import eventually, process
-from worker import db
+from worker import db, delivery, polling
+from worker.models import Delivery, Job
+
+ENDED = "SELECT count(*) FROM jobs WHERE finished_at IS NOT NULL"
 
 
 @pytest.mark.timeout(420)
@@ -23,25 +29,70 @@ def test_a_fleet_survives_what_befalls_it() -> None:
 
 @pytest.mark.timeout(240)
 def test_one_process_survives_being_killed(tmp_path: Path) -> None:
-    """`reelwatch up` on SQLite, killed with -9 three times while it works."""
+    """`reelwatch up` on SQLite, killed with -9 three times while it works.
+
+    First with looks in hand: nobody asks again before their leases are over, which takes as long
+    as all the rest. Then with attempts in hand, then in the middle of everything.
+    """
     url = f"sqlite:///{tmp_path / 'one.db'}"
     db.migrate(url)
-    with fleet(url, "", rate=30.0) as deployed:
+    slow = threading.Event()
+    with fleet(
+        url, "", 30.0, lambda _: (200, {"delay": "5"}) if slow.is_set() else 200
+    ) as deployed:
         up = {k: v for k, v in deployed.environment.items() if k != "BROKER_URL"}
-        ids = scripted_ids(25, 3.0, 15.0)
-        hook = f"{deployed.listener.url}/hook"
-        track = process(["reelwatch", "track", *ids, "--webhook-url", hook], up)
-        assert track.wait(60) == 0, track.output
-        ended = "SELECT count(*) FROM jobs WHERE finished_at IS NOT NULL"
-        for share in (0, 5, 12):
+        ids = scripted_ids(25, 2.0, 12.0)
+        first, second = ids[:12], ids[12:]
+
+        def track(ids: Sequence[str]) -> None:
+            hook = f"{deployed.listener.url}/hook"
+            with process(["reelwatch", "track", *ids, "--webhook-url", hook], up) as command:
+                assert command.wait(60) == 0, command.output
+
+        def asked(video_id: str) -> list[float]:
+            return [look.at for look in deployed.sandbox.looks() if look.video_id == video_id]
+
+        def killed_once(condition: Callable[[], object], *more: str) -> None:
             with process(["reelwatch", "up"], up) as one:
-                eventually(
-                    lambda share=share: deployed.rows(ended)[0][0] > share,  # type: ignore[misc]
-                    90,
-                    lambda one=one: one.output[-2000:],  # type: ignore[misc]
-                )
+                if more:
+                    track(more)
+                eventually(condition, 60, lambda: one.output[-2000:])
                 one.kill()
+
+        track(first)
+        deployed.sandbox.set_fault("hang")
+        killed_once(lambda: all(asked(each) for each in first))
+        deployed.sandbox.set_fault("none")
+        slow.set()
+        killed_once(lambda: deployed.listener.events, *second)
+        slow.clear()
+        assert leases_over(url, but=first) > 0
+        killed_once(lambda: deployed.rows(ENDED)[0][0] > 6)
+        leases_over(url, but=first)
         with process(["reelwatch", "up"], up) as one:
-            eventually(lambda: not deployed.open_work(), 120, lambda: one.output[-2000:])
+            eventually(lambda: not deployed.open_work(), 90, lambda: one.output[-2000:])
             assert one.terminate(60) == 0
         assert violations(deployed, ids) == []
+        apart = [asked(each)[1] - asked(each)[0] for each in first]
+        assert min(apart) > polling.LEASE.total_seconds() - 2  # it began before the look
+
+
+def leases_over(url: str, but: Sequence[str]) -> int:
+    """Let time pass for what a dead process had in hand, `but` for those; how many attempts it had.
+
+    Nothing may be kept from others for longer than is promised.
+    """
+    with db.transaction(url) as session:
+        now = db.now(session)
+        held = select(Job).where(Job.lease_token.is_not(None), Job.video_id.not_in(but))
+        for job in session.execute(held).scalars():
+            assert job.next_poll_at is not None
+            assert job.next_poll_at <= now + polling.LEASE
+            job.next_poll_at = now
+        owed = select(Delivery).where(Delivery.lease_token.is_not(None))
+        attempts = session.execute(owed).scalars().all()
+        for attempt in attempts:
+            assert attempt.next_attempt_at is not None
+            assert attempt.next_attempt_at <= now + delivery.LEASE
+            attempt.next_attempt_at = now
+        return len(attempts)

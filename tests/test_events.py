@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.answers import Failure, Meaning, Report, interpret
+from worker.curves import Eta
 from worker.errors import Refused
 from worker.events import (
     DEFAULT_EVENTS,
@@ -107,6 +108,7 @@ class TestBody:
                 "upstream_created_at": "2026-02-06T03:54:42.099000Z",
                 "finished_at": "2026-02-06T03:58:52.120000Z",
                 "duration_seconds": 246.895,
+                "eta": None,
                 "polls": 17,
             },
         }
@@ -160,6 +162,16 @@ class TestBody:
         assert found["type"] == "video.status_changed"
         assert found["data"]["error"] is None
         assert (found["data"]["sequence"], found["data"]["polls"]) == (2, 3)
+
+    def test_of_a_new_stage_says_how_long_it_still_takes(self) -> None:
+        subject = replace(SUBJECT, eta=Eta(41.2, 95.0, slower_than_95_percent=True))
+        found = body(EventType.STATUS_CHANGED, TRACKED, subject, None, None)
+        assert found["data"]["eta"] == {
+            "p50_seconds": 41.2,
+            "p90_seconds": 95.0,
+            "slower_than_95_percent": True,
+        }
+        assert json.loads(encode(found))["data"]["eta"] == found["data"]["eta"]
 
     @pytest.mark.parametrize("late", [True, False])
     def test_says_whether_it_comes_late(self, late: bool) -> None:

@@ -38,8 +38,8 @@ GROUPS = {
         "listener",
     },
     # Plain functions that own their transactions.
-    "use cases": {"tracking", "polling", "delivery", "history", "pruning"},
-    # One foreign thing each: environment, log, terminal, database, threads, HTTP.
+    "use cases": {"tracking", "polling", "delivery", "history", "learning", "pruning"},
+    # One foreign thing each: environment, log, terminal, database, threads, HTTP, queues.
     "edges": {
         "settings",
         "log",
@@ -48,6 +48,7 @@ GROUPS = {
         "models",
         "ledger",
         "heartbeat",
+        "forecasts",
         "destinations",
         "fanout",
         "upstream",
@@ -55,6 +56,7 @@ GROUPS = {
         "transport",
         "connections",
         "deadline",
+        "messages",
     },
     # Pure: what follows from what.
     "rules": {
@@ -64,8 +66,11 @@ GROUPS = {
         "cleaning",
         "answers",
         "troubles",
+        "curves",
+        "simulation",
         "schedule",
         "lifecycle",
+        "remaining",
         "events",
         "narrative",
         "sandbox_answers",
@@ -188,5 +193,5 @@ def test_importing_does_nothing(tmp_path: Path) -> None:
 def test_the_package_offers_what_producers_need() -> None:
     import worker  # noqa: PLC0415 - the subject
 
-    assert set(worker.__all__) == {"cancel", "recheck", "track", "track_many"}
+    assert set(worker.__all__) == {"cancel", "eta", "recheck", "track", "track_many"}
     assert all(callable(getattr(worker, name)) for name in worker.__all__)

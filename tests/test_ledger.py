@@ -11,10 +11,13 @@ from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import DatabaseError
 
+from tests.kinds import steady
 from worker import db, ledger, lifecycle
 from worker.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
+from worker.curves import Curve, Eta
 from worker.ledger import Change
 from worker.models import Account, Delivery, Job, PollError, Transition
+from worker.remaining import remaining
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 RULES = lifecycle.Rules()
@@ -425,6 +428,7 @@ class TestEvents:
                 "upstream_created_at": "2026-02-06T03:54:42.203000Z",
                 "finished_at": "2026-02-06T04:00:00.000000Z",
                 "duration_seconds": 246.895,
+                "eta": None,
                 "polls": 17,
             },
         }
@@ -450,6 +454,43 @@ class TestEvents:
         (event,) = rows(url, Delivery)
         assert body(event)["type"] == "video.expired"
         assert body(event)["timestamp"] == "2026-02-06T04:00:00.000000Z"
+
+    def test_an_event_foretells_the_end_by_the_job_as_this_look_leaves_it(self, url: str) -> None:
+        """By the model, the beginning and the word that the look brought."""
+        add_job(url, events=["status_changed"], errors_in_row=3, last_error="timeout")
+        told = replace(RUNNING, model="sora-2", created_at=after(-60), progress=0.5)
+        asked = []
+
+        def curve_of(model: str | None) -> Curve:
+            asked.append(model)
+            return steady(40.0)
+
+        made = change(job(url), told, after(9))
+        with db.transaction(url) as session:
+            assert ledger.write(session, [made], after(9), curve_of) == 1
+        (event,) = rows(url, Delivery)
+        assert asked == ["sora-2"]
+        assert body(event)["data"]["eta"] == {
+            "p50_seconds": 40.0,
+            "p90_seconds": 132.9,
+            "slower_than_95_percent": False,
+        }
+        assert remaining({**job(url)}, steady(40.0), after(9)) == Eta(40.0, 132.9, False)
+
+    def test_an_event_foretells_nothing_by_a_guess(self, url: str) -> None:
+        add_job(url, events=["status_changed"])
+        assert look(url, RUNNING) == 1
+        (event,) = rows(url, Delivery)
+        assert body(event)["data"]["eta"] is None
+
+    @pytest.mark.parametrize("answer", [DONE, FAILED, RUNNING], ids=["done", "failed", "expired"])
+    def test_an_event_of_an_end_foretells_nothing(self, url: str, answer: Answer) -> None:
+        add_job(url, deadline_at=NOW)
+        made = change(job(url), answer, after(1))
+        with db.transaction(url) as session:
+            assert ledger.write(session, [made], after(1), lambda _: steady(40.0)) == 1
+        (event,) = rows(url, Delivery)
+        assert body(event)["data"]["eta"] is None
 
     def test_the_body_is_frozen(self, url: str) -> None:
         add_job(url)

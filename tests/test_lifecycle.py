@@ -37,6 +37,7 @@ EARLY = TRACKED + timedelta(minutes=10)
 LATE = TRACKED + timedelta(hours=2)
 GIVE_UP = TRACKED + timedelta(hours=24)
 RULES = Rules()
+VEO = RULES.plans.plan("veo3.1-fast")
 URL = "https://cdn.example/result.mp4"
 LOST = Failure("upstream_failed", "Task failed", retryable=True)
 GONE = Failure("upstream_expired", "gone", retryable=True)
@@ -138,7 +139,7 @@ def when(word: str, now: datetime) -> datetime | None:
     """The moment that the table's word stands for, at a jitter of one half."""
     past = (now - DEADLINE_AT).total_seconds()
     seconds = {
-        "look": until_next_look("veo3.1-fast", (now - TRACKED).total_seconds(), RULES.pace, 0.5),
+        "look": until_next_look(VEO, (now - TRACKED).total_seconds(), None, 0.5),
         "retry": until_next_try(1, RULES.pace, 0.5),
         "floor": RULES.pace.floor,
         "slow": until_slow_look(past, RULES.pace, 0.5),
@@ -256,7 +257,7 @@ class TestReports:
 class TestWhenToLookAgain:
     def test_goes_by_the_age_since_upstream_made_the_job(self) -> None:
         made = EARLY - timedelta(seconds=30)
-        expected = EARLY + timedelta(seconds=until_next_look("veo3.1-fast", 30, RULES.pace, 0.5))
+        expected = EARLY + timedelta(seconds=until_next_look(VEO, 30, None, 0.5))
         for running, answer in (
             (job(State.RUNNING, created_at=made), REPORTS["in_progress"]),
             (job(State.RUNNING), replace(REPORTS["in_progress"], created_at=made)),
@@ -272,7 +273,7 @@ class TestWhenToLookAgain:
 
     def test_a_job_from_the_future_is_new(self) -> None:
         future = job(State.RUNNING, created_at=EARLY + timedelta(days=1))
-        wait = until_next_look("veo3.1-fast", 0, RULES.pace, 0.5)
+        wait = until_next_look(VEO, 0, None, 0.5)
         found = look(future, REPORTS["in_progress"], EARLY)
         assert found.due == EARLY + timedelta(seconds=wait)
 
@@ -281,7 +282,7 @@ class TestWhenToLookAgain:
         now = TRACKED + timedelta(seconds=age)
         answer = replace(REPORTS["in_progress"], model="sora-2")
         for model, expected in (("grok", "grok"), (None, "sora-2")):
-            wait = until_next_look(expected, age, RULES.pace, 0.5)
+            wait = until_next_look(RULES.plans.plan(expected), age, None, 0.5)
             found = look(job(State.RUNNING, model=model), answer, now)
             assert found.due == now + timedelta(seconds=wait)
 

@@ -1,12 +1,10 @@
 """The log: one line per event, everybody's in one format, and never a secret."""
 
-import base64
 import json
 import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from io import StringIO
 from typing import Any
 from urllib.parse import quote
 
@@ -14,16 +12,17 @@ import pytest
 import structlog
 from celery.utils.log import get_task_logger
 
+from tests.environment import SECRET
+from tests.logs import Lines, logging_put_back
 from worker import log
 from worker.settings import Settings
 
-SECRET = "whsec_" + base64.b64encode(b"a new secret of the producer!").decode()
 KEY = "sk-0123456789abcdef"
 PASSWORD = 'pä"ss\\wo/rd'
 DATABASE = f"postgresql://u:{quote(PASSWORD, safe='')}@h/d"
 
 
-class Terminal(StringIO):
+class Terminal(Lines):
     """A stream that is one, or not."""
 
     def __init__(self, *, terminal: bool) -> None:
@@ -33,24 +32,11 @@ class Terminal(StringIO):
     def isatty(self) -> bool:
         return self._terminal
 
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.getvalue().splitlines()]
-
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    levels = {name: logging.getLogger(name).level for name in log.QUIET}
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, before in levels.items():
-        logging.getLogger(name).setLevel(before)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
+    with logging_put_back():
+        yield
 
 
 def configured(
@@ -61,7 +47,6 @@ def configured(
     monkeypatch.setattr(sys, "stderr", stream)
     secret = {"api_key": KEY, "webhook_secrets": (SECRET,), "database_url": DATABASE}
     log.configure(Settings(**{**secret, **changes}))
-    structlog.configure(cache_logger_on_first_use=False)  # the next test's loggers are its own
     return stream
 
 

@@ -3,8 +3,9 @@
 import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -39,23 +40,6 @@ BROKEN = Trouble(ErrorKind.SERVER_ERROR, "internal error", 500)
 LIMITED = Trouble(ErrorKind.RATE_LIMITED, "slow down", 429)
 UNAUTHORIZED = Trouble(ErrorKind.UNAUTHORIZED, "invalid token", 401)
 FORBIDDEN = Trouble(ErrorKind.FORBIDDEN, "access denied", 403)
-
-
-@pytest.fixture(autouse=True)
-def fresh_process() -> Iterator[None]:
-    """No settings, sessions or end of another test in this one."""
-    settings.current.cache_clear()
-    upstream.session_for.cache_clear()
-    fanout.stopping.clear()
-    yield
-    fanout.stopping.clear()
-    settings.current.cache_clear()
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox() as running:
-        yield running
 
 
 Configure = Callable[..., settings.Settings]
@@ -123,6 +107,14 @@ def claim(
         return polling.claim(session, configured, limit, lead, now)
 
 
+def poller_of(
+    made: settings.Settings,
+    nudge: Callable[[], None] = lambda: None,
+    ask: polling.Asker = upstream.look,
+) -> polling._Poller:
+    return polling._Poller(made, made.accounts["default"], made.plans, nudge, ask)
+
+
 def looked(claimed: Claimed, answer: Answer | None) -> Looked:
     """The claimed job with what a look brought; None: its slot was missed."""
     return Looked(claimed, None if answer is None else Look(answer, answer.http_status, 7))
@@ -174,12 +166,12 @@ class TestClaim:
         assert [c.row["video_id"] for c in claim(database_url, 2).items] == ["oldest", "middle"]
         assert job(database_url, "newest")["next_poll_at"] == NOW
 
-    def test_leaves_the_longest_waiting_the_first_slot(self, database_url: str) -> None:
+    def test_leaves_the_one_due_longest_the_first_slot(self, database_url: str) -> None:
         add_account(database_url)
-        add_jobs(database_url, ["fresh"], after(-3), last_polled_at=after(-5))
-        add_jobs(database_url, ["stale"], after(-2), last_polled_at=after(-60))
+        add_jobs(database_url, ["later"], after(-2), last_polled_at=after(-60))
+        add_jobs(database_url, ["sooner"], after(-3), last_polled_at=after(-5))
         first, second = claim(database_url).items
-        assert (first.row["video_id"], second.row["video_id"]) == ("stale", "fresh")
+        assert (first.row["video_id"], second.row["video_id"]) == ("sooner", "later")
         assert first.slot.opens < second.slot.opens
 
     def test_leases_what_it_takes(self, database_url: str) -> None:
@@ -324,7 +316,8 @@ class TestClaim:
         full = claim(database_url)
         assert full.again == pytest.approx(0.02 + 5 * 0.22 - polling.HORIZON / 2)
         assert claim(database_url).again == pytest.approx(full.again)  # no slot is free before
-        assert claim(database_url, now=after(10)).again == 0.0  # slots are left: at once
+        fuller = claim(database_url, 1, now=after(10))
+        assert fuller.again == 0.0  # it took all that it could: at once
         assert claim(database_url, now=after(11)).again == polling.IDLE_AGAIN  # nothing is due
 
     def test_an_account_that_rests_is_left_alone(self, database_url: str) -> None:
@@ -379,6 +372,214 @@ class TestConcurrentClaims:
             pool.close()
             pool.join()
         self.check(crowded_url, turns)
+
+
+# --------------------------------------------------------- what a look costs
+
+USUAL = schedule.Plans().least_price
+
+
+def add_looked_at(url: str, names: Iterable[str], interval: float, late: float) -> None:
+    """Running jobs that are so late for a look, so long after the one before."""
+    due = after(-late)
+    add_jobs(
+        url, names, due, state="running", upstream_status="running",
+        tracked_at=after(-600), last_polled_at=after(-interval, due),
+    )  # fmt: skip
+
+
+def price_of(url: str, name: str = "default") -> float:
+    price: float = account(url, name)["look_price"]
+    return price
+
+
+class TestPriceOfALook:
+    @pytest.fixture
+    def url(self, database_url: str) -> str:
+        add_account(database_url)
+        return database_url
+
+    def test_is_nothing_while_looks_are_on_time(self, url: str) -> None:
+        add_looked_at(url, ids(12), 10, 0)
+        for step in range(5):
+            claim(url, now=after(step / 2))
+        assert price_of(url) == 0
+
+    def test_rises_with_every_claim_that_is_late_and_full(self, url: str) -> None:
+        add_looked_at(url, ids(30), 10, 10)
+        prices = [0.0]
+        for step in range(4):
+            assert claim(url, now=after(step)).items
+            prices.append(price_of(url))
+        expected = schedule.look_price(0, USUAL, [(10.0, 10.0)] * 5, 0)
+        assert prices[1] == pytest.approx(expected)
+        assert prices[1] > USUAL
+        assert prices == sorted(set(prices))
+
+    def test_a_look_at_a_time_raises_it_too(self, url: str) -> None:
+        add_looked_at(url, ids(4), 10, 10)
+        slow = Configured("default", ACCOUNT.base_url, KEY, 0.5)
+        for step in range(4):
+            assert len(claim(url, now=after(3 * step), configured=slow).items) == 1
+        assert price_of(url) > USUAL * 2**0.05
+
+    def test_a_first_look_has_waited_for_nothing(self, url: str) -> None:
+        """No look was due before it; that a thousand come in together is no shortage yet."""
+        add_jobs(url, ids(5), after(-30))
+        assert claim(url).items
+        assert price_of(url) == 0
+
+    def test_falls_to_nothing_while_slots_are_left_over(self, url: str) -> None:
+        set_account(url, look_price=10 * USUAL, next_slot_at=NOW)
+        prices, second = [], 0
+        while not prices or prices[-1]:
+            second += 1
+            claim(url, now=after(second))
+            prices.append(price_of(url))
+        assert prices == sorted(prices, reverse=True)
+        assert 5 < len(prices) < 60
+
+    def test_falls_by_what_a_claim_leaves_over(self, url: str) -> None:
+        set_account(url, look_price=1.0, next_slot_at=NOW)
+        add_looked_at(url, ids(2), 10, 0)
+        assert len(claim(url).items) == 2  # of five
+        assert price_of(url) == pytest.approx(schedule.look_price(1.0, USUAL, [], 3))
+
+    def test_falls_by_the_slots_that_went_by(self, url: str) -> None:
+        set_account(url, look_price=1.0, next_slot_at=after(-5))
+        add_looked_at(url, ids(9), 10, 0)
+        assert len(claim(url).items) == 5
+        gone = 5 / SPAN.total_seconds()
+        assert price_of(url) == pytest.approx(schedule.look_price(1.0, USUAL, [], gone))
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"next_slot_at": after(5)},
+            {"paused_until": after(20), "pause_reason": "quota: used up"},
+            {"paused_until": after(-1), "pause_reason": "quota: used up"},
+        ],
+        ids=["no slot is free", "it rests", "it is probed"],
+    )
+    def test_keeps_still_where_nothing_can_be_learned(self, url: str, values: Any) -> None:
+        set_account(url, look_price=1.0, **({"next_slot_at": NOW} | values))
+        add_looked_at(url, ids(9), 10, 10)
+        claim(url)
+        assert price_of(url) == 1.0
+
+    def test_is_each_accounts_own(self, url: str) -> None:
+        add_account(url, "other", look_price=1.0)
+        add_looked_at(url, ids(9), 10, 10)
+        claim(url)
+        assert price_of(url) != price_of(url, "other") == 1.0
+
+    @pytest.mark.parametrize(("price", "seconds"), [(0.0, 6), (5.0, 35), (80.0, 140)])
+    def test_what_is_claimed_at_a_high_one_is_due_late(
+        self, url: str, monkeypatch: pytest.MonkeyPatch, price: float, seconds: float
+    ) -> None:
+        monkeypatch.setattr(polling, "random", lambda: 0.5)
+        set_account(url, look_price=price, next_slot_at=NOW)
+        add_looked_at(url, ["a"], 10, 0)
+        (claimed,) = claim(url).items
+        assert claimed.look_price == price
+        apply(url, [looked(claimed, replace(RUNNING, created_at=after(-120)))])
+        wait = (job(url, "a")["next_poll_at"] - NOW).total_seconds()
+        plan = replace(RULES.plans, look_price=price).plan(None)
+        assert wait == pytest.approx(schedule.until_next_look(plan, 120, None, 0.5), abs=1e-5)
+        assert wait == pytest.approx(seconds, rel=0.2)
+
+    def test_of_a_group_the_highest_counts(self, url: str) -> None:
+        """Its results may come from several claims."""
+        set_account(url, look_price=80.0, next_slot_at=NOW)
+        add_looked_at(url, ids(2), 10, 0)
+        dear, cheap = claim(url).items
+        apply(url, [looked(replace(cheap, look_price=0.0), RUNNING), looked(dear, RUNNING)])
+        assert all(row["next_poll_at"] > after(30) for row in rows(url, Job))
+
+
+class TestFirstLooks:
+    """Most jobs have not ended when they come in: while looks are dear, others go first."""
+
+    NEW = ("new-1", "new-2", "new-3")
+
+    @pytest.fixture
+    def url(self, database_url: str) -> str:
+        add_account(database_url, look_price=20.0, next_slot_at=NOW)
+        add_jobs(database_url, self.NEW, after(-1))
+        return database_url
+
+    def claimed(self, url: str, limit: int = 64, now: datetime = NOW) -> list[str]:
+        return [each.row["video_id"] for each in claim(url, limit, now).items]
+
+    def test_are_put_off_and_running_jobs_go_first(self, url: str) -> None:
+        add_looked_at(url, ["running-1", "running-2"], 10, 0)
+        assert self.claimed(url, 2) == ["running-1", "running-2"]
+        wait = replace(RULES.plans, look_price=20.0).plan(None).interval(0)
+        for name in self.NEW:
+            row = job(url, name)
+            assert row["next_poll_at"] == after(-1 + wait)
+            assert (row["lease_token"], row["polls"]) == (None, 0)
+
+    def test_are_put_off_once(self, url: str) -> None:
+        assert self.claimed(url) == []
+        (due,) = {job(url, name)["next_poll_at"] for name in self.NEW}
+        set_account(url, look_price=1e5, next_slot_at=due)
+        assert self.claimed(url, now=due) == list(self.NEW)
+
+    def test_none_of_them_is_lost(self, url: str) -> None:
+        """However long looks stay dear: each is claimed within a ceiling of that price."""
+        seen: list[str] = []
+        for second in range(120):
+            set_account(url, look_price=20.0, next_slot_at=after(second))
+            seen += self.claimed(url, now=after(second))
+        # After the lease: nobody wrote anything down.
+        assert set(seen) == set(self.NEW)
+
+    @pytest.mark.parametrize("price", [0.0, 1.5 * USUAL])
+    def test_are_made_at_once_while_looks_are_not_dear(self, url: str, price: float) -> None:
+        set_account(url, look_price=price)
+        assert self.claimed(url) == list(self.NEW)
+
+    def test_are_made_at_once_after_a_quiet_time(self, url: str) -> None:
+        """What looks cost last night says nothing about this morning."""
+        set_account(url, next_slot_at=after(-3_600))
+        assert self.claimed(url) == list(self.NEW)
+        assert price_of(url) == 0
+
+    def test_that_have_waited_long_enough_are_made(self, url: str) -> None:
+        for table in ("tracked_at", "next_poll_at"):
+            with db.transaction(url) as session:
+                session.execute(update(Job).values({table: after(-1_000)}))
+        assert self.claimed(url) == list(self.NEW)
+
+    @pytest.mark.parametrize(
+        "values",
+        [{"last_polled_at": after(-1)}, {"next_poll_at": NOW}, {"tracked_at": after(-3_600)}],
+        ids=["looked at", "put off, rechecked, or left by a worker that died", "old"],
+    )
+    def test_other_looks_are_not_put_off(self, url: str, values: Any) -> None:
+        with db.transaction(url) as session:
+            session.execute(update(Job).where(Job.video_id == "new-2").values(**values))
+        assert self.claimed(url) == ["new-2"]
+
+    def test_are_made_by_the_deadline(self, url: str) -> None:
+        """Its passing is to be told in time."""
+        with db.transaction(url) as session:
+            session.execute(update(Job).values(deadline_at=after(7)))
+        self.claimed(url)
+        assert {row["next_poll_at"] for row in rows(url, Job)} == {after(7)}
+
+    def test_one_claim_puts_off_only_so_many(
+        self, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(polling, "PUT_OFF", 1)
+        assert self.claimed(url, 1) == []
+        assert [job(url, name)["next_poll_at"] > NOW for name in self.NEW] == [True, True, False]
+
+    def test_those_put_off_leave_their_slots_to_others(self, url: str) -> None:
+        """And the slots that nobody wants make looks cheaper."""
+        self.claimed(url)
+        assert price_of(url) == pytest.approx(schedule.look_price(20.0, USUAL, [], 5))
 
 
 # ---------------------------------------------------------------- the fence
@@ -1043,7 +1244,7 @@ class TestTurn:
             moments.append(time.monotonic())
             return Look(DONE, 200, 1)
 
-        poller = polling._Poller(made, made.accounts["default"], lambda: None, ask)
+        poller = poller_of(made, ask=ask)
         found = poller.look(claimed)
         assert all(moment >= claimed.slot.opens for moment in moments)
         assert (found.look is not None) == bool(moments)
@@ -1069,10 +1270,12 @@ class TestTurn:
         self, database_url: str, configured: Configure, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made = configured()
-        poller = polling._Poller(made, made.accounts["default"], lambda: None, upstream.look)
+        poller = poller_of(made)
         leads: list[float] = []
 
-        def slow_claim(_: Any, __: Configured, ___: int, lead: float) -> fanout.Batch[Claimed]:
+        def slow_claim(
+            _: Any, __: Configured, ___: int, lead: float, **____: Any
+        ) -> fanout.Batch[Claimed]:
             leads.append(lead)
             time.sleep(0.1 if len(leads) == 1 else 0)
             return fanout.Batch([], 0.0)
@@ -1100,9 +1303,7 @@ class TestTurn:
             for claimed in taken
         ]
         nudges: list[None] = []
-        poller = polling._Poller(
-            made, made.accounts["default"], lambda: nudges.append(None), upstream.look
-        )
+        poller = poller_of(made, lambda: nudges.append(None))
         with capture_logs() as logs:
             poller.record(results)
         assert states(database_url) == {"completed": 5, "pending": 1}
@@ -1116,7 +1317,7 @@ class TestTurn:
         self, configured: Configure, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made = configured()
-        poller = polling._Poller(made, made.accounts["default"], lambda: None, upstream.look)
+        poller = poller_of(made)
         tries: list[None] = []
 
         def away(*_: Any) -> Any:
@@ -1125,7 +1326,7 @@ class TestTurn:
 
         monkeypatch.setattr(polling, "apply", away)
         slot = Slot(0.0, 0.0)
-        results = [Looked(Claimed({"id": n}, slot, probe=False), None) for n in (1, 2)]  # type: ignore[arg-type]  # never read
+        results = [Looked(Claimed({"id": n}, slot), None) for n in (1, 2)]
         with pytest.raises(OperationalError):
             poller.record(results)
         assert len(tries) == 1

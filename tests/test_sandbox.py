@@ -449,12 +449,6 @@ class TestFaults:
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture
 def client() -> Iterator[requests.Session]:
     with requests.Session() as session:
         session.trust_env = False

@@ -1,27 +1,38 @@
 """When the next look, try or probe is due: bounds that hold for any input, and the known points."""
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from random import Random
+from statistics import mean
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worker.curves import BINS, MIDDLES, Course, Curve, Hint, Progressed, Sample, learn, prior
 from worker.schedule import (
     PAUSE_FIRST,
     PAUSE_MAX,
     QUIET_SECONDS,
     RATE_FLOOR,
     SLOW_MAX,
-    TYPICAL_UNKNOWN,
+    TARGET_DELAY,
+    Known,
     Pace,
+    Plan,
+    Plans,
     clamp,
+    look_price,
     next_attempt,
     paced,
     pause_seconds,
+    price_for,
     recovered,
     slower,
     spread,
-    typical_seconds,
     until_next_look,
     until_next_try,
     until_slow_look,
@@ -34,8 +45,71 @@ RETRIES = (5.0, 60.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_
 JITTER = st.floats(0, 1)
 SPANS = st.floats(0, 1e9)
 RATES = st.floats(0.01, 100)
-MODELS = st.none() | st.sampled_from(["veo3.1-fast", "sora-2", "grok", ""]) | st.text(max_size=8)
 PACES = st.tuples(st.floats(0.1, 100), st.floats(1, 20)).map(lambda p: Pace(p[0], p[0] * p[1]))
+
+
+def lognormal(count: int, sigma: float = 0.3, seed: int = 1) -> list[float]:
+    """That many durations of about 120 seconds."""
+    random = Random(seed)
+    return [random.lognormvariate(math.log(120), sigma) for _ in range(count)]
+
+
+def samples(count: int, sigma: float = 0.3) -> list[Sample]:
+    return [Sample(seconds) for seconds in lognormal(count, sigma)]
+
+
+LEARNED = learn("veo3", samples(100))
+# Upstream says "queued" until 0.3 of a job's duration, "upsampling" from 0.7 on, and its progress.
+TOLD = learn(
+    "veo3",
+    samples(300, sigma=0.5),
+    [Course([(0.0, "queued"), (0.3, "processing"), (0.7, "upsampling")])] * 50,
+    [Progressed(share / 51, share / 51) for share in range(1, 51)],
+)
+# Half of the jobs fail at once, the others take long.
+SPLIT = learn("veo3", [Sample(8.0 + n / 50) for n in range(100)] + samples(100))
+KINDS = [LEARNED, TOLD, SPLIT, prior("veo3"), prior("sora-2")]
+CHEAP, DEAR = Plan(TOLD, 0.5, PACE), Plan(TOLD, 4.0, PACE)
+
+CURVES = st.lists(st.floats(-8, 1), min_size=1, max_size=8).map(
+    lambda powers: Curve(tuple(10.0 ** powers[n * len(powers) // BINS] for n in range(BINS)))
+)
+PRICES = st.floats(-3, 2).map(lambda power: 10.0**power)
+PLANS = st.sampled_from([CHEAP, DEAR, *(Plan(curve, 0.2, Pace(2, 20)) for curve in KINDS)])
+NEW_PLANS = st.builds(Plan, CURVES, st.floats(-3, 6).map(lambda power: 10.0**power), PACES)
+AGES = st.floats(0, 1e7)
+WORDS = st.none() | st.sampled_from(["queued", "upsampling", "never heard of"])
+HINTS = st.none() | st.builds(Hint, st.floats(0, 1e7), WORDS, st.none() | st.floats(0, 1))
+WAITS = st.lists(st.tuples(st.floats(-1e9, 1e9), st.floats(-1e9, math.inf)), max_size=8)
+
+
+def drawn(curve: Curve, random: Random) -> float:
+    """The duration of a job of this kind."""
+    return curve.age_at(random.expovariate(1))
+
+
+def acted_out(plan: Plan, durations: Sequence[float], *, told: bool = False) -> tuple[float, float]:
+    """Looks per job and mean delay; `told`: upstream says how far each job is."""
+    looks, late = [], []
+    for duration in durations:
+        age, count = 0.0, 0
+        while age < duration:
+            age += plan.interval(age, Hint(age, None, age / duration) if told else None)
+            count += 1
+        looks.append(count)
+        late.append(age - duration)
+    return mean(looks), mean(late)
+
+
+def fixed_interval(curve: Curve, interval: float) -> tuple[float, float]:
+    """What is expected of looks at equal distances: per job, and their mean delay."""
+    looks, delay, age, left = 0.0, 0.0, 0.0, 1.0
+    while left > 1e-7 and age < 100_000:
+        looks += left
+        delay += left * interval - (curve.at(age + interval)[1] - curve.at(age)[1])
+        age += interval
+        left = curve.still_open(age)
+    return looks, delay
 
 
 def test_the_usual_pace_is_5_to_60_seconds() -> None:
@@ -43,53 +117,327 @@ def test_the_usual_pace_is_5_to_60_seconds() -> None:
 
 
 class TestNextLook:
-    @given(MODELS, SPANS, PACES, JITTER)
+    @given(PLANS, AGES, HINTS, JITTER)
     def test_stays_within_floor_and_ceiling_jitter_included(
-        self, model: str | None, age: float, pace: Pace, jitter: float
+        self, plan: Plan, age: float, hint: Hint | None, jitter: float
     ) -> None:
-        assert pace.floor <= until_next_look(model, age, pace, jitter) <= pace.ceiling
+        assert plan.pace.floor <= until_next_look(plan, age, hint, jitter) <= plan.pace.ceiling
 
-    @given(MODELS, SPANS, SPANS)
-    def test_comes_the_sooner_the_nearer_the_typical_end(
-        self, model: str | None, one: float, other: float
+    @settings(max_examples=30)
+    @given(NEW_PLANS, AGES, HINTS, JITTER)
+    def test_stays_within_them_for_any_curve_price_and_pace(
+        self, plan: Plan, age: float, hint: Hint | None, jitter: float
     ) -> None:
-        typical = typical_seconds(model)
-        near, far = sorted((one, other), key=lambda age: abs(age - typical))
-        assert until_next_look(model, near, PACE, 0.5) <= until_next_look(model, far, PACE, 0.5)
+        assert plan.pace.floor <= until_next_look(plan, age, hint, jitter) <= plan.pace.ceiling
+
+    @given(PLANS, st.floats(0, 400))
+    def test_is_the_plans_spread_by_the_jitter(self, plan: Plan, age: float) -> None:
+        waits = [until_next_look(plan, age, None, jitter / 4) for jitter in range(5)]
+        assert waits == sorted(set(waits))
+        inner = Pace(plan.pace.floor / 0.9, plan.pace.ceiling / 1.1)
+        assert waits[2] == pytest.approx(clamp(plan.interval(age), inner))
+
+    def test_is_soon_where_jobs_end_and_late_where_they_do_not(self) -> None:
+        plan = Plan(LEARNED, 1.0, PACE)  # of jobs that take about 120 seconds
+        assert plan.interval(0) > 50
+        assert plan.interval(120) < 12
+        assert plan.interval(60) > 1.4 * plan.interval(110)
+
+    def test_leads_from_an_age_without_ends_to_where_they_begin(self) -> None:
+        """Not to one in the middle of nothing, and not beyond the first ends."""
+        curve = Curve(tuple(1e-6 if middle < 40 else 0.05 for middle in MIDDLES))
+        plan = Plan(curve, 0.2, PACE)
+        for age in (0, 10, 20, 30):
+            assert 40 < age + plan.interval(age) < 47
+
+    @pytest.mark.parametrize("age", [10_000, 1e7])
+    def test_is_at_most_the_ceilings_when_nothing_is_known_of_such_an_age(self, age: float) -> None:
+        plan = Plan(LEARNED, 1.0, PACE)
+        assert until_next_look(plan, age, None, 0.5) == pytest.approx(60 / 1.1)
+        assert until_next_look(plan, age, Hint(age, "upsampling", 0.9), 0.5) == pytest.approx(
+            60 / 1.1
+        )
+
+
+class TestPlan:
+    @pytest.mark.parametrize("hazard", [0.003, 0.01, 0.03])
+    @pytest.mark.parametrize("price", [0.05, 0.2, 0.5])
+    @pytest.mark.parametrize("age", [0, 20, 100])
+    def test_at_a_constant_hazard_goes_with_the_root_of_price_by_hazard(
+        self, hazard: float, price: float, age: float
+    ) -> None:
+        plan = Plan(Curve((hazard,) * BINS), price, Pace(0.2, 1_000))
+        expected = math.sqrt(2 * price / hazard)
+        resolution = max(0.06, 0.004 * age)
+        # The next order: by so much of itself it is shorter, as a job may end before.
+        assert plan.interval(age) == pytest.approx(
+            expected * (1 - hazard * expected / 6), rel=0.02, abs=resolution
+        )
+
+    @pytest.mark.parametrize("curve", [LEARNED, prior("veo3"), prior("sora-2"), SPLIT])
+    @pytest.mark.parametrize("price", [0.1, 0.6, 4.0])
+    def test_no_fixed_interval_is_better(self, curve: Curve, price: float) -> None:
+        looks, delay = Plan(curve, price, PACE).expected
+        for interval in (5.6, 8, 12, 20, 35, 54):
+            other_looks, other_delay = fixed_interval(curve, interval)
+            # The plan's grid is that coarse.
+            assert price * looks + delay < 1.02 * (price * other_looks + other_delay)
+
+    @settings(max_examples=15)
+    @given(st.sampled_from(KINDS), PRICES, PRICES)
+    def test_a_dearer_look_is_never_made_more_often(
+        self, curve: Curve, one: float, other: float
+    ) -> None:
+        cheap, dear = (Plan(curve, price, PACE).expected for price in sorted((one, other)))
+        assert dear[0] <= cheap[0] + 1e-6
+        assert dear[1] >= cheap[1] - 1e-6
+
+    @pytest.mark.parametrize("curve", KINDS)
+    def test_looks_at_the_floor_where_they_cost_nothing(self, curve: Curve) -> None:
+        plan = Plan(curve, 1e-9, PACE)
+        assert plan.expected[1] < 2.9  # half of the floor, and of the grid
+        if curve is not SPLIT:  # there one waits for the better moment now and then
+            assert plan.interval(100) == pytest.approx(5 / 0.9)
+
+    @pytest.mark.parametrize("curve", KINDS)
+    def test_looks_at_the_ceiling_where_they_cost_everything(self, curve: Curve) -> None:
+        plan = Plan(curve, 1e6, PACE)
+        for age in range(0, 120, 5):
+            assert 60 / 1.1 - 1.5 <= plan.interval(age) <= 60 / 1.1
+
+    @pytest.mark.parametrize("curve", KINDS)
+    @pytest.mark.parametrize("price", [0.15, 2.0])
+    def test_what_it_expects_is_what_comes(self, curve: Curve, price: float) -> None:
+        plan, random = Plan(curve, price, PACE), Random(3)
+        looks, delay = acted_out(plan, [drawn(curve, random) for _ in range(6_000)])
+        assert plan.expected == pytest.approx((looks, delay), rel=0.04)
+
+    @pytest.mark.parametrize("target", [4.0, 10.0])
+    def test_what_a_hundred_jobs_taught_is_what_the_next_ones_do(self, target: float) -> None:
+        plan = Plan(LEARNED, price_for(LEARNED, PACE, target), PACE)
+        looks, delay = acted_out(plan, lognormal(4_000, seed=5))
+        assert plan.expected == pytest.approx((looks, delay), rel=0.15)
+
+    @pytest.mark.parametrize(("target", "share"), [(4.0, 0.7), (8.0, 0.7), (15.0, 0.8)])
+    def test_needs_fewer_requests_than_a_fixed_interval_of_equal_delay(
+        self, target: float, share: float
+    ) -> None:
+        durations = lognormal(4_000, seed=6)
+        looks, delay = acted_out(Plan(LEARNED, price_for(LEARNED, PACE, target), PACE), durations)
+        interval = 2 * delay
+        counts = [math.ceil(seconds / interval) for seconds in durations]
+        late = [n * interval - seconds for n, seconds in zip(counts, durations, strict=True)]
+        assert mean(late) == pytest.approx(delay, rel=0.05)
+        assert looks < share * mean(counts)
+
+
+class TestPlanByHint:
+    """What upstream said of this very job."""
+
+    def test_what_tells_nothing_changes_nothing(self) -> None:
+        plan = Plan(TOLD, 1.0, PACE)
+        for age in (0.0, 33.0, 77.0, 300.0):
+            assert plan.interval(age, Hint(age, "odd")) == plan.interval(age)
+
+    def test_a_late_stage_makes_it_sooner_an_early_one_later(self) -> None:
+        plan = Plan(TOLD, 1.0, PACE)
+        late, none, early = (
+            plan.interval(60, Hint(60, word)) for word in ("upsampling", None, "queued")
+        )
+        assert late < 0.8 * none
+        assert early > 1.5 * none
+
+    def test_progress_leads_to_where_it_points(self) -> None:
+        """To the end that is near by it, not past it, and not to the middle of the way."""
+        plan = Plan(TOLD, 1.0, PACE)
+        assert 100 < 80 + plan.interval(80, Hint(80, None, 80 / 105)) < 120
+
+    def test_fewer_requests_and_less_delay_where_upstream_tells_its_progress(self) -> None:
+        plan, durations = Plan(TOLD, 1.0, PACE), lognormal(300, sigma=0.5, seed=8)
+        looks, delay = acted_out(plan, durations)
+        told_looks, told_delay = acted_out(plan, durations, told=True)
+        assert told_looks + told_delay < 0.7 * (looks + delay)
+
+    @given(st.floats(0, 300), HINTS)
+    def test_a_dearer_look_is_never_sooner_by_much(self, age: float, hint: Hint | None) -> None:
+        cheap, dear = (plan.interval(age, hint) for plan in (CHEAP, DEAR))
+        assert dear >= cheap - max(1.4, 0.004 * age)
+
+
+class TestPrice:
+    @pytest.mark.parametrize("curve", [LEARNED, TOLD, prior("veo3"), prior("sora-2")])
+    @pytest.mark.parametrize("target", [4.0, 5.0, 7.0, 9.0, 14.0, 20.0])
+    def test_is_the_one_of_the_target_delay(self, curve: Curve, target: float) -> None:
+        delay = Plan(curve, price_for(curve, PACE, target), PACE).expected[1]
+        # A plan of few looks goes from one delay to the next by leaps.
+        assert delay == pytest.approx(target, rel=0.05 if curve.jobs == 0 else 0.1)
+
+    @pytest.mark.parametrize("target", [5.0, 14.0, 20.0])
+    def test_where_the_delay_leaps_over_the_target_it_is_a_near_one(self, target: float) -> None:
+        """Between two clusters of ends a look is made in the one or in the other."""
+        found = price_for(SPLIT, PACE, target)
+        off = [
+            abs(math.log(Plan(SPLIT, price, PACE).expected[1] / target))
+            for price in (found, found / 3, found * 3)
+        ]
+        assert off[0] == min(off)
+
+    @pytest.mark.parametrize("curve", [LEARNED, prior("veo3"), prior("grok")])
+    def test_the_usual_target_can_be_met_at_the_usual_pace(self, curve: Curve) -> None:
+        price = price_for(curve, PACE, TARGET_DELAY)
+        assert Plan(curve, price, PACE).expected[1] == pytest.approx(TARGET_DELAY, rel=0.05)
+
+    def test_a_target_below_what_the_floor_allows_is_the_lowest(self) -> None:
+        price = price_for(LEARNED, PACE, 0.5)
+        assert price == pytest.approx(1e-3)
+
+    def test_a_target_above_what_the_ceiling_allows_means_looks_at_the_ceiling(self) -> None:
+        price = price_for(LEARNED, PACE, 3_600)
+        assert Plan(LEARNED, price, PACE).expected == Plan(LEARNED, 1e6, PACE).expected
+
+    def test_is_bounded_where_all_jobs_end_at_once(self) -> None:
+        assert price_for(Curve((1.0,) * BINS), PACE, 5_000) <= 1e6
+
+    @settings(max_examples=10)
+    @given(CURVES, PACES, st.floats(0.01, 10_000))
+    def test_is_a_price_for_any_curve_pace_and_target(
+        self, curve: Curve, pace: Pace, target: float
+    ) -> None:
+        assert 0 < price_for(curve, pace, target) <= 1e6
+
+
+class TestLookPrice:
+    USUAL = 0.1
+
+    @given(WAITS, st.floats(0, 1e6))
+    def test_looks_on_time_cost_nothing(self, waits: list[tuple[float, float]], un: float) -> None:
+        on_time = [(interval, min(0.0, late)) for interval, late in waits]
+        assert look_price(0.0, self.USUAL, on_time, un) == 0.0
+
+    @given(
+        st.floats(0, 1e6), st.floats(1e-3, 1e6), WAITS,
+        st.floats(0, 1e9) | st.just(math.inf),
+    )  # fmt: skip
+    def test_is_never_below_zero_nor_without_bound(
+        self, price: float, usual: float, waits: list[tuple[float, float]], unused: float
+    ) -> None:
+        found = look_price(price, usual, waits, unused)
+        assert 0 <= found <= 1e6
+        assert found == 0 or found >= usual
+
+    def test_nor_after_any_number_of_waits(self) -> None:
+        assert self.USUAL < look_price(1.0, self.USUAL, [(1.0, 1e9)] * 100_000, 0) <= 1e6
+
+    @given(st.floats(0.2, 1e5), WAITS, st.floats(0, 50))
+    def test_rises_with_waits_and_falls_with_unused_slots(
+        self, price: float, waits: list[tuple[float, float]], unused: float
+    ) -> None:
+        usual = self.USUAL
+        calm = look_price(price, usual, waits, unused)
+        assert look_price(price, usual, [*waits, (10.0, 10.0)], unused) >= calm
+        assert look_price(price, usual, waits, unused + 1) <= calm
 
     @pytest.mark.parametrize(
-        ("age", "seconds"),
+        ("late", "unused", "by"),
         [
-            (0, 25.0),  # veo: a quarter of the 100 seconds that are left
-            (60, 10.0),
-            (100, 5 / 0.9),
-            (110, 5 / 0.9),
-            (200, 25.0),
-            (3_600, 60 / 1.1),
+            ([], 0, 1.0),
+            ([0.0] * 5, 0, 1.0),
+            ([10.0], 0, 2**0.02),  # as late as its interval is long
+            ([30.0], 0, 4**0.02),
+            ([10.0] * 5, 0, 2**0.1),
+            ([], 5, math.exp(-0.05)),
+            ([10.0] * 5, 5, 2**0.1 * math.exp(-0.05)),
+            ([1e9], 0, 4**0.02),  # away for long: no more than one that is three intervals late
+            ([], 100, math.exp(-1)),
+            ([], 1e9, 0.0),
         ],
     )
-    def test_at_known_ages(self, age: float, seconds: float) -> None:
-        assert until_next_look("veo3", age, PACE, 0.5) == pytest.approx(seconds)
+    def test_by_known_waits(self, late: list[float], unused: float, by: float) -> None:
+        found = look_price(10.0, self.USUAL, [(10.0, seconds) for seconds in late], unused)
+        assert found == pytest.approx(10.0 * by)
+
+    def test_what_has_waited_counts_by_its_interval(self) -> None:
+        rare, often = (look_price(1, 0.1, [(interval, 5.0)], 0) for interval in (60.0, 5.0))
+        assert 1 < rare < often
+
+    @pytest.mark.parametrize("count", [1, 2, 5, 60])
+    def test_small_claims_add_up(self, count: int) -> None:
+        """A slow account makes one look at a time."""
+        price = 0.0
+        for _ in range(400 // count):
+            price = look_price(price, self.USUAL, [(10.0, 5.0)] * count, 0)
+        assert price == pytest.approx(self.USUAL * 1.5 ** (0.02 * (400 // count) * count), rel=0.1)
+
+    def test_is_forgotten_when_slots_are_left_over_again(self) -> None:
+        price, claims = 5.0, 0
+        while price and claims < 1_000:
+            price = look_price(price, self.USUAL, [(10.0, 0.0)] * 3, 2)
+            claims += 1
+        assert 100 < claims < 250
+
+    def test_keeps_still_where_waits_and_left_over_slots_weigh_each_other_up(self) -> None:
+        assert look_price(3.0, self.USUAL, [(10.0, 10.0)], 2 * math.log(2)) == pytest.approx(3.0)
+
+
+class TestPlans:
+    PLANS = Plans(PACE, 4.0, {"veo3": Known(LEARNED, 1.0)})
+
+    def test_what_was_learned_of_a_model_counts_for_it_alone(self) -> None:
+        assert self.PLANS.curve("veo3") is LEARNED
+        assert self.PLANS.usual_price("veo3") == 1.0
+        for model in ("veo3-fast", "sora-2", "", None):
+            assert self.PLANS.curve(model) is prior(model)
+            assert self.PLANS.usual_price(model) == price_for(prior(model), PACE, 4.0)
+
+    def test_the_least_price_is_that_of_the_kind_whose_looks_cost_least(self) -> None:
+        kinds = {"veo3": Known(LEARNED, 1.0), "sora-2": Known(LEARNED, 0.3)}
+        assert replace(self.PLANS, kinds=kinds).least_price == 0.3
+        assert self.PLANS.least_price == 1.0
+        assert replace(self.PLANS, kinds={}).least_price == self.PLANS.usual_price(None)
 
     @pytest.mark.parametrize(
-        ("model", "seconds"),
-        [
-            ("veo3.1-fast", 120.0),
-            ("veo3.1-fast-4k", 120.0),
-            ("veo3.1", 100.0),
-            ("VEO3", 100.0),
-            ("sora-2", 180.0),
-            ("grok", 90.0),
-            ("luma", TYPICAL_UNKNOWN),
-            ("my-veo", TYPICAL_UNKNOWN),
-            ("", TYPICAL_UNKNOWN),
-            (None, TYPICAL_UNKNOWN),
-        ],
+        ("look_price", "short"), [(0.0, False), (1.0, False), (2.0, False), (2.1, True), (9, True)]
     )
-    def test_knows_models_by_the_longest_name_they_start_with(
-        self, model: str | None, seconds: float
-    ) -> None:
-        assert typical_seconds(model) == seconds
+    def test_the_budget_is_short_well_above_it(self, look_price: float, short: bool) -> None:
+        assert replace(self.PLANS, look_price=look_price).short is short
+
+    def test_a_higher_target_is_a_dearer_look(self) -> None:
+        prices = [Plans(PACE, target).usual_price("sora-2") for target in (4.0, 8.0, 16.0)]
+        assert prices == sorted(set(prices))
+
+    @pytest.mark.parametrize("look_price", [0.0, 0.5, 1.0, 1.1])
+    def test_a_price_that_is_not_above_the_usual_changes_nothing(self, look_price: float) -> None:
+        plan = replace(self.PLANS, look_price=look_price).plan("veo3")
+        assert plan is self.PLANS.plan("veo3")
+        assert (plan.curve, plan.price, plan.pace) == (LEARNED, 1.0, PACE)
+
+    @pytest.mark.parametrize("model", ["veo3", "sora-2"])
+    def test_dear_looks_are_rare(self, model: str) -> None:
+        usual = self.PLANS.usual_price(model)
+        plans = [
+            replace(self.PLANS, look_price=usual * dearer).plan(model)
+            for dearer in (1, 2, 8, 64, 512)
+        ]
+        looks = [plan.expected[0] for plan in plans]
+        assert looks == sorted(set(looks), reverse=True)
+        for age in (0, 50, 100, 150, 250):
+            intervals = [plan.interval(age) for plan in plans]
+            assert all(later >= sooner - 1.4 for sooner, later in pairwise(intervals))
+            assert intervals[-1] > 1.5 * intervals[0]
+
+    @pytest.mark.parametrize(
+        ("look_price", "price"), [(2.0, 2.0), (2.1, 2.0), (2.7, 2**1.5), (64.0, 64.0)]
+    )
+    def test_the_price_goes_in_steps(self, look_price: float, price: float) -> None:
+        plan = replace(self.PLANS, look_price=look_price).plan("veo3")
+        assert plan.price == pytest.approx(price)
+        assert plan.pace.floor == 5
+        assert plan.pace.ceiling == pytest.approx(60 * math.sqrt(price))
+
+    def test_a_plan_is_made_once(self) -> None:
+        dear = replace(self.PLANS, look_price=9.0)
+        assert dear.plan("veo3") is replace(self.PLANS, look_price=9.1).plan("veo3")
+        assert dear.plan("veo3.1") is dear.plan("veo2")  # of equal priors
 
 
 class TestNextTry:

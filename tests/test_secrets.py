@@ -5,7 +5,7 @@ import re
 import secrets
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,11 +14,10 @@ from redis import Redis
 from sqlalchemy import inspect, make_url, text
 
 from tests.commands import command_environment, run
-from tests.fleet import BEAT, WORKER, Fleet
+from tests.fleet import BEAT, WORKER, Fleet, fleet
 from tests.servers import eventually, free_port
-from tests.upstream import upstream
 from worker import db, polling, settings
-from worker.listener import Listener, Reaction, Received
+from worker.listener import Reaction, Received
 from worker.sandbox import Sandbox, scripted_id
 from worker.sandbox_answers import plain_error
 
@@ -94,30 +93,16 @@ def answer(event: Received) -> Reaction:
     return 500 if event.body["data"]["video_id"] == FAILING else 200
 
 
-@contextmanager
-def deployment(database_url: str, broker_url: str) -> Iterator[Fleet]:
+def deployment(database_url: str, broker_url: str) -> AbstractContextManager[Fleet]:
     """Signs with two secrets; its receiver knows the older one only, as in a change of secrets."""
-    with upstream() as sandbox, Listener([OLDER], answer=answer).start() as listener:
-        environment = {
-            "DATABASE_URL": database_url,
-            "BROKER_URL": broker_url,
-            "QUICKROUTER_BASE_URL": sandbox.url,
-            "QUICKROUTER_API_KEY": KEY,
-            "REELWATCH_REQUESTS_PER_SECOND": "100",
-            "REELWATCH_POLL_MIN": "200ms",
-            "REELWATCH_POLL_MAX": "1s",
-            "REELWATCH_RETRY_SCHEDULE": "500ms,500ms",
-            "WEBHOOK_SECRET": f"{SECRET} {OLDER}",
-            "WEBHOOK_ALLOW": "127.0.0.1",
-            "LOG_FORMAT": "json",
-            "LOG_LEVEL": "debug",
-        }
-        deployed = Fleet(database_url, broker_url, sandbox, listener, environment)
-        try:
-            yield deployed
-        finally:
-            for each in deployed.processes:
-                each.close()
+    more = {
+        "QUICKROUTER_API_KEY": KEY,
+        "REELWATCH_POLL_MIN": "200ms",
+        "REELWATCH_POLL_MAX": "1s",
+        "REELWATCH_RETRY_SCHEDULE": "500ms,500ms",
+        "LOG_LEVEL": "debug",
+    }
+    return fleet(database_url, broker_url, 100.0, answer, (SECRET, OLDER), **more)
 
 
 def work(deployed: Fleet) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from tests.environment import SECRET
 from worker import settings
 from worker.errors import SettingsError
 from worker.settings import Account, Settings, load, parse_duration
 
-SECRET = "whsec_" + base64.b64encode(b"a new secret of the producer!").decode()
 OLDER = "whsec_" + base64.b64encode(b"an old secret of the producer").decode()
 HOUR = 3_600.0
 
@@ -108,13 +108,9 @@ def test_broker_url_goes_before_redis_url(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_current_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings.current.cache_clear()
-    try:
-        first = settings.current()
-        monkeypatch.setenv("LOG_LEVEL", "debug")
-        assert settings.current() is first
-    finally:
-        settings.current.cache_clear()
+    first = settings.current()
+    monkeypatch.setenv("LOG_LEVEL", "debug")
+    assert settings.current() is first
 
 
 def test_rules_follow_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,6 +270,18 @@ def test_accounts_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         "cheap.1": Account("cheap.1", upstream, "sk-default", 5.0, hooks),
     }  # fmt: skip
+
+
+def test_the_file_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look and each id asks for its account: that must not cost reading a file."""
+    got = with_accounts(monkeypatch, "[accounts.studio]")
+    Path("accounts.toml").write_text("[accounts.gallery]", "utf-8")
+    assert list(got.accounts) == ["default", "studio"]
+    assert list(load().accounts) == ["default", "gallery"]
+    Path("accounts.toml").unlink()
+    assert list(got.accounts) == ["default", "studio"]
+    with pytest.raises(SettingsError, match="No such file"):
+        load()
 
 
 def test_a_file_may_say_what_default_is(monkeypatch: pytest.MonkeyPatch) -> None:

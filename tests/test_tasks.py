@@ -10,12 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
 from redis import Redis
@@ -23,77 +21,20 @@ from sqlalchemy import event, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tests.commands import command_environment, done, run
+from tests.environment import SECRET, set_variables
+from tests.logs import Lines
+from tests.seeding import jobs_in
 from tests.servers import PostgresServer, Process, eventually, process
 from worker import celery as application
-from worker import db, delivery, fanout, heartbeat, log, polling, settings, tasks, tracking
+from worker import db, delivery, fanout, heartbeat, polling, settings, tasks, tracking
 from worker.errors import SettingsError
 from worker.listener import Listener
 from worker.models import Account, Delivery, Heartbeat, Job
 from worker.sandbox import Sandbox
 from worker.sandbox_scripts import scripted_id
-from worker.settings import Settings
 
-SECRET = "whsec_" + base64.b64encode(b"a new secret of the producer!").decode()
 ID = "veo3.1-fast:1770350082-trii1OXZc3"
 DONE = scripted_id("veo3.1-fast", "ok", 0.0, "a")  # is completed at the first look
-
-
-@pytest.fixture
-def url(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The database of a process whose settings name it."""
-    yield from configured(database_url, monkeypatch)
-
-
-@pytest.fixture
-def lite(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The same for what no database has a part in."""
-    yield from configured(sqlite_url, monkeypatch)
-
-
-def configured(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    set_variables(
-        monkeypatch, DATABASE_URL=url, WEBHOOK_SECRET=SECRET, WEBHOOK_ALLOW="127.0.0.1",
-        QUICKROUTER_API_KEY="sk-test-key", BROKER_URL="memory://localhost//",
-    )  # fmt: skip
-    yield url
-    settings.current.cache_clear()
-    fanout.stopping.clear()
-    db.dispose()
-
-
-def set_variables(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    settings.current.cache_clear()
-
-
-class Lines(StringIO):
-    """What was logged, as JSON."""
-
-    def named(self, event: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.getvalue().splitlines()]
-        return [line for line in lines if line["event"] == event]
-
-
-@pytest.fixture
-def logged() -> Iterator[Lines]:
-    root, stream = logging.getLogger(), Lines()
-    before, level = root.handlers[:], root.level
-    log.configure(Settings(log_format="json"))
-    structlog.configure(cache_logger_on_first_use=False)  # the next test's loggers are its own
-    handler = root.handlers[0]
-    assert isinstance(handler, logging.StreamHandler)
-    handler.setStream(stream)
-    yield stream
-    root.handlers[:] = before
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
-
-
-def jobs_in(url: str) -> list[Job]:
-    with db.reading(url) as session:
-        return list(session.execute(select(Job).order_by(Job.id)).scalars())
 
 
 # ---------------------------------------------------------------------- intake
@@ -272,7 +213,7 @@ def test_poll_and_deliver_do_their_turns(
 ) -> None:
     """From the id to the verified webhook; what a look brings is nudged on at once."""
     with Sandbox() as upstream, Listener([SECRET]) as listener:
-        set_variables(monkeypatch, QUICKROUTER_BASE_URL=upstream.url)
+        set_variables(monkeypatch, QUICKROUTER_BASE_URL=upstream.url, WEBHOOK_ALLOW="127.0.0.1")
         tracking.track(DONE, webhook_url=listener.url)
         tasks.poll("default")
         assert published == [("worker.deliver", (), PUBLISHED)]
@@ -364,7 +305,7 @@ def test_standby_works_when_no_tick_has_come_for_long(
 def test_standby_works_when_no_tick_ever_came(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without beat and broker the webhook arrives all the same."""
     with Sandbox() as upstream, Listener([SECRET]) as listener:
-        set_variables(monkeypatch, QUICKROUTER_BASE_URL=upstream.url)
+        set_variables(monkeypatch, QUICKROUTER_BASE_URL=upstream.url, WEBHOOK_ALLOW="127.0.0.1")
         tracking.track(DONE, webhook_url=listener.url)
         assert tasks.standby.look() is True
         assert [event.type for event in listener.events if event.verified] == ["video.completed"]
@@ -443,10 +384,7 @@ def test_a_worker_starts_standby_and_stops_it(monkeypatch: pytest.MonkeyPatch) -
 
 def configuration(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, Any]:
     set_variables(monkeypatch, **variables)
-    try:
-        return application.configuration()
-    finally:
-        settings.current.cache_clear()
+    return application.configuration()
 
 
 @pytest.mark.parametrize("broker", ["redis://h:6379/0", "rediss://h:6379/0"])
@@ -463,9 +401,10 @@ def test_redis_gets_its_timeouts(monkeypatch: pytest.MonkeyPatch, broker: str) -
 
 
 @pytest.mark.parametrize("broker", ["amqp://h//", "amqps://h//"])
-def test_other_brokers_get_no_redis_options(monkeypatch: pytest.MonkeyPatch, broker: str) -> None:
-    """They would refuse to connect."""
-    assert configuration(monkeypatch, BROKER_URL=broker)["broker_transport_options"] == {}
+def test_rabbitmq_confirms_what_it_has(monkeypatch: pytest.MonkeyPatch, broker: str) -> None:
+    """And gets none of Redis's options: it would refuse to connect."""
+    options = configuration(monkeypatch, BROKER_URL=broker)["broker_transport_options"]
+    assert options == {"confirm_publish": True, "read_timeout": 5}
 
 
 def test_our_own_memory_is_looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,10 +428,11 @@ def test_only_json_and_no_results(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ticks_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rather than pile up while no worker runs; and they wait behind no flood of new ids."""
     got = configuration(monkeypatch, BROKER_URL="redis://h/0")
-    (tick,) = got["beat_schedule"].values()
-    assert tick["task"] == "worker.tick"
-    assert tick["options"]["expires"] == application.MESSAGE_EXPIRES
-    assert got["task_routes"]["worker.tick"] == {"queue": "reelwatch.work"}
+    scheduled = {each["task"]: each["options"] for each in got["beat_schedule"].values()}
+    expiring = {"expires": application.MESSAGE_EXPIRES}
+    assert scheduled == {"worker.tick": expiring, "worker.learn": expiring}
+    for task in scheduled:
+        assert got["task_routes"][task] == {"queue": "reelwatch.work"}
     assert got["beat_scheduler"] == "celery.beat:Scheduler"
     assert {queue.name for queue in got["task_queues"]} == {"reelwatch", "reelwatch.work"}
 
@@ -543,7 +483,6 @@ def test_celery_logs_as_we_do(monkeypatch: pytest.MonkeyPatch, logged: Lines) ->
     set_variables(monkeypatch, LOG_FORMAT="json", LOG_LEVEL="warning")
     monkeypatch.setattr(sys, "stderr", logged)
     application._configure_logging()
-    structlog.configure(cache_logger_on_first_use=False)
     logging.getLogger("celery.worker").warning("odd")
     assert logged.named("odd")[0]["logger"] == "celery.worker"
     assert logging.getLogger().level == logging.WARNING
@@ -574,7 +513,6 @@ def worker(postgresql_url: str, redis_url: str) -> Iterator[Process]:
     with process(WORKER, environment) as running:
         running.wait_for("ready", 60)
         yield running
-    db.dispose()
 
 
 Send = Callable[..., object]

@@ -1,11 +1,10 @@
 """Taking in: what is accepted, what is refused, and that one id is one job."""
 
-import base64
 import contextlib
 import json
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -16,53 +15,16 @@ from sqlalchemy import create_engine, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from tests.environment import set_variables
+from tests.seeding import jobs_in
 from tests.servers import process
 from worker import db, polling, settings, tracking
 from worker.errors import Refused, SettingsError, UnknownJob
 from worker.models import Account, Delivery, Job, Transition
 
-SECRET = "whsec_" + base64.b64encode(b"a new secret of the producer!").decode()
 HOOK = "https://hooks.example.com/reelwatch"
 ID = "veo3.1-fast:1770350082-trii1OXZc3"
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def url(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The database of a process whose settings name it."""
-    yield from configured(database_url, monkeypatch)
-
-
-@pytest.fixture
-def lite(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The same for what no database has a part in."""
-    yield from configured(sqlite_url, monkeypatch)
-
-
-@pytest.fixture
-def pg(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The same for what only PostgreSQL's row locks can do."""
-    yield from configured(postgresql_url, monkeypatch)
-
-
-def configured(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("DATABASE_URL", url)
-    monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
-    settings.current.cache_clear()
-    yield url
-    settings.current.cache_clear()
-    db.dispose()
-
-
-def set_variables(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    settings.current.cache_clear()
-
-
-def jobs_in(url: str) -> list[Job]:
-    with db.reading(url) as session:
-        return list(session.execute(select(Job).order_by(Job.id)).scalars())
 
 
 def number_of_jobs(url: str) -> int:
@@ -259,7 +221,6 @@ def test_a_refusal_stores_nothing_in_the_callers_transaction(url: str) -> None:
 def test_webhooks_need_a_secret(lite: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without one the event could not be signed. A callback needs none."""
     monkeypatch.delenv("WEBHOOK_SECRET")
-    settings.current.cache_clear()
     with pytest.raises(Refused, match="WEBHOOK_SECRET is not set"):
         tracking.track(ID, webhook_url=HOOK)
     tracking.track(ID, callback_task="shop.on_video")

@@ -129,6 +129,98 @@ def test_a_body_may_last_until_the_connection_ends(session: requests.Session) ->
     assert look_at(session, script).body == b"all of it"
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [answer(b"last", "Connection: close"), b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nlast"],
+)
+def test_a_connection_that_is_to_end_is_closed_at_once(
+    session: requests.Session, reply: bytes
+) -> None:
+    closed = threading.Event()
+
+    def script(line: Line) -> None:
+        line.request()
+        line.send(reply)
+        if not line.sock.recv(1):
+            closed.set()
+
+    with Peer(script) as peer:
+        assert look(session, peer.url).body == b"last"
+        assert closed.wait(LONG_BEFORE)
+        assert look(session, peer.url).body == b"last"
+    assert len(peer.lines) == 2
+
+
+def test_a_connection_of_an_older_version_may_be_kept(session: requests.Session) -> None:
+    reply = b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 4\r\n\r\nmore"
+    with Peer(answering(reply, reply)) as peer:
+        assert [look(session, peer.url).body for _ in range(2)] == [b"more", b"more"]
+    assert len(peer.lines) == 1
+
+
+def test_an_answer_may_have_as_many_headers_as_this(session: requests.Session) -> None:
+    most = connections.HEADERS
+    got = look_at(session, broken(many_headers(most)))
+    assert got.headers["x-header"].count("value") == most
+    with pytest.raises(ConnectFailed, match="not valid HTTP"):
+        look_at(session, broken(many_headers(most + 1)))
+
+
+def test_an_answer_to_head_has_no_body(session: requests.Session) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n"
+    with Peer(answering(head, answer(b"next"))) as peer:
+        assert look(session, peer.url, method="HEAD").body == b""
+        assert look(session, peer.url).body == b"next"
+    assert len(peer.lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("length", "body"), [("4, 4", b"body"), ("-4", b"body and more"), ("four", b"body and more")]
+)
+def test_a_length_is_believed_if_it_is_one(
+    session: requests.Session, length: str, body: bytes
+) -> None:
+    def script(line: Line) -> None:
+        line.request()
+        line.send(f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nbody and more".encode())
+
+    assert look_at(session, script).body == body
+
+
+def test_an_answer_that_comes_before_all_was_sent_is_read(session: requests.Session) -> None:
+    """A receiver that refuses a large body need not read it; it may hang up on the rest."""
+
+    def script(line: Line) -> None:
+        line.sock.recv(1000)
+        line.send(answer(b"too large", "Connection: close", status="413 Too Large"))
+        line.sock.shutdown(socket.SHUT_RD)
+        line.hang()
+
+    with Peer(script) as peer:
+        got = look(session, peer.url, method="POST", body=b"x" * 8 * MEGABYTE, deadline_seconds=3)
+    assert (got.status, got.body) == (413, b"too large")
+
+
+URLS = {
+    "http://127.0.0.1:{port}": b"/",
+    "HTTP://127.0.0.1:{port}?id=1": b"/?id=1",
+    "http://me:secret@127.0.0.1:{port}/a%20b/%7E?x=/?#part": b"/a%20b/%7E?x=/?",
+    "http://127.0.0.1:{port}/\u00e4 b\r\nX: y": b"/%C3%A4%20b%0D%0AX:%20y",
+    "http://127.0.0.1:{port}\\@example.com/": b"/%5C@example.com/",
+}
+
+
+@pytest.mark.parametrize(("url", "target"), URLS.items(), ids=URLS)
+def test_a_url_is_asked_for_as_it_stands(
+    session: requests.Session, url: str, target: bytes
+) -> None:
+    with Peer(answering(answer())) as peer:
+        look(session, url.format(port=peer.port), headers={})
+    head = peer.requests[0]
+    assert head.startswith(b"GET %b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" % (target, peer.port))
+    assert b"secret" not in head
+
+
 def test_a_body_may_come_in_many_small_chunks(session: requests.Session) -> None:
     chunks = b"1\r\nx\r\n" * 30_000
     reply = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
@@ -523,7 +615,7 @@ def test_a_socket_that_comes_after_the_cut_is_cut_too() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.settimeout(LONG_BEFORE)
-        deadline.guard(ours)
+        deadline.guard(os.dup(ours.fileno()))
         assert theirs.recv(1) == b""
     with pytest.raises(DeadlinePassed):
         deadline.remaining()
@@ -564,14 +656,14 @@ def test_a_cut_connection_is_not_used_again(
     session: requests.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut between the last byte of its body and its return to the pool."""
-    end = Deadline.end
+    release = Deadline.release
 
-    def end_late(deadline: Deadline) -> bool:
+    def release_late(deadline: Deadline) -> int | None:
         time.sleep(max(0.0, deadline.at - time.monotonic()) + 0.3)
-        return end(deadline)
+        return release(deadline)
 
     with Peer(answering(answer(b"whole"))) as peer:
-        monkeypatch.setattr(Deadline, "end", end_late)
+        monkeypatch.setattr(Deadline, "release", release_late)
         with pytest.raises(DeadlinePassed):
             look(session, peer.url, deadline_seconds=0.5)
         monkeypatch.undo()
@@ -579,13 +671,40 @@ def test_a_cut_connection_is_not_used_again(
     assert len(peer.lines) == 2
 
 
+def test_what_a_deadline_gave_back_is_not_cut() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        deadline = Deadline(0.2)
+        twin = os.dup(ours.fileno())
+        deadline.guard(twin)
+        assert deadline.release() == twin
+        time.sleep(0.4)
+        ours.sendall(b"x")
+        assert theirs.recv(1) == b"x"
+        assert not deadline.end()
+        os.close(twin)
+
+
+def test_what_was_cut_is_not_given_back() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        before = len(os.listdir("/dev/fd"))
+        deadline = Deadline(0.01)
+        deadline.guard(os.dup(ours.fileno()))
+        theirs.settimeout(LONG_BEFORE)
+        assert theirs.recv(1) == b""
+        assert deadline.release() is None
+        assert deadline.end()
+        assert len(os.listdir("/dev/fd")) == before
+
+
 def test_a_deadline_leaves_nothing_behind() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         before = len(os.listdir("/dev/fd"))
         deadline = Deadline(600)
-        deadline.guard(ours)
-        deadline.guard(theirs)
+        deadline.guard(os.dup(ours.fileno()))
+        deadline.guard(os.dup(theirs.fileno()))
         deadline.end()
         assert len(os.listdir("/dev/fd")) == before
     gone = weakref.ref(deadline)
@@ -673,6 +792,7 @@ BROKEN = {
     "status word": (b"HTTP/1.1 fine OK\r\n\r\n", "not valid HTTP"),
     "change of protocol": (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n", "change of protocol"),
     "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nx", "not valid"),
+    "closed in the head": (b"HTTP/1.1 200 OK\r\nContent-", "ended before"),
     "10,000 headers": (many_headers(10_000), "not valid HTTP"),
     "one endless header": (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000, "not valid|larger than"),
     "an endless status line": (b"HTTP/1.1 200 " + b"y" * 70_000, "not valid|larger than"),
@@ -750,9 +870,10 @@ def test_interim_answers_are_not_taken_for_the_answer(session: requests.Session)
 def test_lines_that_are_no_headers_are_ignored_in_silence(
     session: requests.Session, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reply = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nno header\r\nX: y\r\n\r\nok"
+    reply = b"HTTP/1.1 200 OK\r\nno header\r\nX: y\r\nContent-Length: 2\r\n\r\nok"
     with caplog.at_level(logging.INFO):
-        assert look_at(session, answering(reply)).body == b"ok"
+        got = look_at(session, answering(reply))
+    assert (got.body, got.headers["x"]) == (b"ok", "y")
     assert caplog.records == []
 
 
@@ -884,7 +1005,6 @@ def test_unknown_authorities_are_refused(verify: bool | str, tmp_path: Path) -> 
     assert peer.requests == []
 
 
-@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 def test_certificates_are_ignored_on_demand() -> None:
     with (
         Peer(answering(answer(b"any")), tls=True) as peer,
@@ -907,6 +1027,22 @@ def test_a_given_proxy_is_used_for_plain_http() -> None:
             assert look(session, "http://upstream.example.com/look").body == b"by proxy"
     assert proxy.requests[0].startswith(b"GET http://upstream.example.com/look HTTP/1.1\r\n")
     assert len(proxy.lines) == 1
+
+
+def test_a_proxy_is_told_who_we_are() -> None:
+    with Peer(answering(answer(b"by proxy"))) as proxy:
+        proxies = {"http": f"http://me:secret@127.0.0.1:{proxy.port}"}
+        with new_session(pool_size=1, proxies=proxies) as session:
+            assert look(session, "http://upstream.example.com/look").body == b"by proxy"
+    assert b"Proxy-Authorization: Basic bWU6c2VjcmV0\r\n" in proxy.requests[0]
+
+
+def test_a_proxy_may_be_named_without_a_scheme() -> None:
+    """As environments do."""
+    with Peer(answering(answer(b"by proxy"))) as proxy:
+        proxies = {"http": f"127.0.0.1:{proxy.port}"}
+        with new_session(pool_size=1, proxies=proxies) as session:
+            assert look(session, "http://upstream.example.com/look").body == b"by proxy"
 
 
 def tunnel(to_port: int) -> Script:

@@ -3,7 +3,6 @@
 import json
 import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -20,13 +19,6 @@ NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 KEY = "sk-test-0123456789"
 VIDEO = "veo3.1-fast:1770350082-trii1OXZc3"
 RUNNING = answer(json.dumps({"id": VIDEO, "status": "processing"}).encode())
-
-
-@pytest.fixture(autouse=True)
-def fresh_sessions() -> Iterator[None]:
-    upstream.session_for.cache_clear()
-    yield
-    upstream.session_for.cache_clear()
 
 
 @pytest.fixture

@@ -158,7 +158,7 @@ def _about(video_id: str, document: dict[str, Json]) -> bool:
     answered = document.get("id")
     if not isinstance(answered, str) or not answered.strip():
         return True
-    return _bare(answered) == _bare(video_id)
+    return answered == video_id or _bare(answered) == _bare(video_id)
 
 
 def _bare(video_id: str) -> str:
@@ -246,7 +246,8 @@ def _error_texts(document: dict[str, Json], detail: dict[str, Json]) -> Iterator
     sources = (document, detail)
     for key in ("error", "error_message", "video_generation_error", "fail_reason"):
         for source in sources:
-            text = _error_text(source.get(key))
+            value = source.get(key)
+            text = _error_text(value) if value else None
             if text:
                 yield text
 

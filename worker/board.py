@@ -29,7 +29,7 @@ SYMBOLS: Mapping[str, tuple[str, str]] = {  # colour alone would not do: not eve
     State.CANCELLED: ("■", "magenta"),
 }
 
-_WIDE_FROM = 110  # terminal columns; below, notes and next looks share one
+_WIDE_FROM = 118  # terminal columns; below, notes and next looks share one
 _ID_HEAD = 12  # the model; the rest of a shortened id is its end, which tells jobs apart
 _OTHER_LINES = 5  # what else a screen holds: the header, "… more", and the caller's own lines
 
@@ -92,11 +92,37 @@ def note(row: Row) -> str:
     """What is to be said of a job beyond its state: its error, its trouble, or its URL's host."""
     if row["error_code"]:
         return str(row["error_code"])
+    if slow(row):
+        return "slower than 95 %"
     if row["video_url"]:
         return plain(_host(row["video_url"]))
     if row.get("last_error"):
         return f"{row['errors_in_row']}x {row['last_error']}"
     return ""
+
+
+def left(row: Row) -> str:
+    """What half of such jobs still take at most, `~41s`; empty where that is not known."""
+    eta = row.get("eta")
+    return f"~{span(eta['p50_seconds'])}" if eta else ""
+
+
+def left_in_words(row: Row) -> str:
+    """The same for somebody who sees it for the first time, with all that is known."""
+    eta = row.get("eta")
+    if not eta:
+        return ""
+    half, most = eta["p50_seconds"], eta["p90_seconds"]
+    about = f"about {span(half)} left (half of such jobs)" if half >= 1 else "may end any moment"
+    within = f"90 % within {span(ceil(most))}" if most >= 1 else ""
+    slower = "slower than 95 % of its kind" if slow(row) else ""
+    return ", ".join(filter(None, [about, within, slower]))
+
+
+def slow(row: Row) -> bool:
+    """Does it take longer than 95 % of the jobs of its kind?"""
+    eta = row.get("eta")
+    return bool(eta and eta["slower_than_95_percent"])
 
 
 def plain(text: object) -> str:
@@ -204,8 +230,9 @@ def _note(row: Row, _now: datetime) -> str:
     return f"{note(row)}: {message}" if message else note(row)
 
 
-def _next_and_note(row: Row, now: datetime) -> str:
-    return ", ".join(filter(None, [_next_look(row, now), note(row)]))
+def _next_left_note(row: Row, now: datetime) -> str:
+    said = "slow" if slow(row) else note(row)
+    return ", ".join(filter(None, [_next_look(row, now), left(row), said]))
 
 
 def _host(url: str) -> str:
@@ -230,6 +257,7 @@ _WIDE = (
     Column("Age", 6, _age, right=True),
     Column("Looks", 5, lambda row, _: str(row["polls"]), right=True),
     Column("Next", 6, _next_look, right=True),
+    Column("Left", 7, lambda row, _: left(row), right=True),
     Column("Note", 0, _note),
 )
 _NARROW = (
@@ -238,5 +266,5 @@ _NARROW = (
     Column("Upstream", 11, _upstream_short, optional=True),
     Column("Age", 5, _age, right=True, optional=True),
     Column("Looks", 5, lambda row, _: str(row["polls"]), right=True, optional=True),
-    Column("Next, note", 0, _next_and_note),
+    Column("Next, left, note", 0, _next_left_note),
 )

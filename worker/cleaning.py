@@ -28,11 +28,10 @@ def parse(body: bytes, *, one_status: bool) -> Json:
     With `one_status`, two different values of `status` in one object raise ContradictoryBodyError.
     """
     text = body.decode(json.detect_encoding(body), "replace")
-    if sum(map(text.count, "[{,")) > VALUE_LIMIT:
+    if len(text) > VALUE_LIMIT and sum(map(text.count, "[{,")) > VALUE_LIMIT:
         raise ValueError("too many values")
-    hook = _one_status if one_status else None
     try:
-        value = json.loads(text, object_pairs_hook=hook)
+        value = (ONE_STATUS if one_status else ANY).decode(text)
         return value if len(text) <= BODY_LIMIT else _shortened(value)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
@@ -49,7 +48,7 @@ def clean(value: Json, depth: int = 0) -> Json:
         return clean_text(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, dict | list) and depth >= DEPTH_LIMIT:
+    if depth >= DEPTH_LIMIT and isinstance(value, dict | list):
         return "…"
     if isinstance(value, dict):
         return {clean_text(str(key)): clean(item, depth + 1) for key, item in value.items()}
@@ -86,7 +85,7 @@ def excerpt(text: str) -> str:
 
 def number(value: object) -> float | None:
     """The value as a finite number, also where upstream sent it as a text."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
         found = float(value)
@@ -134,12 +133,16 @@ def _shortened(value: Json) -> Json:
 
 
 def _one_status(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    document: dict[str, Json] = {}
-    for key, value in pairs:
-        if key == "status" and key in document and document[key] != value:
+    document = dict(pairs)
+    if len(document) < len(pairs):  # a key occurs twice; of its values the last one was taken
+        last = document.get("status")
+        if any(key == "status" and value != last for key, value in pairs):
             raise ContradictoryBodyError("the answer holds two different values of status")
-        document[key] = value
     return document
+
+
+ANY = json.JSONDecoder()
+ONE_STATUS = json.JSONDecoder(object_pairs_hook=_one_status)
 
 
 def _seconds_until(date: str, now: datetime) -> float:

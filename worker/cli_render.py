@@ -92,14 +92,15 @@ def _text(cell: str | Text) -> Text:
 
 def print_jobs(rows: Sequence[Row], now: datetime) -> None:
     """Jobs as a table."""
-    titles = ("VIDEO", "STATE", "AGE", "LOOKS", "NOTE")
+    titles = ("VIDEO", "STATE", "AGE", "LEFT", "LOOKS", "NOTE")
     print_table(titles, [_job_cells(row, now) for row in rows])
 
 
 def _job_cells(row: Row, now: datetime) -> Sequence[str | Text]:
     end = row["finished_at"] or now
     age = board.span((end - row["tracked_at"]).total_seconds())
-    return board.job_name(row), state_text(row["state"]), age, str(row["polls"]), _note(row, now)
+    name, state, looks = board.job_name(row), state_text(row["state"]), str(row["polls"])
+    return name, state, age, board.left(row), looks, _note(row, now)
 
 
 def _note(row: Row, now: datetime) -> str:
@@ -156,6 +157,8 @@ def _facts(job: Row, now: datetime) -> Iterable[tuple[str, str]]:
     if job["error_code"]:
         yield "error", f"{job['error_code']}: {job['error_message']}"
     yield "looks", ", ".join(part for part in (str(job["polls"]), _next_look(job, now)) if part)
+    if ahead := board.left_in_words(job):
+        yield "eta", ahead
     if job["metadata"]:
         yield "metadata", json.dumps(job["metadata"], ensure_ascii=False)
 
@@ -200,7 +203,18 @@ def change_line(change: Row) -> str:
     return board.plain("  ".join([*parts, *_outcome(change)]))
 
 
+def job_line(job: Row) -> str:
+    """Where a job is, on one line."""
+    return "  ".join([board.job_name(job), job["state"], *_ahead(job)])
+
+
+def _ahead(row: Row) -> Iterable[str]:
+    if ahead := board.left(row):
+        yield f"{ahead} left"
+
+
 def _outcome(change: Row) -> Iterable[str]:
+    yield from _ahead(change)
     if change["to_state"] == "completed":
         yield str(change["video_url"])
     if change["to_state"] == "failed" and change["error_code"]:

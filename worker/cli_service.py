@@ -129,6 +129,10 @@ def accounts(as_json: bool) -> None:
 
     An account rests while upstream refuses its key or its quota is used up; its jobs wait. A single
     look finds out when it works again.
+
+    Its rate is lower than configured after a 429 and rises again while there is quiet. An account
+    is short of requests while its jobs want more looks than the rate allows: each job is then
+    looked at more rarely, most of all where an end is unlikely.
     """
     with db.reading(options.database()) as session:
         now, stored = db.now(session), history.list_accounts(session)
@@ -148,7 +152,8 @@ def _joined(
     for name in sorted({*known, *configured}):
         account = configured.get(name)
         blank = {"name": name, "requests_per_second": None, "open_jobs": 0, "paused_until": None,
-                 "pause_reason": None, "pauses_in_row": 0, "slowed_at": None}  # fmt: skip
+                 "pause_reason": None, "pauses_in_row": 0, "slowed_at": None,
+                 "look_price": 0.0}  # fmt: skip
         yield (
             blank
             | known.get(name, {})
@@ -166,14 +171,18 @@ def _account_cells(row: Mapping[str, Any], now: Any) -> tuple[str, ...]:
     shown = rate or full
     slowed = f" of {full:g}" if full and rate and row["slowed_at"] and rate < full else ""
     key = ("set" if row["key_set"] else "missing") if row["configured"] else "not configured"
-    standing = "works"
+    return (row["name"], key, f"{shown:.3g}{slowed}", str(row["open_jobs"]),
+            _standing(row, now, slowed=bool(slowed)), row["base_url"] or "")  # fmt: skip
+
+
+def _standing(row: Mapping[str, Any], now: Any, *, slowed: bool) -> str:
     if row["paused_until"]:
         wait = max(timedelta(0), row["paused_until"] - now).total_seconds()
-        standing = f"rests {wait:.0f} s more: {row['pause_reason']}"
-    elif slowed:
-        standing = "slowed by 429"
-    return (row["name"], key, f"{shown:.3g}{slowed}", str(row["open_jobs"]), standing,
-            row["base_url"] or "")  # fmt: skip
+        return f"rests {wait:.0f} s more: {row['pause_reason']}"
+    said = ["slowed by 429"] if slowed else []
+    if row["look_price"] > 0:
+        said.append("short of requests: looks at a job are stretched")
+    return ", ".join(said) or "works"
 
 
 @click.command()

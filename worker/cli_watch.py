@@ -88,15 +88,16 @@ class _Watcher:
             "watching until Ctrl-C" if self._ids is None else "watching until they end", err=True
         )
         for row in rows:
-            _print(row if as_json else f"{board.job_name(row)}  {row['state']}", as_json)
+            _print(row if as_json else cli_render.job_line(row), as_json)
         while not self._over(rows):
             time.sleep(EVERY_SECONDS)
             with db.reading(self._url) as session:
                 changes = self._changes(session, newest)
+                new = [change for change in changes if change["id"] not in seen]
+                told = history.with_etas_now(session, new)
                 rows = self._jobs(session) if self._ids else []
-            for change in changes:
-                if change["id"] not in seen:
-                    _print(change if as_json else cli_render.change_line(change), as_json)
+            for change in told:
+                _print(change if as_json else cli_render.change_line(change), as_json)
             seen = {change["id"] for change in changes}
             newest = max(seen, default=newest)
 

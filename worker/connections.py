@@ -5,23 +5,29 @@ very addresses; TLS server name, Host header and certificate check still see the
 an answer is bounded here too, since http.client would take megabytes.
 """
 
+import contextlib
 import http.client
 import io
 import ipaddress
 import math
 import os
 import queue
+import re
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
+from urllib.parse import quote
 
 from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
+from requests.utils import prepend_scheme_if_needed, select_proxy
+from urllib3 import HTTPHeaderDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ProxyError
+from urllib3.util import Url, parse_url
 from urllib3.util.ssl_ import create_urllib3_context
 
 from worker.deadline import Deadline, DeadlinePassed, TransferError
@@ -33,7 +39,13 @@ AddressFilter = Callable[[str, int, Address], bool]
 SocketOptions = Iterable[tuple[int, int, int | bytes]]
 
 HEAD_BYTES = 64 * 1024  # status line and headers of one answer, interim answers included
+HEADERS = 100  # of one answer
 LOOKUPS = 32  # names that one session looks up at the same time
+
+STATUS_LINE = re.compile(rb"HTTP/1\.(\d)\s+([1-9]\d\d)(?:\s.*)?", re.DOTALL)
+HTTP_URL = re.compile(r"(?P<origin>https?://[^/\\?#]+)(?P<target>[^#]*)(?:#.*)?", re.I | re.DOTALL)
+BODYLESS = (http.HTTPStatus.NO_CONTENT, http.HTTPStatus.NOT_MODIFIED)
+RESERVED = "!$%&'()*+,/:;=?@[]~"  # what stands for itself in a request's target
 
 
 class ConnectFailed(TransferError):
@@ -131,27 +143,16 @@ def _connect(
         for option in options:
             sock.setsockopt(*option)
         sock.settimeout(seconds)
-        deadline.guard(sock)
+        deadline.guard(os.dup(sock.fileno()))
         sock.connect((str(address), port))
-        sock.settimeout(deadline.remaining())
+        sock.settimeout(deadline.seconds)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-# ------------------------------------------------------------------ what urllib3 uses
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """The exchange that a thread is in: what its connections need to know of it."""
-
-    deadline: Deadline
-    dialer: Dialer
-
-
-CALL: ContextVar[Call] = ContextVar("call")
+# ------------------------------------------------------------------ answers
 
 
 class _BoundedReader(io.BufferedReader):
@@ -173,41 +174,116 @@ class _BoundedReader(io.BufferedReader):
 
 
 class _Answer(http.client.HTTPResponse):
-    """http.client's answer with a bounded head, and with interim answers (1xx) skipped.
+    """http.client's answer, but for its head, which is bounded and read here.
 
-    http.client skips only 100. Any other would be taken for the answer, and the real answer for
-    that to the next request on the same connection.
+    http.client leaves headers to the parser for mail, which takes longer than sending a request.
     """
 
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
+    def __init__(self, sock: socket.socket, debuglevel: int = 0, method: str | None = None) -> None:
+        super().__init__(sock, debuglevel, method)
+        self._bodyless = method == "HEAD"
         self.fp = self._reader = _BoundedReader(self.fp.detach())
 
     def begin(self) -> None:
-        super().begin()
+        """Read the head. Interim answers (1xx) are skipped: the answer comes behind them.
+
+        http.client skips only 100. Any other would be taken for the answer, and the real answer for
+        that to the next request on the same connection.
+        """
+        minor, self.status, fields = self._read_head()
         while self.status < http.HTTPStatus.OK:
             if self.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
                 raise BadAnswer("the answer is a change of protocol that nobody asked for")
-            self.headers = self.msg = None  # type: ignore[assignment]  # as before the first one
-            super().begin()
+            minor, self.status, fields = self._read_head()
         self._reader.head_left = math.inf
-        # Lines that are no headers are ignored; urllib3 would write all of them to the log.
-        self.msg.defects.clear()
-        self.msg.set_payload("")
+        self.fields = fields
+        self.chunked = fields.get("transfer-encoding", "").lower() == "chunked"
+        self.chunk_left = None
+        self.length = None if self.chunked else self._announced_length()
+        connection = fields.get("connection", "").lower()
+        kept = "close" not in connection if minor else "keep-alive" in connection
+        self.will_close = not kept or (self.length is None and not self.chunked)
+
+    def read(self, amt: int | None = None) -> bytes:
+        """At most `amt` bytes of the body; IncompleteRead if it ends before it should."""
+        piece = super().read(amt)
+        if amt and not piece and self.length:  # http.client leaves that to its callers
+            raise http.client.IncompleteRead(b"", self.length)
+        return piece
+
+    def _read_head(self) -> tuple[int, int, HTTPHeaderDict]:
+        """The minor version, the status, and the headers; lines that are none are ignored."""
+        line = self.fp.readline(HEAD_BYTES + 1)
+        if not line:
+            raise http.client.RemoteDisconnected("")
+        words = STATUS_LINE.fullmatch(line)
+        if not words:
+            raise http.client.BadStatusLine("")
+        fields = HTTPHeaderDict()
+        for _ in range(HEADERS + 1):
+            line = self.fp.readline(HEAD_BYTES + 1)
+            if not line:
+                raise http.client.IncompleteRead(b"")
+            if line in (b"\r\n", b"\n"):
+                return int(words[1]), int(words[2]), fields
+            name, colon, value = line.decode("latin-1").partition(":")
+            if colon:
+                fields.add(name, value.strip())
+        raise http.client.HTTPException("too many headers")
+
+    def _announced_length(self) -> int | None:
+        """The length of the body in bytes; None if it lasts until the connection ends."""
+        if self._bodyless or self.status in BODYLESS:
+            return 0
+        try:
+            lengths = {int(text) for text in self.fields.get("content-length", "").split(",")}
+        except ValueError:
+            return None
+        if len(lengths) > 1:
+            raise http.client.HTTPException("two lengths")
+        length = lengths.pop()
+        return length if length >= 0 else None
+
+
+# ------------------------------------------------------------------ asking
+
+
+class Call(NamedTuple):
+    """One exchange, as its connection needs to know it."""
+
+    deadline: Deadline
+    dialer: Dialer
+    method: str
+    target: str  # what is asked for: path and query, or a whole URL where a proxy is asked
+    headers: Mapping[str, str]
+    body: bytes | None
+    tunnel: bool  # through a proxy, which is to see nothing of it
 
 
 class _HTTPConnection(HTTPConnection):
     response_class = _Answer
+    call: Call  # the one that it is in
+    twin: int | None = None  # of its socket, for the watchdog, while it is kept for the next call
 
     def _new_conn(self) -> socket.socket:
-        call = CALL.get()
         options = self.socket_options or ()
-        return call.dialer.dial(call.deadline, self._dns_host, self.port, options)
+        return self.call.dialer.dial(self.call.deadline, self._dns_host, self.port, options)
 
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        if self.sock is not None:
-            CALL.get().deadline.guard(self.sock)
-        super().request(*args, **kwargs)
+    def close(self) -> None:
+        super().close()
+        twin, self.twin = self.twin, None
+        if twin is not None:
+            os.close(twin)
+
+    def ask(self) -> _Answer:
+        """Send the request and read the head of its answer; http.client does all that it takes."""
+        call = self.call
+        # A peer may answer before it has read all, and refuse the rest.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            http.client.HTTPConnection.request(
+                self, call.method, call.target, call.body, call.headers
+            )
+        return cast(_Answer, http.client.HTTPConnection.getresponse(self))
 
 
 class _HTTPSConnection(_HTTPConnection, HTTPSConnection):
@@ -217,22 +293,83 @@ class _HTTPSConnection(_HTTPConnection, HTTPSConnection):
 class _HTTPPool(HTTPConnectionPool):
     ConnectionCls = _HTTPConnection
 
-    def _put_conn(self, conn: Any) -> None:
-        """Take a connection back, out of the watchdog's reach before another thread may use it."""
-        if conn is not None and CALL.get().deadline.end():
+    def ask(self, call: Call) -> "Reply":
+        """Send a request over a connection of the pool and read the head of its answer.
+
+        `urlopen` does that too, and as much again for retries, redirects and timeouts that nobody
+        wants here: a look would take half as long again.
+        """
+        conn = cast(_HTTPConnection, self._get_conn())
+        conn.call = call
+        try:
+            self._make_ready(conn)
+            return Reply(conn.ask(), conn, self)
+        except BaseException as error:
+            at_proxy = conn.proxy is not None and not conn.has_connected_to_proxy
             conn.close()
-        super()._put_conn(conn)
+            if at_proxy and isinstance(error, OSError | http.client.HTTPException):
+                raise ProxyError("", error) from error
+            raise
+
+    def _make_ready(self, conn: _HTTPConnection) -> None:
+        """Connect; or, if it is a connection that was kept, have it watched."""
+        deadline = conn.call.deadline
+        twin, conn.twin = conn.twin, None
+        if twin is not None:
+            deadline.guard(twin)
+        elif conn.call.tunnel:
+            self._prepare_proxy(conn)
+        else:
+            conn.connect()
+        if conn.sock.gettimeout() != deadline.seconds:  # per read: the second line of defence
+            conn.sock.settimeout(deadline.seconds)
+
+    def take_back(self, conn: _HTTPConnection) -> None:
+        """Keep a connection, out of the watchdog's reach before another thread may use it."""
+        conn.twin = conn.call.deadline.release()
+        if conn.twin is None or conn.is_closed:  # cut, or not to be used again
+            conn.close()
+        else:
+            self._put_conn(conn)
 
 
 class _HTTPSPool(_HTTPPool, HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
 
 
+class Reply:
+    """An answer whose body is still to be read. At its end the connection goes back to the pool."""
+
+    def __init__(self, answer: _Answer, conn: _HTTPConnection, pool: _HTTPPool) -> None:
+        self.status = answer.status
+        self.headers: Mapping[str, str] = answer.fields
+        self.received = 0  # bytes of the body
+        self._answer = answer
+        self._conn: _HTTPConnection | None = conn
+        self._pool = pool
+
+    def read(self, size: int) -> bytes:
+        """The next piece of the body, `size` bytes at most; empty at its end."""
+        piece = self._answer.read(size)
+        self.received += len(piece)
+        if self._conn is not None and self._answer.isclosed():
+            conn, self._conn = self._conn, None
+            self._pool.take_back(conn)
+        return piece
+
+    def close(self) -> None:
+        """Drop the connection, unless the body was read to its end."""
+        if self._conn is not None:
+            self._answer.close()
+            self._conn.close()
+            self._conn = None
+
+
 class Adapter(HTTPAdapter):
     """requests' adapter with these pools, and with certificates that are loaded only once."""
 
     def __init__(self, pool_size: int, context: ssl.SSLContext, dialer: Dialer) -> None:
-        self.dialer = dialer
+        self._dialer = dialer
         self._context = context
         self._lock = threading.Lock()
         super().__init__(pool_connections=pool_size, pool_maxsize=pool_size)
@@ -246,6 +383,43 @@ class Adapter(HTTPAdapter):
             manager = super().proxy_manager_for(proxy, ssl_context=self._context, **kwargs)
             manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
             return manager
+
+    def ask(
+        self, deadline: Deadline, method: str, url: str, headers: Mapping[str, str],
+        body: bytes | None, proxies: MutableMapping[str, str],
+    ) -> Reply:  # fmt: skip
+        """Send a request, by way of the proxy for its URL, and read the head of its answer."""
+        origin, target = _parted(url)
+        proxy = select_proxy(url, proxies) if proxies else None
+        pool = self._pool(origin, proxy)
+        tunnel = proxy is not None and origin.scheme == "https"
+        if proxy is not None and not tunnel:
+            target = f"{origin}{target}"
+            headers = {**headers, **pool.proxy_headers}
+        return pool.ask(Call(deadline, self._dialer, method, target, headers, body, tunnel))
+
+    def _pool(self, origin: Url, proxy: str | None) -> _HTTPPool:
+        manager = self.poolmanager
+        if proxy is not None:
+            named = prepend_scheme_if_needed(proxy, "http")  # type: ignore[no-untyped-call]
+            manager = self.proxy_manager_for(named)
+        return cast(
+            _HTTPPool, manager.connection_from_host(origin.host, origin.port, origin.scheme)
+        )
+
+
+def _parted(url: str) -> tuple[Url, str]:
+    """Scheme, host and port of a URL, and what is asked for there; ValueError where it is none."""
+    parts = HTTP_URL.fullmatch(url)
+    if parts is None:
+        raise ValueError("not an http(s) URL")
+    target = quote(parts["target"], safe=RESERVED)
+    return _origin(parts["origin"]), target if target.startswith("/") else f"/{target}"
+
+
+@lru_cache(maxsize=256)
+def _origin(text: str) -> Url:
+    return parse_url(text)._replace(auth=None)
 
 
 def tls_context(verify: bool | str) -> ssl.SSLContext:

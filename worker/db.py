@@ -1,12 +1,14 @@
 """The database: engines that suit SQLite and PostgreSQL, transactions, the clock, migrations."""
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -27,9 +29,13 @@ from sqlalchemy.orm import Session
 from worker.models import Base, UtcDateTime
 
 READ_ONLY = "reelwatch_read_only"
+IMPATIENT = "reelwatch_impatient"
 BUSY_SECONDS = 30  # how long SQLite waits for another writer
 IDLE_SECONDS = 10  # how long PostgreSQL lets a transaction of ours do nothing
+SILENCE_SECONDS = 30.0  # how long PostgreSQL may take to answer a statement within a transaction
 POOL_SIZE = 5
+
+T = TypeVar("T")
 
 
 _engines: dict[tuple[str, int], Engine] = {}
@@ -50,8 +56,53 @@ def _new_engine(url: str) -> Engine:
                       "keepalives_count": 3, "tcp_user_timeout": 20_000,
                       "application_name": "reelwatch"},
     )  # fmt: skip
+    event.listen(made, "do_connect", _connect_postgresql)
     event.listen(made, "connect", _prepare_postgresql)
+    event.listen(made, "begin", _begin_postgresql)
     return made
+
+
+class _Connection(psycopg.Connection[Any]):
+    """Ends with an OperationalError when the server is silent for long, if told to.
+
+    The kernel notices a network that loses everything. It does not notice a server, or something
+    on the way to it, that takes what is sent and never answers: that would hold a thread for ever.
+    """
+
+    silence: float | None = None  # seconds
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **options: Any) -> T:
+        """All that the driver does over the network passes through here."""
+        return super().wait(gen if self.silence is None else self._bounded(gen), *args, **options)
+
+    def _bounded(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        give_up_at = time.monotonic() + (self.silence or 0.0)
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted  # nothing ready: woken up to look at the time
+                if not ready and time.monotonic() > give_up_at:
+                    self.close()  # else the pool would take it back
+                    raise psycopg.OperationalError(f"no answer within {self.silence:g} s")
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+
+def _connect_postgresql(
+    _dialect: object, _record: object, args: list[Any], options: dict[str, Any]
+) -> _Connection:
+    made = _Connection.connect(*args, **options)
+    made.silence = SILENCE_SECONDS
+    return made
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    """Migrations may take their time, a worker's statement may not."""
+    impatient = connection.get_execution_options().get(IMPATIENT)
+    driver: Any = connection.connection.driver_connection
+    driver.silence = SILENCE_SECONDS if impatient else None
 
 
 def _prepare_postgresql(connection: Any, _record: object) -> None:
@@ -91,14 +142,15 @@ def _begin_sqlite(connection: Connection) -> None:
 @contextmanager
 def transaction(url: str) -> Iterator[Session]:
     """A session whose work is committed at the end, or rolled back by an exception."""
-    with Session(engine(url), expire_on_commit=False) as session, session.begin():
+    bound = engine(url).execution_options(**{IMPATIENT: True})
+    with Session(bound, expire_on_commit=False) as session, session.begin():
         yield session
 
 
 @contextmanager
 def reading(url: str) -> Iterator[Session]:
     """A session that only reads: it takes no writer's lock."""
-    bound = engine(url).execution_options(**{READ_ONLY: True})
+    bound = engine(url).execution_options(**{READ_ONLY: True, IMPATIENT: True})
     with Session(bound, expire_on_commit=False) as session, session.begin():
         yield session
 

@@ -24,8 +24,9 @@ class DeadlinePassed(TransferError):
 class Deadline:
     """The end of one exchange, `seconds` from now, and what is to be cut when it comes.
 
-    What is cut is a second descriptor of the socket. The exchange may close its own at any moment,
-    and the system hand the number to another connection, while the watchdog shuts it down.
+    What is cut is a second descriptor of the socket, its twin. The exchange may close its own at
+    any moment, and the system hand the number to another connection, while the watchdog shuts it
+    down.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -56,9 +57,11 @@ class Deadline:
         """What to raise when the time is up."""
         return DeadlinePassed(f"no complete answer within {self.seconds:g} s")
 
-    def guard(self, sock: socket.socket) -> None:
-        """Have this socket cut when the time is up, in place of the one before."""
-        twin = os.dup(sock.fileno())
+    def guard(self, twin: int) -> None:
+        """Have the socket of this twin cut when the time is up, in place of the one before.
+
+        The twin is the deadline's to close, until `release` gives it back.
+        """
         with self._watchdog.lock:
             before, self._twin = self._twin, twin
             if self._was_cut:
@@ -75,8 +78,17 @@ class Deadline:
                 sock.shutdown(socket.SHUT_RDWR)
             sock.detach()
 
+    def release(self) -> int | None:
+        """Leave the socket alone from here on and give its twin back; None if it was cut before."""
+        with self._watchdog.lock:
+            self._watchdog.forget(self)
+            if self._was_cut:
+                return None
+            twin, self._twin = self._twin, None
+        return twin
+
     def end(self) -> bool:
-        """Leave the socket alone from here on; true if it was cut before."""
+        """Leave the socket alone from here on and close its twin; true if it was cut before."""
         with self._watchdog.lock:
             self._watchdog.forget(self)
             twin, self._twin = self._twin, None
@@ -93,7 +105,8 @@ class _Watchdog:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.Condition()
+        self.lock = threading.Lock()
+        self._earlier = threading.Condition(self.lock)
         self._deadlines: set[Deadline] = set()
         self._wakes_at = math.inf
         self._thread: threading.Thread | None = None
@@ -107,7 +120,7 @@ class _Watchdog:
             self._deadlines.add(deadline)
             if deadline.at < self._wakes_at:
                 self._wakes_at = deadline.at
-                self.lock.notify()
+                self._earlier.notify()
 
     def forget(self, deadline: Deadline) -> None:
         self._deadlines.discard(deadline)
@@ -120,7 +133,7 @@ class _Watchdog:
                     self._deadlines.discard(deadline)
                     deadline.cut()
                 self._wakes_at = min((each.at for each in self._deadlines), default=math.inf)
-                self.lock.wait(None if self._wakes_at == math.inf else self._wakes_at - now)
+                self._earlier.wait(None if self._wakes_at == math.inf else self._wakes_at - now)
 
 
 _watchdogs: dict[int, _Watchdog] = {}

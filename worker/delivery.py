@@ -40,6 +40,8 @@ from worker.transport import TransferError
 
 log = structlog.get_logger(__name__)
 
+USER_AGENT = f"reelwatch/{version('reelwatch')}"  # reading it takes a millisecond
+
 LEASE = timedelta(seconds=60)  # longer than the webhook timeout and writing down together
 LEASE_MARGIN = 30.0
 THREADS = 64
@@ -199,7 +201,7 @@ def signed_headers(
     signatures = (signer.sign(event_id, at.astimezone(UTC), body) for signer in signers)
     return {
         "Content-Type": "application/json",
-        "User-Agent": f"reelwatch/{version('reelwatch')}",
+        "User-Agent": USER_AGENT,
         "webhook-id": event_id,
         "webhook-timestamp": str(int(at.timestamp())),
         "webhook-signature": " ".join(signatures),

@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from worker.answers import Failure, Report
+from worker.curves import Eta
 from worker.errors import Refused
 from worker.lifecycle import EventType
+from worker.remaining import as_json
 
 SHORT_NAMES: Mapping[str, EventType] = {
     event.value.removeprefix("video."): event for event in EventType
@@ -36,6 +38,7 @@ class Subject:
     finished_at: datetime | None
     late: bool
     metadata: Mapping[str, Any]
+    eta: Eta | None = None
 
 
 def subscribed(event: EventType | None, wanted: Iterable[str]) -> bool:
@@ -80,6 +83,7 @@ def body(
             "upstream_created_at": timestamp(subject.upstream_created_at),
             "finished_at": timestamp(subject.finished_at),
             "duration_seconds": duration_seconds(subject),
+            "eta": as_json(subject.eta),
             "polls": subject.polls,
         },
     }

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
@@ -46,16 +45,18 @@ def fan_out(
     """
     turn = _Turn(do, threads, time.monotonic() + turn_seconds)
     done = 0
-    with ThreadPoolExecutor(threads, thread_name_prefix="fanout") as pool:
+    try:
         while True:
             if turn.may_claim():
-                turn.start(pool, claim(threads - turn.in_hand))
+                turn.start(claim(threads - turn.in_hand))
             if not turn.in_hand:
                 return done
             results = turn.gather()
             if results:
                 record(results)
                 done += len(results)
+    finally:
+        turn.dismiss()
 
 
 class _Turn(Generic[Item, Result]):
@@ -68,6 +69,8 @@ class _Turn(Generic[Item, Result]):
         self._end = end
         self._claim_at = 0.0
         self._when_freed = False
+        self._crew: list[threading.Thread] = []
+        self._work: SimpleQueue[Item | None] = SimpleQueue()
         self._outcomes: SimpleQueue[Result | BaseException] = SimpleQueue()
 
     def may_claim(self) -> bool:
@@ -75,12 +78,23 @@ class _Turn(Generic[Item, Result]):
         free = self.in_hand < self._threads
         return free and self._claim_at <= now < self._end and not stopping.is_set()
 
-    def start(self, pool: ThreadPoolExecutor, batch: Batch[Item]) -> None:
+    def start(self, batch: Batch[Item]) -> None:
         self._claim_at = time.monotonic() + batch.again
         self._when_freed = batch.when_freed
         self.in_hand += len(batch.items)
         for item in batch.items:
-            pool.submit(self._run, item)
+            self._work.put(item)
+        while len(self._crew) < self.in_hand:  # never more than there was to do at once
+            number = len(self._crew)
+            self._crew.append(threading.Thread(target=self._serve, name=f"fanout-{number}"))
+            self._crew[-1].start()
+
+    def dismiss(self) -> None:
+        """End the threads, when they have done what was claimed."""
+        for _ in self._crew:
+            self._work.put(None)
+        for thread in self._crew:
+            thread.join()
 
     def gather(self) -> list[Result]:
         """The next group of results; empty when it is time to claim again instead."""
@@ -103,8 +117,9 @@ class _Turn(Generic[Item, Result]):
             wait = max(0.0, gather_until - time.monotonic())
         return results
 
-    def _run(self, item: Item) -> None:
-        try:
-            self._outcomes.put(self._do(item))
-        except BaseException as error:
-            self._outcomes.put(error)
+    def _serve(self) -> None:
+        while (item := self._work.get()) is not None:
+            try:
+                self._outcomes.put(self._do(item))
+            except BaseException as error:
+                self._outcomes.put(error)

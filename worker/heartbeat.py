@@ -26,5 +26,10 @@ def beat(session: Session, name: str, now: datetime, apart: timedelta) -> bool:
 
 def age(session: Session, name: str, now: datetime) -> timedelta | None:
     """How long ago `name` was stamped; None: never."""
-    at = session.execute(select(Heartbeat.at).where(Heartbeat.name == name)).scalar_one_or_none()
+    at = last(session, name)
     return None if at is None else now - at
+
+
+def last(session: Session, name: str) -> datetime | None:
+    """When `name` was stamped; None: never."""
+    return session.execute(select(Heartbeat.at).where(Heartbeat.name == name)).scalar_one_or_none()

@@ -1,19 +1,24 @@
 """What happened: reads the tables for people and programs, and changes nothing.
 
 Every function takes a session (`db.reading(url)` gives one that takes no writer's lock) and returns
-plain dicts under the column names; times are aware UTC.
+plain dicts under the column names; times are aware UTC. Jobs have an `eta` besides: None, or how
+many seconds half of such jobs, and nine of ten, still take.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Select, Table, func, or_, select
 from sqlalchemy.orm import Session
 
+from worker import db, forecasts, settings
+from worker.curves import Eta
 from worker.errors import UnknownJob
 from worker.lifecycle import FINAL, OPEN, State
 from worker.models import Base, Job
+from worker.remaining import FORETOLD, as_json, remaining
 
 Row = dict[str, Any]
 
@@ -43,12 +48,9 @@ def story(session: Session, video_id: str, account: str = "default") -> dict[str
 
     Raises `UnknownJob`, whose message names the accounts that do track the id.
     """
-    query = select(*_public(jobs)).where(jobs.c.video_id == video_id, jobs.c.account == account)
-    job = session.execute(query).mappings().one_or_none()
-    if job is None:
-        raise UnknownJob(_unknown(session, video_id, account))
+    job = _job(session, video_id, account)
     return {
-        "job": dict(job),
+        "job": job | {"eta": as_json(_etas(session, [job])[0])},
         "transitions": _of_job(session, transitions, job["id"], transitions.c.sequence),
         "poll_errors": _of_job(session, poll_errors, job["id"], poll_errors.c.id),
         "deliveries": _with_attempts(
@@ -76,7 +78,7 @@ def list_jobs(
     )
     query = _where(select(*_public(jobs)), conditions)
     order = (jobs.c.tracked_at.desc(), jobs.c.id.desc())
-    return _rows(session, query.order_by(*order).limit(limit))
+    return _with_etas(session, _rows(session, query.order_by(*order).limit(limit)))
 
 
 def live_jobs(
@@ -99,11 +101,21 @@ def live_jobs(
     ended_ones = query.where(jobs.c.finished_at.is_not(None)).order_by(jobs.c.finished_at.desc())
     rows = _rows(session, open_ones.limit(limit))
     left = None if limit is None else limit - len(rows)
-    return rows + _rows(session, ended_ones.limit(left))
+    return _with_etas(session, rows + _rows(session, ended_ones.limit(left)))
+
+
+def eta(video_id: str, account: str = "default", session: Session | None = None) -> Eta | None:
+    """How many seconds from now it takes until half, and nine of ten, of such jobs have ended.
+
+    None for a job that is neither pending nor running, and while nothing is known: too few jobs of
+    its model have ended, or the last look brought no answer about it. Raises `UnknownJob`.
+    """
+    with nullcontext(session) if session else db.reading(settings.current().database_url) as joined:
+        return _etas(joined, [_job(joined, video_id, account)])[0]
 
 
 def job_row(job: Job) -> Row:
-    """A job that a use case returned, as `list_jobs` would give it."""
+    """A job that a use case returned, as `list_jobs` would give it, but for its `eta`."""
     mapper = Job.__mapper__  # knows that the column `metadata` is the attribute `metadata_`
     return {
         column.name: getattr(job, mapper.get_property_by_column(column).key)
@@ -192,6 +204,17 @@ def changes(
     return _rows(session, query.order_by(transitions.c.id))
 
 
+def with_etas_now(session: Session, changed: Sequence[Row]) -> list[Row]:
+    """The changes, each with the `eta` that its job has now."""
+    ids = list({change["job_id"] for change in changed})
+    found: dict[int, Row | None] = {}
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        chosen = jobs.c.id.in_(ids[start : start + IDS_AT_ONCE])
+        rows = _rows(session, select(*_public(jobs)).where(chosen))
+        found |= {row["id"]: row["eta"] for row in _with_etas(session, rows)}
+    return [change | {"eta": found.get(change["job_id"])} for change in changed]
+
+
 def last_change(session: Session) -> int:
     """The highest id of a transition, 0 before the first."""
     return session.execute(select(func.max(transitions.c.id))).scalar_one() or 0
@@ -216,6 +239,33 @@ def _where(query: Select[Any], conditions: Iterable[ColumnElement[bool] | bool])
 
 def _rows(session: Session, query: Select[Any]) -> list[Row]:
     return [dict(row) for row in session.execute(query).mappings()]
+
+
+def _job(session: Session, video_id: str, account: str) -> Row:
+    query = select(*_public(jobs)).where(jobs.c.video_id == video_id, jobs.c.account == account)
+    row = session.execute(query).mappings().one_or_none()
+    if row is None:
+        raise UnknownJob(_unknown(session, video_id, account))
+    return dict(row)
+
+
+def _with_etas(session: Session, rows: Sequence[Row]) -> list[Row]:
+    found = _etas(session, rows)
+    return [row | {"eta": as_json(eta)} for row, eta in zip(rows, found, strict=True)]
+
+
+def _etas(session: Session, rows: Sequence[Row]) -> list[Eta | None]:
+    """By what each account's models are known to take; one query per account that has open jobs."""
+    names = {row["account"] for row in rows if row["state"] in FORETOLD}
+    known = {name: forecasts.kinds(session, name) for name in names}
+    if not any(known.values()):
+        return [None] * len(rows)
+    now = db.now(session)
+    kinds = [known.get(row["account"], {}).get(row["model"]) for row in rows]
+    return [
+        None if kind is None else remaining(row, kind.curve, now)
+        for row, kind in zip(rows, kinds, strict=True)
+    ]
 
 
 def _of_job(session: Session, table: Table, job_id: int, *order: Column[Any]) -> list[Row]:

@@ -4,7 +4,7 @@ The caller owns the transaction and has locked the rows; what is written here co
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,14 +14,18 @@ from sqlalchemy import String, Table, bindparam, func, insert, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
-from worker import events
+from worker import curves, events
 from worker.answers import Answer, ErrorKind, Failure, Report, bounded
+from worker.curves import Curve, Eta
 from worker.lifecycle import Decision, EventType, Job, State
 from worker.models import Base, Delivery, PollError, Transition
+from worker.remaining import remaining
 
 jobs: Table = Base.metadata.tables["jobs"]
 
 DEFAULT_QUEUE = "celery"  # where `send_task` sends what names no queue
+
+CurveOf = Callable[[str | None], Curve]  # a model's curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +72,17 @@ def job_of(row: RowMapping) -> Job:
     )
 
 
-def write(session: Session, changes: Sequence[Change], at: datetime) -> int:
-    """Write all changes as of `at`; returns the number of events they owe."""
+def write(
+    session: Session, changes: Sequence[Change], at: datetime, curve_of: CurveOf = curves.prior
+) -> int:
+    """Write all changes as of `at`; returns the number of events they owe.
+
+    Events foretell a job's end by `curve_of` its model; priors foretell nothing.
+    """
     error_ids = _write_errors(session, [c for c in changes if c.decision.trouble], at)
     _write_jobs(session, changes, error_ids, at)
     steps = [change for change in changes if change.decision.step]
-    return _write_events(session, steps, _write_transitions(session, steps, at), at)
+    return _write_events(session, steps, _write_transitions(session, steps, at), at, curve_of)
 
 
 # -------------------------------------------------------------------- jobs
@@ -115,8 +124,17 @@ def _look_values(change: Change, error_ids: Mapping[int, int], at: datetime) -> 
         "resultless_count": decision.resultless_count,
         "resultless_since": decision.resultless_since,
         "model": row["model"] or (report and report.model),
+        **_progress(change, at),
         "upstream_created_at": (report and report.created_at) or row["upstream_created_at"],
     }
+
+
+def _progress(change: Change, at: datetime) -> dict[str, Any]:
+    """The last progress before the end: at the end it says no more than that."""
+    row, report = change.row, change.report
+    if report is None or report.progress is None or change.decision.final:
+        return {"progress": row["progress"], "progress_at": row["progress_at"]}
+    return {"progress": report.progress, "progress_at": at}
 
 
 def _step_values(change: Change, at: datetime) -> dict[str, Any]:
@@ -238,19 +256,25 @@ def _error(change: Change, at: datetime) -> dict[str, Any]:
 
 
 def _write_events(
-    session: Session, steps: Sequence[Change], transition_ids: Sequence[int], at: datetime
+    session: Session,
+    steps: Sequence[Change],
+    transition_ids: Sequence[int],
+    at: datetime,
+    curve_of: CurveOf,
 ) -> int:
     rows = [
         delivery
         for change, transition_id in zip(steps, transition_ids, strict=True)
-        for delivery in _deliveries(change, transition_id, at)
+        for delivery in _deliveries(change, transition_id, at, curve_of)
     ]
     if rows:
         session.execute(insert(Delivery), rows)
     return len(rows)
 
 
-def _deliveries(change: Change, transition_id: int, at: datetime) -> list[dict[str, Any]]:
+def _deliveries(
+    change: Change, transition_id: int, at: datetime, curve_of: CurveOf
+) -> list[dict[str, Any]]:
     event = change.decision.event
     if event is None or not events.subscribed(event, change.row["events"]):
         return []
@@ -259,7 +283,7 @@ def _deliveries(change: Change, transition_id: int, at: datetime) -> list[dict[s
         "transition_id": transition_id,
         "sequence": change.sequence,
         "event_type": event,
-        "body": events.encode(_event_body(event, change, at)),
+        "body": events.encode(_event_body(event, change, at, curve_of)),
         "state": "pending",
         "created_at": at,
         "next_attempt_at": at,
@@ -285,10 +309,13 @@ def _event_id(at: datetime) -> str:
     return f"evt_{int(at.timestamp() * 1000):012x}{secrets.token_hex(10)}"
 
 
-def _event_body(event: EventType, change: Change, at: datetime) -> dict[str, Any]:
+def _event_body(
+    event: EventType, change: Change, at: datetime, curve_of: CurveOf
+) -> dict[str, Any]:
     report = change.report
     said = report.updated_at if report and event is not EventType.EXPIRED else None
-    return events.body(event, said or at, _subject(change, at), report, _told_failure(change))
+    subject = _subject(change, at, curve_of)
+    return events.body(event, said or at, subject, report, _told_failure(change))
 
 
 def _told_failure(change: Change) -> Failure | None:
@@ -296,7 +323,7 @@ def _told_failure(change: Change) -> Failure | None:
     return None if change.decision.event is EventType.STATUS_CHANGED else change.decision.failure
 
 
-def _subject(change: Change, at: datetime) -> events.Subject:
+def _subject(change: Change, at: datetime, curve_of: CurveOf) -> events.Subject:
     row, decision, report = change.row, change.decision, change.report
     return events.Subject(
         video_id=row["video_id"],
@@ -312,4 +339,11 @@ def _subject(change: Change, at: datetime) -> events.Subject:
         finished_at=at if decision.final else None,
         late=decision.final and decision.expired_at is not None,
         metadata=row["metadata"],
+        eta=_eta(change, at, curve_of),
     )
+
+
+def _eta(change: Change, at: datetime, curve_of: CurveOf) -> Eta | None:
+    """By the row as this change leaves it."""
+    after = {**change.row, **_look_values(change, {}, at), **_step_values(change, at)}
+    return remaining(after, curve_of(after["model"]), at)

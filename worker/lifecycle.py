@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from worker.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble, meaning_of
-from worker.schedule import Pace, until_next_look, until_next_try, until_slow_look
+from worker.curves import Hint
+from worker.schedule import Pace, Plans, until_next_look, until_next_try, until_slow_look
 
 
 class State(StrEnum):
@@ -52,10 +53,15 @@ NO_RESULT = Failure(
 class Rules:
     """The settings that decisions depend on; spans in seconds."""
 
-    pace: Pace = field(default_factory=Pace)
+    plans: Plans = field(default_factory=Plans)
     not_found_after: float = 300.0
     result_grace: float = 300.0  # from the first success word without a URL to `no_result`
     abandon_after: float = 86_400.0  # from tracking
+
+    @property
+    def pace(self) -> Pace:
+        """Floor and ceiling of the looks at one job."""
+        return self.plans.pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +201,9 @@ def _due(
         return _slow_due(job, now, rules, jitter)
     created = report.created_at or job.created_at or job.tracked_at
     age = max(0.0, (now - created).total_seconds())
-    wait = until_next_look(job.model or report.model, age, rules.pace, jitter)
+    plan = rules.plans.plan(job.model or report.model)
+    hint = Hint(age, decision.status, report.progress)
+    wait = until_next_look(plan, age, hint, jitter)
     return _by_deadline(job, now, now + timedelta(seconds=wait))
 
 

@@ -85,9 +85,12 @@ class Account(Base):
     paused_until: Mapped[datetime | None]
     pause_reason: Mapped[str | None] = mapped_column(Text)
     pauses_in_row: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    # Seconds of delay that a request is worth while the budget is short; 0: there is enough of it.
+    look_price: Mapped[float] = mapped_column(Float, default=0.0, server_default="0")
 
     __table_args__ = (
         CheckConstraint("requests_per_second > 0", name="rate_positive"),
+        CheckConstraint("look_price >= 0", name="price_not_negative"),
         CheckConstraint("(paused_until IS NULL) = (pause_reason IS NULL)", name="pause_has_reason"),
     )
 
@@ -112,6 +115,8 @@ class Job(Base):
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", Json)
     sequence: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     polls: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    progress: Mapped[float | None] = mapped_column(Float)  # 0 to 1, the last one before the end
+    progress_at: Mapped[datetime | None]
 
     tracked_at: Mapped[datetime]
     upstream_created_at: Mapped[datetime | None]
@@ -164,6 +169,14 @@ class Job(Base):
         ),
         Index("ix_jobs_tracked_at", "tracked_at"),
         Index("ix_jobs_finished_at", "finished_at"),
+        Index(  # the newest of a kind, to learn from
+            "ix_jobs_kind_finished_at",
+            "account",
+            "model",
+            "finished_at",
+            postgresql_where=text("finished_at IS NOT NULL"),
+            sqlite_where=text("finished_at IS NOT NULL"),
+        ),
     )
 
 
@@ -282,6 +295,22 @@ class Attempt(Base):
     error: Mapped[str | None] = mapped_column(Text)
     duration_ms: Mapped[int] = mapped_column(Integer)
     response_excerpt: Mapped[str | None] = mapped_column(Text)
+
+
+class DurationCurve(Base):
+    """How long an account's jobs of one model take (`worker/curves.py`), for all workers."""
+
+    __tablename__ = "duration_curves"
+
+    account: Mapped[str] = mapped_column(
+        ForeignKey("accounts.name", ondelete="CASCADE"), primary_key=True
+    )
+    model: Mapped[str] = mapped_column(String(200), primary_key=True)
+    learned_at: Mapped[datetime]
+    jobs: Mapped[int] = mapped_column(Integer)  # that it was learned from
+    curve: Mapped[dict[str, Any]]
+
+    __table_args__ = (CheckConstraint("jobs >= 0", name="jobs_not_negative"),)
 
 
 class Heartbeat(Base):

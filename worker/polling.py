@@ -11,18 +11,18 @@ the worker sends each look in its slot or not at all. So any number of workers s
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from random import random
 from typing import Any
 
 import structlog
-from sqlalchemy import CTE, ColumnElement, and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, exists, or_, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from worker import db, fanout, ledger, lifecycle, schedule, upstream
+from worker import db, fanout, forecasts, ledger, lifecycle, schedule, upstream
 from worker.answers import Answer, Report, Trouble
 from worker.ledger import jobs
 from worker.lifecycle import Account as Effect
@@ -42,7 +42,14 @@ SLACK = 0.1  # seconds that a look may reach upstream late; the slots' distance 
 LATE = 0.05  # seconds of them that the worker itself may be late for a slot
 LEAD_MIN = 0.02  # seconds from a claim to its first slot: what the commit takes, at least
 LEAD_MAX = 2.0
+TRICKLE_AGAIN = 0.25  # seconds until one that found less than it could have taken asks again
 IDLE_AGAIN = 0.5  # seconds until a turn that found nothing due, with looks in hand, asks again
+
+CLAIM_COLUMNS = (
+    jobs.c.id, jobs.c.account, jobs.c.video_id, jobs.c.model, jobs.c.tracked_at,
+    jobs.c.last_polled_at, jobs.c.next_poll_at, jobs.c.deadline_at, jobs.c.lease_token,
+)  # fmt: skip
+PUT_OFF = 500  # first looks that one claim puts off, at most
 
 Asker = Callable[[Configured, str, datetime], upstream.Look]
 
@@ -59,9 +66,10 @@ class Slot:
 class Claimed:
     """A job to look at."""
 
-    row: RowMapping
+    row: Mapping[str, Any]  # CLAIM_COLUMNS of it
     slot: Slot
-    probe: bool  # the account was paused: this look finds out whether it works again
+    probe: bool = False  # the account was paused: this look finds out whether it works again
+    look_price: float = 0.0  # of the account
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +108,9 @@ def poll(
         _pause_keyless(settings, name, account)
         return 0
     upstream.prepare(account)
-    poller = _Poller(settings, account, nudge, ask)
+    with db.reading(settings.database_url) as session:
+        kinds = forecasts.kinds(session, name)
+    poller = _Poller(settings, account, replace(settings.plans, kinds=kinds), nudge, ask)
     return fanout.fan_out(
         poller.claim, poller.look, poller.record, threads=THREADS, turn_seconds=turn_seconds
     )
@@ -110,18 +120,24 @@ class _Poller:
     """What one turn knows: whose jobs, and how long a claim has been taking."""
 
     def __init__(
-        self, settings: Settings, account: Configured, nudge: Callable[[], None], ask: Asker
+        self,
+        settings: Settings,
+        account: Configured,
+        plans: schedule.Plans,
+        nudge: Callable[[], None],
+        ask: Asker,
     ) -> None:
         self._settings = settings
         self._account = account
         self._nudge = nudge
         self._ask = ask
         self._lead = LEAD_MIN
+        self._rules = replace(settings.rules, plans=plans)
 
     def claim(self, limit: int) -> fanout.Batch[Claimed]:
         started = time.monotonic()
         with db.transaction(self._settings.database_url) as session:
-            batch = claim(session, self._account, limit, self._lead)
+            batch = claim(session, self._account, limit, self._lead, plans=self._rules.plans)
         took = time.monotonic() - started
         # The first slot must not be over before the claim is committed, however slow the disk.
         self._lead = min(LEAD_MAX, max(LEAD_MIN, 1.5 * took, 0.9 * self._lead))
@@ -148,7 +164,7 @@ class _Poller:
 
     def _record(self, results: Sequence[Looked]) -> None:
         with db.transaction(self._settings.database_url) as session:
-            changes, owed = apply(session, self._settings.rules, results)
+            changes, owed = apply(session, self._rules, results)
         for change, looked in changes:
             _log_look(change, looked)
         if owed:
@@ -164,8 +180,13 @@ def claim(
     limit: int,
     lead: float = LEAD_MIN,
     now: datetime | None = None,
+    plans: schedule.Plans | None = None,
 ) -> fanout.Batch[Claimed]:
-    """Take up to `limit` due jobs of the account, each with a slot within its rate."""
+    """Take up to `limit` due jobs of the account, each with a slot within its rate.
+
+    The longer they had to wait for that, the dearer looks become: jobs are then due later, most of
+    all those that are unlikely to have ended.
+    """
     row = _locked_account(session, account)
     clock = _Clock.read(session, now)
     if row["paused_until"] is not None and row["paused_until"] > clock.now:
@@ -175,16 +196,49 @@ def claim(
     distance = timedelta(seconds=(1 + SLACK) / rate)
     first = max(clock.now + timedelta(seconds=lead), row["next_slot_at"] or clock.now)
     free = _slots_within(first - clock.now, distance, max(HORIZON, lead))
-    taken = _take(session, account.name, min(1 if probe else limit, free), clock.now)
+    plans = plans or schedule.Plans()
+    plans = replace(plans, look_price=_price_now(row, plans, clock.now, distance))
+    wanted = min(1 if probe else limit, free)
+    taken = _take(session, account.name, wanted, clock.now, plans)
     slots = [first + distance * place for place in range(len(taken) + 1)]
     values = {"requests_per_second": rate, "slowed_at": slowed_at}
+    if not probe:
+        values["look_price"] = _price_next(plans, taken, clock.now, wanted - len(taken))
     if taken:
         values["next_slot_at"] = slots[-1]
     if taken and probe:  # one at a time; the next one if this one's worker dies
         values["paused_until"] = clock.now + LEASE
     _write_account(session, row, values)
-    claimed = [Claimed(*pair, probe) for pair in zip(taken, map(clock.slot, slots), strict=False)]
-    return fanout.Batch(claimed, _again(claimed, slots[-1] - clock.now))
+    token = secrets.token_hex(16)
+    _lease(session, [each["id"] for each in taken], clock.now, token)
+    claimed = [
+        Claimed({**each, "lease_token": token}, clock.slot(at), probe, plans.look_price)
+        for each, at in zip(taken, slots, strict=False)
+    ]
+    return fanout.Batch(claimed, _again(claimed, wanted, slots[-1] - clock.now))
+
+
+def _price_now(row: RowMapping, plans: schedule.Plans, now: datetime, distance: timedelta) -> float:
+    """What a look costs, after the slots that have gone by without one."""
+    last = row["next_slot_at"] or now
+    return schedule.look_price(
+        row["look_price"], plans.least_price, (), max(0.0, (now - last) / distance)
+    )
+
+
+def _price_next(
+    plans: schedule.Plans, taken: Sequence[RowMapping], now: datetime, left_over: int
+) -> float:
+    """What a look costs from now on, by how late these are and how many slots were left over."""
+    waits = [
+        (
+            (row["next_poll_at"] - row["last_polled_at"]).total_seconds(),
+            (now - row["next_poll_at"]).total_seconds(),
+        )
+        for row in taken
+        if row["last_polled_at"] is not None
+    ]
+    return schedule.look_price(plans.look_price, plans.least_price, waits, left_over)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,27 +290,50 @@ def _slots_within(wait: timedelta, distance: timedelta, horizon: float) -> int:
     return int(ahead / distance) + 1 if ahead >= timedelta(0) else 0
 
 
-def _take(session: Session, account: str, count: int, now: datetime) -> list[RowMapping]:
+def _take(
+    session: Session, account: str, count: int, now: datetime, plans: schedule.Plans
+) -> Sequence[RowMapping]:
+    """Up to so many due jobs, locked; while looks are dear, first ones may be put off."""
     if not count:
         return []
-    due = _due_ids(account, count, now)
-    values = {"next_poll_at": now + LEASE, "lease_token": secrets.token_hex(16)}
-    statement = update(jobs).where(jobs.c.id.in_(select(due.c.id))).values(values)
-    # RETURNING keeps no order; the longest waiting of a claim gets its first slot.
-    rows = session.execute(statement.returning(*jobs.c)).mappings().all()
-    return sorted(rows, key=lambda row: (row["last_polled_at"] or row["tracked_at"], row["id"]))
-
-
-def _due_ids(account: str, count: int, now: datetime) -> CTE:
-    """The jobs to take. A CTE: PostgreSQL may run a subquery, and so its LIMIT, once per row."""
-    return (
-        select(jobs.c.id)
+    due = (
+        select(*CLAIM_COLUMNS)
         .where(jobs.c.account == account, jobs.c.next_poll_at <= now)
-        .order_by(jobs.c.next_poll_at)
-        .limit(count)
+        .order_by(jobs.c.next_poll_at, jobs.c.id)
+        .limit(count + PUT_OFF if plans.short else count)
         .with_for_update(skip_locked=True, key_share=True)
-        .cte("due")
     )
+    rows = session.execute(due).mappings().all()
+    if not plans.short:
+        return rows
+    later = {row["id"]: at for row in rows if (at := _first_look(row, plans)) and at > now}
+    _put_off(session, later)
+    return [row for row in rows if row["id"] not in later][:count]
+
+
+def _first_look(row: RowMapping, plans: schedule.Plans) -> datetime | None:
+    """When a job that has just come in should be looked at first, at this price.
+
+    None if it has been looked at, or has been put off already.
+    """
+    if row["last_polled_at"] is not None or row["next_poll_at"] > row["tracked_at"]:
+        return None
+    wait: float = plans.plan(row["model"]).interval(0.0)
+    due: datetime = min(row["tracked_at"] + timedelta(seconds=wait), row["deadline_at"])
+    return due
+
+
+def _put_off(session: Session, until: Mapping[int, datetime]) -> None:
+    if until:
+        statement = update(jobs).where(jobs.c.id == bindparam("job"))
+        rows = [{"job": job_id, "due": at} for job_id, at in until.items()]
+        session.connection().execute(statement.values(next_poll_at=bindparam("due")), rows)
+
+
+def _lease(session: Session, job_ids: Sequence[int], now: datetime, token: str) -> None:
+    if job_ids:
+        values = {"next_poll_at": now + LEASE, "lease_token": token}
+        session.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(values))
 
 
 def _write_account(session: Session, row: RowMapping, values: Mapping[str, Any]) -> None:
@@ -264,9 +341,10 @@ def _write_account(session: Session, row: RowMapping, values: Mapping[str, Any])
         session.execute(update(accounts).where(accounts.c.name == row["name"]).values(values))
 
 
-def _again(claimed: Sequence[Claimed], ahead: timedelta) -> float:
-    """Seconds until the next claim: before the reserved slots run out, or when one comes free."""
-    return max(0.0 if claimed else IDLE_AGAIN, ahead.total_seconds() - HORIZON / 2)
+def _again(claimed: Sequence[Claimed], wanted: int, ahead: timedelta) -> float:
+    """Seconds until the next claim: before the reserved slots run out, or when more may be due."""
+    least = 0.0 if len(claimed) == wanted else TRICKLE_AGAIN if claimed else IDLE_AGAIN
+    return max(least, ahead.total_seconds() - HORIZON / 2)
 
 
 # ------------------------------------------------------------------- apply
@@ -283,6 +361,8 @@ def apply(
     Returns the changes that were written, each with its look, and the number of events they owe.
     """
     now = now or db.now(session)
+    price = max((looked.claimed.look_price for looked in results), default=0.0)
+    rules = replace(rules, plans=replace(rules.plans, look_price=price))
     held = _held(session, [looked.claimed for looked in results if looked.look is not None])
     _release(session, [looked.claimed for looked in results if looked.look is None], now)
     changes = [
@@ -291,7 +371,8 @@ def apply(
         if looked.look is not None and looked.claimed.row["id"] in held
     ]
     _apply_to_accounts(session, changes, now)
-    return changes, ledger.write(session, [change for change, _ in changes], now)
+    written = [change for change, _ in changes]
+    return changes, ledger.write(session, written, now, rules.plans.curve)
 
 
 def _decided(

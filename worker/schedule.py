@@ -2,18 +2,23 @@
 
 All spans are seconds; `jitter` is a number from 0 to 1 that the caller draws, so that equal input
 gives equal output. A sender that is told "every 5 s" by a thousand jobs must not wake at once.
+
+When to look at a job is a question of price. A look has a *price*: the seconds of delay that one
+request is worth. While h is constant the best interval is sqrt(2 * price / h); h is not constant,
+so a `Plan` solves it for the whole curve, backwards from the oldest age: from each age the next
+look is the one with the least sum of price, expected delay until then, and the cost of going on.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property, lru_cache
 
-# Typical seconds from creation to end, by the start of the model's name. Medians of published
-# samples; only a prior: the age of the job decides the rest.
-TYPICAL_SECONDS = {"veo3.1-fast": 120.0, "veo": 100.0, "sora": 180.0, "grok": 90.0}
-TYPICAL_UNKNOWN = 120.0
+from worker.curves import Curve, Hint, prior
 
-CLOSENESS = 0.25  # look again after this share of the distance to the typical end
+TARGET_DELAY = 3.0  # seconds from upstream's end of a job to the look that notices it, on average
 JITTER = 0.1  # ± share of every interval
 SLOW_SHARE = 0.1  # of the time since the deadline, between looks at an expired job
 SLOW_MAX = 900.0
@@ -38,13 +43,9 @@ class Pace:
     ceiling: float = 60.0
 
 
-def until_next_look(model: str | None, age: float, pace: Pace, jitter: float) -> float:
-    """Seconds until the next look at a job that is `age` seconds old and has not ended.
-
-    Often near the typical end of its model, seldom long before and long after it.
-    """
-    distance = abs(typical_seconds(model) - age)
-    return paced(distance * CLOSENESS, pace, jitter)
+def until_next_look(plan: "Plan", age: float, hint: Hint | None, jitter: float) -> float:
+    """Seconds until the next look at a job that is `age` seconds old and has not ended."""
+    return paced(plan.interval(age, hint), plan.pace, jitter)
 
 
 def until_next_try(errors_in_row: int, pace: Pace, jitter: float) -> float:
@@ -56,12 +57,6 @@ def until_slow_look(since_deadline: float, pace: Pace, jitter: float) -> float:
     """Seconds until the next look at an expired job, `since_deadline` seconds past its deadline."""
     slow = min(max(pace.ceiling, since_deadline * SLOW_SHARE), max(SLOW_MAX, pace.ceiling))
     return spread(slow, jitter, JITTER)
-
-
-def typical_seconds(model: str | None) -> float:
-    """Prior for the seconds a job of this model takes, by the longest known name it starts with."""
-    known = [name for name in TYPICAL_SECONDS if (model or "").casefold().startswith(name)]
-    return TYPICAL_SECONDS[max(known, key=len)] if known else TYPICAL_UNKNOWN
 
 
 def paced(seconds: float, pace: Pace, jitter: float) -> float:
@@ -81,7 +76,231 @@ def spread(seconds: float, jitter: float, share: float) -> float:
     return seconds * (1 + share * (2 * jitter - 1))
 
 
+# ------------------------------------------------------------------- plans
+
+_STEP_SHARE = 0.004  # of the age, between the ages that a plan considers
+_STEPS_PER_FLOOR = 4  # or, for young jobs, of the floor
+_OLDEST = 172_800.0
+_ROUNDING = 1e-6
+_FORGOTTEN = 1e-7  # of the jobs last so long: beyond, the ceiling is good enough
+_LOOK_FURTHER = 32  # ages past the best so far, before the rest is thought to be worse
+_PRICE_MIN, _PRICE_MAX = 1e-3, 1e6
+_SHORT = 2.0  # times the usual price
+_PRICE_STEPS = 2.0  # per doubling: a plan is made for each step only
+
+
+class Plan:
+    """The best looks at one kind of job at a price, within floor and ceiling.
+
+    `price` is in seconds of delay per request.
+    """
+
+    def __init__(self, curve: Curve, price: float, pace: Pace) -> None:
+        self.curve = curve
+        self.price = price
+        self.pace = pace
+        # The room that is left for the jitter: cutting it off would bunch the looks at the bounds.
+        self._floor = pace.floor / (1 - JITTER)
+        self._ceiling = max(self._floor, pace.ceiling / (1 + JITTER))
+        self._ages = _ages(curve, self._floor)
+        at = [curve.at(age) for age in self._ages]
+        self._open = [math.exp(-cumulated) for cumulated, _ in at]
+        self._lasting = [lasting for _, lasting in at]
+        self._costs, self._next = self._solved()
+
+    def interval(self, age: float, hint: Hint | None = None) -> float:
+        """Seconds until the next look at a job of this age, for which upstream said this last."""
+        place = bisect_right(self._ages, age) - 1
+        if place >= len(self._ages) - 1:
+            return self._ceiling
+        told = self.curve.given(hint) if hint else self.curve
+        if told is self.curve:
+            return self._ages[self._next[place]] - self._ages[place]
+        return self._interval_told(told, age, place)
+
+    @cached_property
+    def expected(self) -> tuple[float, float]:
+        """Looks per job, the first at age 0 not counted, and the mean delay in seconds."""
+        looks, delay = [0.0] * len(self._ages), [0.0] * len(self._ages)
+        for place in range(len(self._ages) - 2, -1, -1):
+            then = self._next[place]
+            on = self._open[then] / self._open[place]
+            looks[place] = 1 + on * looks[then]
+            delay[place] = self._delay_until(place, then) + on * delay[then]
+        return looks[0], delay[0]
+
+    def _solved(self) -> tuple[list[float], list[int]]:
+        """By age: the expected cost of a job from then on, and the age of its next look."""
+        ages, still_open, lasting = self._ages, self._open, self._lasting
+        count = len(ages)
+        costs, following = [self.price] * count, [count - 1] * count
+        # What a look at `then` leaves to be paid, in units of all jobs and not of those still open.
+        saved = [lasting[-1] - still_open[-1] * costs[-1]] * count
+        for place in range(count - 2, -1, -1):
+            scale = 1 / still_open[place]
+            # What rounding adds to the sum must not cost the first age that is far enough.
+            first = max(place + 1, bisect_left(ages, ages[place] + self._floor - _ROUNDING))
+            last = max(first, bisect_right(ages, ages[place] + self._ceiling) - 1)
+            first, last = min(first, count - 1), min(last, count - 1)
+            best, least = first, math.inf
+            for then in range(first, last + 1):
+                cost = ages[then] - saved[then] * scale
+                if cost < least:
+                    best, least = then, cost
+                elif then > best + _LOOK_FURTHER:
+                    break
+            following[place] = best
+            costs[place] = self.price + least - ages[place] + lasting[place] * scale
+            saved[place] = lasting[place] - still_open[place] * costs[place]
+        return costs, following
+
+    def _delay_until(self, place: int, then: int) -> float:
+        """The expected seconds between an end that comes before `then` and the look there."""
+        span = self._ages[then] - self._ages[place]
+        return span - (self._lasting[then] - self._lasting[place]) / self._open[place]
+
+    def _interval_told(self, told: Curve, age: float, place: int) -> float:
+        """When the delay to be expected is what the plan accepts at this age, by what was told."""
+        ages, then = self._ages, self._next[place]
+        accepted = self._delay_until(place, then)
+        if ages[then] - ages[place] >= self._ceiling * (1 - _STEP_SHARE):  # it would accept more
+            accepted = max(accepted, self.price)
+        past, lasted = told.at(age)
+        scale = math.exp(past)
+
+        def delay_until(wait: float) -> float:
+            return wait - (told.at(age + wait)[1] - lasted) * scale
+
+        low, high = self._floor, self._ceiling
+        if delay_until(high) <= accepted:
+            return high
+        while high - low > _STEP_SHARE * high:
+            middle = (low + high) / 2
+            low, high = (middle, high) if delay_until(middle) < accepted else (low, middle)
+        return (low + high) / 2
+
+def _ages(curve: Curve, floor: float) -> Sequence[float]:
+    """The ages at which a plan considers a look."""
+    ages, step = [0.0], floor / _STEPS_PER_FLOOR
+    while ages[-1] < _OLDEST and curve.still_open(ages[-1]) > _FORGOTTEN:
+        ages.append(ages[-1] + max(step, _STEP_SHARE * ages[-1]))
+    return ages
+
+
+def price_for(curve: Curve, pace: Pace, target_delay: float) -> float:
+    """The price at which jobs are noticed `target_delay` seconds after their end on average.
+
+    The nearest that was found, where floor or ceiling leave no such price.
+    """
+    price = max(_PRICE_MIN, 2 * target_delay**2 / curve.lasting[-1])
+    nearest, best = math.inf, price
+    for _ in range(6):
+        delay = Plan(curve, price, pace).expected[1]
+        off = abs(math.log(delay / target_delay))
+        if off < nearest:
+            nearest, best = off, price
+        if off < 0.02:
+            break
+        # The delay goes with the root of the price, or less where the bounds hold it.
+        price = min(_PRICE_MAX, max(_PRICE_MIN, price * (target_delay / delay) ** 2))
+    return best
+
+
+@lru_cache(64)
+def _prior_price(curve: Curve, pace: Pace, target_delay: float) -> float:
+    return price_for(curve, pace, target_delay)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of one kind of job: its curve, and the price of a look at it."""
+
+    curve: Curve
+    price: float
+
+
+@dataclass(frozen=True)
+class Plans:
+    """The plans of one account's models, for what a look costs there at the moment.
+
+    `look_price` is what the account's budget makes a look cost: 0 while there is enough of it.
+    `kinds` has what was learned by model; other models go by their prior.
+    """
+
+    pace: Pace = field(default_factory=Pace)
+    target_delay: float = TARGET_DELAY
+    kinds: Mapping[str, Known] = field(default_factory=dict)
+    look_price: float = 0.0
+
+    def curve(self, model: str | None) -> Curve:
+        """What is known of a model's durations."""
+        known = self.kinds.get(model or "")
+        return known.curve if known else prior(model)
+
+    def usual_price(self, model: str | None) -> float:
+        """What a look at a model's job costs while there is budget enough."""
+        known = self.kinds.get(model or "")
+        return known.price if known else self._prior_price(model)
+
+    @property
+    def least_price(self) -> float:
+        """What a look costs where it costs least while there is budget enough."""
+        return min((known.price for known in self.kinds.values()), default=self._prior_price(None))
+
+    @property
+    def short(self) -> bool:
+        """Is the budget so short that a first look is worth putting off?"""
+        return self.look_price > _SHORT * self.least_price
+
+    def _prior_price(self, model: str | None) -> float:
+        return _prior_price(prior(model), self.pace, self.target_delay)
+
+    def plan(self, model: str | None) -> Plan:
+        """The plan for a model."""
+        price = self.usual_price(model)
+        ratio = self.look_price / price
+        if ratio <= 1:
+            return _plan(self.curve(model), price, self.pace)
+        steps = round(_PRICE_STEPS * math.log2(ratio))
+        dearer = 2.0 ** (steps / _PRICE_STEPS)
+        # Who looks less at all looks less often at what is unlikely to end, too.
+        pace = Pace(self.pace.floor, self.pace.ceiling * math.sqrt(dearer))
+        return _plan(self.curve(model), price * dearer, pace)
+
+
+_CACHED_PLANS = 64  # of 0.2 MB each
+
+
+@lru_cache(_CACHED_PLANS)
+def _plan(curve: Curve, price: float, pace: Pace) -> Plan:
+    return Plan(curve, price, pace)
+
+
 # --------------------------------------------------------------- accounts
+
+_PRICE_GAIN = 0.01  # per look: a price that follows every wait would swing
+_WAIT_MOST = 4.0  # times the interval: one job that was away for long says little about the others
+
+
+def look_price(
+    price: float, usual: float, waits: Sequence[tuple[float, float]], unused: float
+) -> float:
+    """What the budget makes a look cost, after another claim; 0 while no price is needed.
+
+    `waits` has, for each look, its interval and how much later than that it is made, in seconds;
+    `unused` is the number of slots for which there was no look; `usual` is what a look costs while
+    there is budget enough. With the square of the interval goes what a look is worth: it is that
+    which is learned here of what others had to give way for.
+    """
+    raised = sum(
+        2 * math.log(min(_WAIT_MOST, 1 + max(0.0, late) / max(interval, 0.1)))
+        for interval, late in waits
+    )
+    change = raised - unused
+    if not price and change <= 0:
+        return 0.0
+    found = max(price, usual) * math.exp(max(-50.0, min(50.0, _PRICE_GAIN * change)))
+    return 0.0 if change <= 0 and found <= usual else min(_PRICE_MAX, found)
 
 
 def slower(rate: float) -> float:

@@ -10,7 +10,7 @@ import tomllib
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote
@@ -23,7 +23,7 @@ from sqlalchemy.exc import ArgumentError
 from worker.errors import Refused, SettingsError
 from worker.lifecycle import Rules
 from worker.outbound import Allowlist, check_url, parse_allowlist
-from worker.schedule import Pace
+from worker.schedule import TARGET_DELAY, Pace, Plans
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 UNITS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -118,6 +118,7 @@ class Settings(BaseSettings):
     )
     poll_min: PositiveDuration = _env("REELWATCH_POLL_MIN", 5.0)
     poll_max: PositiveDuration = _env("REELWATCH_POLL_MAX", 60.0)
+    target_delay: PositiveDuration = _env("REELWATCH_TARGET_DELAY", TARGET_DELAY)
     deadline: PositiveDuration = _env("REELWATCH_DEADLINE", 3_600.0)
     abandon_after: PositiveDuration = _env("REELWATCH_ABANDON_AFTER", 86_400.0)
     not_found_after: Duration = _env("REELWATCH_NOT_FOUND_AFTER", 300.0)
@@ -206,14 +207,21 @@ class Settings(BaseSettings):
         return parse_allowlist(self.webhook_allow)
 
     @property
-    def rules(self) -> Rules:
-        """What decisions about jobs depend on."""
-        pace = Pace(self.poll_min, self.poll_max)
-        return Rules(pace, self.not_found_after, self.result_grace, self.abandon_after)
+    def plans(self) -> Plans:
+        """When to look, as long as nothing has been learned."""
+        return Plans(Pace(self.poll_min, self.poll_max), self.target_delay)
 
     @property
+    def rules(self) -> Rules:
+        """What decisions about jobs depend on."""
+        return Rules(self.plans, self.not_found_after, self.result_grace, self.abandon_after)
+
+    @cached_property
     def accounts(self) -> Mapping[str, Account]:
-        """All configured accounts by name; `default` is always among them."""
+        """All configured accounts by name; `default` is always among them. The file is read once.
+
+        Raises `SettingsError`; what `load()` returns no longer does.
+        """
         default = Account(
             "default", self.base_url, self.api_key, self.requests_per_second, self.webhook_url
         )

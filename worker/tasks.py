@@ -11,7 +11,7 @@ from celery import Task, signals
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
-from worker import db, delivery, fanout, heartbeat, polling, settings, tracking
+from worker import db, delivery, fanout, heartbeat, learning, polling, settings, tracking
 from worker.celery import MESSAGE_EXPIRES, TICK_SECONDS, app
 from worker.errors import Refused, SettingsError, UnknownJob
 
@@ -30,7 +30,7 @@ TURN_LIMIT = 180  # seconds; a turn that a dead connection to the database holds
 class _Intake(Task[Any, None]):
     """An id is under way until its row is committed: acknowledged late, tried until it is.
 
-    Also while the accounts' file is being written anew: what a producer hands in is not to blame.
+    Also while the settings can't be read: what a producer hands in is not to blame.
     """
 
     acks_late = True
@@ -97,6 +97,13 @@ def tick() -> None:
 def poll(account: str) -> None:
     """One turn of looks at an account's due jobs."""
     polling.poll(settings.current(), account, nudge=nudge)
+
+
+@app.task(name="worker.learn", time_limit=TURN_LIMIT)
+def learn() -> None:
+    """Learn from the jobs that have ended since the last time."""
+    current = settings.current()
+    learning.learn(current.database_url, current.plans)
 
 
 @app.task(name="worker.deliver", time_limit=TURN_LIMIT)

@@ -12,22 +12,19 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
-from typing import Literal, cast
+from typing import Literal
 
 import requests
 import urllib3.exceptions
-from urllib3.connectionpool import HTTPConnectionPool
-from urllib3.util.retry import Retry
 
 from worker.connections import (
-    CALL,
     Adapter,
     AddressBlocked,
     AddressFilter,
     BadAnswer,
-    Call,
     ConnectFailed,
     Dialer,
+    Reply,
     Resolver,
     resolve,
     tls_context,
@@ -51,7 +48,8 @@ __all__ = [
 PIECE_BYTES = 64 * 1024  # what is read, or decoded, in one go
 GZIP_START = b"\x1f\x8b"
 
-_NO_RETRIES = Retry(False)
+PACKED = ("gzip", "x-gzip", "deflate")
+
 _FAILURES = (
     OSError,  # every error of requests is one
     urllib3.exceptions.HTTPError,
@@ -99,21 +97,20 @@ def exchange(
     if not isinstance(adapter, Adapter):
         raise TypeError("exchange() needs a session made by new_session()")
     deadline = Deadline(deadline_seconds)
-    token = CALL.set(Call(deadline, adapter.dialer))
     try:
-        raw = _open(adapter, session, method, url, _all_headers(headers, decode), body)
-        with contextlib.closing(raw):
-            content, truncated = _receive(raw, max_bytes, decode)
+        sent = _all_headers(headers, decode)
+        reply = adapter.ask(deadline, method, url, sent, body, session.proxies)
+        with contextlib.closing(reply):
+            content, truncated = _receive(reply, max_bytes, decode)
     except _FAILURES as error:
         raise _failure(deadline, error) from None
     finally:
         cut = deadline.end()
-        CALL.reset(token)
     if cut:  # a body that lasts until the connection ends looks complete when it is cut
         raise deadline.error()
     if truncated and on_oversize == "error":
         raise BodyTooLarge(f"the answer is larger than {max_bytes} bytes")
-    return Exchange(raw.status, raw.headers, content, truncated, deadline.elapsed())
+    return Exchange(reply.status, reply.headers, content, truncated, deadline.elapsed())
 
 
 def new_session(
@@ -137,7 +134,6 @@ def new_session(
     session = requests.Session()
     session.trust_env = False
     session.proxies = dict(proxies or {})
-    session.verify = verify
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     dialer = Dialer(resolver or resolve, address_filter)
     adapter = Adapter(pool_size, tls_context(verify), dialer)
@@ -154,52 +150,23 @@ def _all_headers(headers: Mapping[str, str], decode: bool) -> dict[str, str]:
     return {"User-Agent": "reelwatch", **headers, "Accept-Encoding": encoding}
 
 
-def _open(
-    adapter: Adapter,
-    session: requests.Session,
-    method: str,
-    url: str,
-    headers: dict[str, str],
-    body: bytes | None,
-) -> urllib3.BaseHTTPResponse:
-    """Send the request and read the head of its answer.
-
-    Session.send would read the body of a redirect without any bound and parse cookies that nobody
-    wants, so the pool is asked directly.
-    """
-    request = requests.PreparedRequest()
-    request.prepare_url(url, None)
-    pool = adapter.get_connection_with_tls_context(request, bool(session.verify), session.proxies)
-    return cast(HTTPConnectionPool, pool).urlopen(
-        method,
-        adapter.request_url(request, session.proxies),
-        body=body,
-        headers=headers,
-        retries=_NO_RETRIES,
-        redirect=False,
-        assert_same_host=False,
-        timeout=CALL.get().deadline.remaining(),  # per read: the second line of defence
-        preload_content=False,
-    )
-
-
-def _receive(raw: urllib3.BaseHTTPResponse, max_bytes: int, decode: bool) -> tuple[bytes, bool]:
-    """The body, at most `max_bytes` of it, and whether it went on."""
-    pieces = _pieces(raw, max_bytes)
-    if decode and raw.headers.get("content-encoding", "").lower() in ("gzip", "x-gzip", "deflate"):
+def _receive(reply: Reply, max_bytes: int, decode: bool) -> tuple[bytes, bool]:
+    """The body, at most `max_bytes` of it as sent and as decoded, and whether it went on."""
+    pieces = _pieces(reply, max_bytes)
+    if decode and reply.headers.get("content-encoding", "").lower() in PACKED:
         pieces = _inflated(pieces)
     content = io.BytesIO()
     for piece in pieces:
         room = max_bytes - content.tell()
         content.write(piece[:room])
-        if len(piece) > room or raw.tell() > max_bytes:
+        if len(piece) > room or reply.received > max_bytes:
             return content.getvalue(), True
     return content.getvalue(), False
 
 
-def _pieces(raw: urllib3.BaseHTTPResponse, max_bytes: int) -> Iterator[bytes]:
+def _pieces(reply: Reply, max_bytes: int) -> Iterator[bytes]:
     """The body as sent, up to one byte more than allowed: that byte proves that there is more."""
-    while piece := raw.read(min(PIECE_BYTES, max_bytes + 1 - raw.tell()), decode_content=False):
+    while piece := reply.read(min(PIECE_BYTES, max_bytes + 1 - reply.received)):
         yield piece
 
 

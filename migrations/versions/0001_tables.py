@@ -1,5 +1,5 @@
 """The first tables: accounts, jobs, transitions, poll_errors, deliveries, attempts,
-destinations, heartbeats.
+destinations, duration_curves, heartbeats.
 
 Revision 0001.
 """
@@ -26,12 +26,30 @@ def upgrade() -> None:
         sa.Column("paused_until", TIME, nullable=True),
         sa.Column("pause_reason", sa.Text(), nullable=True),
         sa.Column("pauses_in_row", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("look_price", sa.Float(), server_default="0", nullable=False),
+        sa.CheckConstraint("look_price >= 0", name=op.f("ck_accounts_price_not_negative")),
         sa.CheckConstraint(
             "(paused_until IS NULL) = (pause_reason IS NULL)",
             name=op.f("ck_accounts_pause_has_reason"),
         ),
         sa.CheckConstraint("requests_per_second > 0", name=op.f("ck_accounts_rate_positive")),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_accounts")),
+    )
+    op.create_table(
+        "duration_curves",
+        sa.Column("account", sa.String(length=64), nullable=False),
+        sa.Column("model", sa.String(length=200), nullable=False),
+        sa.Column("learned_at", TIME, nullable=False),
+        sa.Column("jobs", sa.Integer(), nullable=False),
+        sa.Column("curve", JSON, nullable=False),
+        sa.CheckConstraint("jobs >= 0", name=op.f("ck_duration_curves_jobs_not_negative")),
+        sa.ForeignKeyConstraint(
+            ["account"],
+            ["accounts.name"],
+            name=op.f("fk_duration_curves_account_accounts"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("account", "model", name=op.f("pk_duration_curves")),
     )
     op.create_table(
         "heartbeats",
@@ -67,6 +85,8 @@ def upgrade() -> None:
         sa.Column("metadata", JSON, nullable=False),
         sa.Column("sequence", sa.Integer(), server_default="0", nullable=False),
         sa.Column("polls", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("progress", sa.Float(), nullable=True),
+        sa.Column("progress_at", TIME, nullable=True),
         sa.Column("tracked_at", TIME, nullable=False),
         sa.Column("upstream_created_at", TIME, nullable=True),
         sa.Column("upstream_finished_at", TIME, nullable=True),
@@ -134,6 +154,13 @@ def upgrade() -> None:
         sqlite_where=sa.text("next_poll_at IS NOT NULL"),
     )
     op.create_index("ix_jobs_finished_at", "jobs", ["finished_at"])
+    op.create_index(
+        "ix_jobs_kind_finished_at",
+        "jobs",
+        ["account", "model", "finished_at"],
+        postgresql_where=sa.text("finished_at IS NOT NULL"),
+        sqlite_where=sa.text("finished_at IS NOT NULL"),
+    )
     op.create_index("ix_jobs_tracked_at", "jobs", ["tracked_at"])
 
     op.create_table(
@@ -270,5 +297,5 @@ def downgrade() -> None:
     op.drop_table("jobs")
     op.drop_table("heartbeats")
     op.drop_table("destinations")
+    op.drop_table("duration_curves")
     op.drop_table("accounts")
-    # ### end Alembic commands ###

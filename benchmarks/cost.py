@@ -1,0 +1,154 @@
+"""What a look costs: processor time of Reelwatch, of a naive Celery, and of nothing but asking.
+
+Broker and database are counted apart. All ask the same upstream about the same jobs, over
+PostgreSQL and Redis; Celery's worker logs warnings only, Reelwatch a line per look.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from benchmarks import trackers
+from benchmarks.courses import endless
+from benchmarks.result import Row
+from benchmarks.trackers import Cost, Meter, Tracker
+from benchmarks.upstream import Upstream, upstream
+from tests.processes import eventually, process
+from worker.polling import THREADS
+
+GOAL = "cpu per look"
+SHARE_OF_CELERY = 0.2
+SHARE_OF_BARE = 0.8
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many jobs are looked at, how often each, and for how long that is measured."""
+
+    jobs: int
+    interval: float  # seconds between two looks at one job
+    warm_up: float
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Looks in a second."""
+        return self.jobs / self.interval
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What so many looks have cost."""
+
+    looks: int
+    cost: Cost
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds of processor time per look."""
+        return 1000 * self.cost.tracker / self.looks
+
+    @property
+    def per_cpu_second(self) -> float:
+        """Looks per second of processor time."""
+        return self.looks / self.cost.tracker
+
+    def told(self) -> str:
+        """The rest of what was counted, for a note."""
+        rate = self.looks / self.cost.seconds
+        database = 1000 * self.cost.database / self.looks
+        broker = 1000 * self.cost.broker / self.looks
+        return f"at {rate:.0f} looks/s; database {database:.2f} ms, broker {broker:.2f} ms a look"
+
+
+def rows(quick: bool) -> list[Row]:
+    """The steady load of 500 jobs, each looked at every 10 s; then as fast as it goes."""
+    steady = Load(40, 1.0, 1.0, 2.0) if quick else Load(500, 10.0, 12.0, 30.0)
+    flat_out = Load(200, 0.05, 0.5, 1.0) if quick else Load(2000, 0.2, 5.0, 15.0)
+    return [*_steady(steady), *_flat_out(flat_out)]
+
+
+def _steady(load: Load) -> Iterator[Row]:
+    asked = upstream()
+    celery = _measured(trackers.naive_celery(asked, load.interval), asked, load)
+    ours = _measured(_reelwatch(asked, load), asked, load)
+    yield _ms("naive Celery", celery)
+    yield _ms("Reelwatch", ours)
+    yield Row(GOAL, "Reelwatch / naive Celery", ours.ms / celery.ms, "", SHARE_OF_CELERY, "lower",
+              f"{load.jobs} jobs, each every {load.interval:g} s")  # fmt: skip
+
+
+def _flat_out(load: Load) -> Iterator[Row]:
+    asked = upstream()
+    ours = _measured(_reelwatch(asked, load), asked, load)
+    bare = _bare(asked, load, trust_env=True)
+    lean = _bare(asked, load, trust_env=False)
+    yield _ms("Reelwatch, flat out", ours)
+    yield _ms("bare requests loop", bare)
+    yield _ms("bare requests loop, trust_env=False", lean)
+    ratio = ours.per_cpu_second / bare.per_cpu_second
+    yield Row(GOAL, "looks per CPU second, Reelwatch / bare loop", ratio, "", SHARE_OF_BARE,
+              "higher", f"{THREADS} threads each")  # fmt: skip
+    ratio = ours.per_cpu_second / lean.per_cpu_second
+    yield Row(GOAL, "the same, / bare loop with trust_env=False", ratio, "", None, "higher")
+
+
+def _ms(what: str, looked: Looked) -> Row:
+    return Row(GOAL, f"{what}: CPU per look", looked.ms, "ms", None, "lower", looked.told())
+
+
+def _reelwatch(asked: Upstream, load: Load) -> AbstractContextManager[Tracker]:
+    """Reelwatch at that rate: neither its schedule nor its rate limit make it any slower."""
+    return trackers.reelwatch(
+        asked,
+        REELWATCH_REQUESTS_PER_SECOND=str(min(10_000.0, 1.1 * load.rate)),  # it keeps a reserve
+        REELWATCH_POLL_MIN=str(load.interval),
+        REELWATCH_POLL_MAX=str(load.interval),
+    )
+
+
+def _measured(starting: AbstractContextManager[Tracker], asked: Upstream, load: Load) -> Looked:
+    with starting as tracker:
+        courses = endless(load.jobs, f"{tracker.slug}-{load.jobs}-")
+        asked.begin(courses)
+        tracker.take([course.video_id for course in courses])
+        return _window(tracker.pids, asked, load, tracker)
+
+
+def _window(
+    pids: Sequence[int], asked: Upstream, load: Load, tracker: Tracker | None = None
+) -> Looked:
+    _await_look(asked)
+    time.sleep(load.warm_up)
+    meter, before = Meter(*pids), asked.figures(trackers.KEY)
+    time.sleep(load.seconds)
+    if asked.figures(trackers.KEY).requests == before.requests:
+        _await_look(asked)  # only then: a window that ends as a burst begins has its cost alone
+    cost, after = meter.read(), asked.figures(trackers.KEY)
+    if tracker is not None:
+        tracker.check()
+    assert after.unknown == before.unknown, "looks at jobs that are none"
+    return Looked(after.requests - before.requests, cost)
+
+
+def _await_look(asked: Upstream) -> None:
+    """Until upstream is asked again: on a busy machine that can be a while."""
+    before = asked.figures(trackers.KEY).requests
+    eventually(lambda: asked.figures(trackers.KEY).requests > before, 60, "a look at any job")
+
+
+def _bare(asked: Upstream, load: Load, *, trust_env: bool) -> Looked:
+    prefix = f"bare-{trust_env}-"
+    asked.begin(endless(load.jobs, prefix))
+    environment = {
+        "PEER_BASE_URL": asked.url,
+        "PEER_KEY": trackers.KEY,
+        "PEER_IDS": f"veo3.1-fast:{prefix}",
+        "PEER_JOBS": str(load.jobs),
+        "PEER_THREADS": str(THREADS),
+        "PEER_TRUST_ENV": "yes" if trust_env else "no",
+    }
+    with process([sys.executable, "-m", "benchmarks.peer_bare"], environment) as bare:
+        return _window([bare.pid], asked, load)

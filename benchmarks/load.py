@@ -1,0 +1,446 @@
+"""10,000 open jobs at 200 requests a second, by real workers and beats: delay, lateness, memory.
+
+    python -m benchmarks.load                  # four minutes
+    python -m benchmarks.load --minutes 30     # long enough to see memory grow
+
+PostgreSQL, Redis, two workers and two beats (Celery's prefork pool), the stand-in upstream, and a
+receiver of webhooks, all on this machine. The jobs come in evenly over the first interval, so that
+looks are spread evenly, too; each that ends is replaced. The interval between looks (the same for
+all jobs, ± 10 %) is such that they need 85 % of the slots that the account's rate gives.
+
+Three times are told apart for each look, all by clocks of this machine:
+
+*due*       what `next_poll_at` said when the job was first claimed for this look, noted by a
+            trigger on `jobs` (a slot that was missed, or a second claim, does not make it later);
+*asked*     when upstream got the request, noted by upstream;
+*written*   the job's `finished_at`, if it was its last look.
+
+Upstream's end is the job's first look plus the duration in its id. From there to the next look's
+*due* is the schedule's own delay: with these intervals 40 s in the mean, whatever machine it runs
+on. The lateness of a look is from *due* to *asked*. What is held to 2 s is the rest of an end's
+delay: from *due*, or from upstream's end if that was later, to *written*.
+
+Memory is the resident size of each process of the workers and beats, every five seconds. Growth is
+from the median of the first fifth after the warm-up to that of the last fifth. The warm-up is five
+minutes; a shorter run shows the growth and is held to nothing.
+"""
+
+import argparse
+import bisect
+import os
+import statistics
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from unittest.mock import patch
+
+from sqlalchemy import text
+
+from benchmarks.result import Row
+from tests.fleet import MODELS, Fleet, fleet
+from tests.servers import POSTGRES_SETTINGS, postgres, redis
+from worker import db, settings, tracking
+from worker.sandbox_scripts import read_id, scripted_id
+
+GOAL = "load"
+BEYOND_SECONDS = 2.0  # of an end's delay, beyond the schedule's own: at most, for 99 of 100
+GROWTH = 0.05  # of a process's memory, from minute five on
+WARM_UP_SECONDS = 300.0
+SPACING = 1.1  # slots are this much further apart than the rate says (docs/decisions/0002)
+SHORTEST, LONGEST = 0.75, 6.75  # of a job's duration, in intervals between looks
+SETTLE_SECONDS = 10.0  # after the last arrival, until what is measured counts
+SAMPLE_SECONDS = 5.0
+REFILL_SECONDS = 1.0
+TICKS = os.sysconf("SC_CLK_TCK")
+
+CLAIMS = """
+CREATE UNLOGGED TABLE claims_seen (job_id bigint, look integer, due timestamptz, at timestamptz);
+CREATE FUNCTION note_claim() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO claims_seen VALUES (NEW.id, OLD.polls, OLD.next_poll_at, clock_timestamp());
+    RETURN NULL;
+END $$;
+CREATE TRIGGER note_claim AFTER UPDATE OF lease_token ON jobs FOR EACH ROW
+WHEN (NEW.lease_token IS NOT NULL AND NEW.lease_token IS DISTINCT FROM OLD.lease_token)
+EXECUTE FUNCTION note_claim();
+"""
+# Of each look at a job: when it was due, and when it was first claimed.
+LOOKS = """
+SELECT j.video_id, extract(epoch FROM min(c.due)), extract(epoch FROM min(c.at))
+FROM claims_seen AS c JOIN jobs AS j ON j.id = c.job_id
+GROUP BY j.video_id, c.look ORDER BY 1, 3
+"""
+ENDS = "SELECT video_id, extract(epoch FROM finished_at) FROM jobs WHERE finished_at IS NOT NULL"
+OPEN = "SELECT count(*) FROM jobs WHERE finished_at IS NULL"
+WRITTEN = """
+SELECT pg_current_wal_lsn() - '0/0', xact_commit FROM pg_stat_database
+WHERE datname = current_database()
+"""
+SIZES = """
+SELECT count(*), pg_total_relation_size('{table}'), pg_indexes_size('{table}') FROM {table}
+"""
+TABLES = ("jobs", "transitions", "poll_errors", "deliveries", "attempts")
+# As on a server that is to survive a power cut, but for the waiting: its log's size is told.
+SETTINGS = {"full_page_writes": "on", "max_wal_size": "1GB", "shared_buffers": "256MB"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many jobs, at what rate, for how long."""
+
+    open: int
+    rate: float
+    seconds: float
+    workers: int = 2
+    demand: float = 0.85  # of the slots; beyond 1 the jobs ask for more than there is
+
+    @property
+    def interval(self) -> float:
+        """Seconds between looks that make the jobs ask for their share of the rate.
+
+        A job that lasts L is looked at when it comes in, then every interval, and half an interval
+        after its end.
+        """
+        lifetime = (SHORTEST + LONGEST) / 2 + 0.5  # in intervals
+        return self.open * (1 + 1 / lifetime) / (self.demand * self.rate / SPACING)
+
+
+FULL = Plan(10_000, 200.0, 240.0)
+QUICK = Plan(200, 50.0, 40.0)
+
+
+@dataclass
+class Memory:
+    """The resident sizes of processes over time."""
+
+    samples: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
+
+    def take(self, deployed: Fleet, at: float) -> None:
+        """One sample of each process, `at` seconds after the start."""
+        for number, each in enumerate(deployed.processes):
+            for place, pid in enumerate(family(each.pid)):
+                name = f"process {number}" + (f", child {place}" if place else "")
+                if (size := resident(pid)) is not None:
+                    self.samples[f"{name} (pid {pid})"].append((at, size))
+
+    def growth(self, since: float, until: float) -> dict[str, float]:
+        """By process, the share by which it grew from the span's first fifth to its last."""
+        fifth = (until - since) / 5
+        grown = {}
+        for name, samples in self.samples.items():
+            first = [size for at, size in samples if since <= at < since + fifth]
+            last = [size for at, size in samples if until - fifth <= at <= until]
+            if first and last:
+                grown[name] = statistics.median(last) / statistics.median(first) - 1
+        return grown
+
+    def mebibytes(self, until: float) -> list[float]:
+        """The last sizes of the processes that were alive then."""
+        ends = [samples[-1] for samples in self.samples.values()]
+        return [size / 2**20 for at, size in ends if at >= until - 2 * SAMPLE_SECONDS]
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look: when it was due, and when upstream was asked; unix seconds."""
+
+    due: float
+    asked: float
+
+
+@dataclass
+class Outcome:
+    """What a run came to; times in seconds."""
+
+    plan: Plan
+    lateness: list[float]  # of looks
+    own: list[float]  # of ends: the schedule's own delay
+    beyond: list[float]  # of ends: the rest of it
+    looks: int
+    span: float
+    fewest_open: int
+    busiest_second: int
+    memory: Memory
+    processor: float  # seconds of the workers' and beats' processes in the span
+    log_bytes: float  # that PostgreSQL wrote ahead in the span
+    commits: float
+    tables: dict[str, tuple[int, int, int]]  # rows, bytes, and those of indexes among them
+
+
+# ------------------------------------------------------------------- running
+
+
+def run(plan: Plan) -> Outcome:
+    """One run, from an empty database."""
+    with patch.dict(POSTGRES_SETTINGS, SETTINGS), postgres() as database, redis() as broker:
+        url = database.create_database()
+        db.migrate(url)
+        with db.transaction(url) as session:
+            session.execute(text(CLAIMS))
+        with fleet(
+            url,
+            broker.url,
+            plan.rate,
+            REELWATCH_POLL_MIN=f"{0.9 * plan.interval:.3f}s",
+            REELWATCH_POLL_MAX=f"{1.1 * plan.interval:.3f}s",
+        ) as deployed:
+            try:
+                with _as_producer(deployed):
+                    return _run(plan, deployed)
+            finally:
+                db.dispose()
+
+
+@contextmanager
+def _as_producer(deployed: Fleet) -> Iterator[None]:
+    """This process tracks videos in Python, with the deployment's settings."""
+    settings.current.cache_clear()
+    with patch.dict(os.environ, deployed.environment):
+        try:
+            yield
+        finally:
+            settings.current.cache_clear()
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The counters at one end of what is measured."""
+
+    at: float  # unix seconds
+    processor: float
+    log_bytes: float
+    commits: float
+
+    @classmethod
+    def now(cls, deployed: Fleet) -> "Moment":
+        """The counters now."""
+        ((log_bytes, commits),) = deployed.rows(WRITTEN)
+        return cls(time.time(), busy(deployed), float(log_bytes), float(commits))
+
+
+def _run(plan: Plan, deployed: Fleet) -> Outcome:
+    deployed.start_all(plan.workers)
+    memory = Memory()
+    over = threading.Event()
+    started = time.monotonic()
+
+    def watch() -> None:
+        while not over.wait(SAMPLE_SECONDS):
+            memory.take(deployed, time.monotonic() - started)
+
+    watcher = threading.Thread(target=watch, name="memory")
+    watcher.start()
+    try:
+        begin, fewest = _feed(plan, deployed, started)
+    finally:
+        over.set()
+        watcher.join()
+    end = Moment.now(deployed)
+    deployed.terminate_all()
+    return _outcome(plan, deployed, memory, begin, end, fewest)
+
+
+def _feed(plan: Plan, deployed: Fleet, started: float) -> tuple[Moment, int]:
+    """Keep so many jobs open until the run is over.
+
+    Returns the counters as of when what is measured begins, and the fewest open since.
+    """
+    chance = Random(7)
+    begin, fewest, made = None, plan.open, 0
+    while (age := time.monotonic() - started) < plan.seconds:
+        still_open = int(deployed.rows(OPEN)[0][0])
+        missing = max(0, int(plan.open * min(1.0, age / plan.interval)) - still_open)
+        tracking.track_many(
+            [_video(plan, chance, number) for number in range(made, made + missing)],
+            webhook_url=f"{deployed.listener.url}/hook",
+        )
+        made += missing
+        if begin is not None:
+            fewest = min(fewest, still_open)
+        elif age > plan.interval + SETTLE_SECONDS:
+            begin = Moment.now(deployed)
+        time.sleep(max(0.0, REFILL_SECONDS - (time.monotonic() - started - age)))
+    if begin is None:
+        raise ValueError(f"too short: it begins after {plan.interval + SETTLE_SECONDS:.0f} s")
+    return begin, fewest
+
+
+def _video(plan: Plan, chance: Random, number: int) -> str:
+    seconds = plan.interval * chance.uniform(SHORTEST, LONGEST)
+    return scripted_id(MODELS[number % len(MODELS)], "ok", seconds, f"n{number}")
+
+
+def _outcome(
+    plan: Plan, deployed: Fleet, memory: Memory, begin: Moment, end: Moment, fewest: int
+) -> Outcome:
+    asked = defaultdict(list)
+    for look in deployed.sandbox.looks():
+        asked[look.video_id].append(look.at)
+    looks = _matched(deployed, asked)
+    seen = [look for each in looks.values() for look in each if begin.at <= look.asked < end.at]
+    own, beyond = [], []
+    for video_id, at in deployed.rows(ENDS):
+        written = float(at)
+        if begin.at <= written < end.at:
+            over = asked[video_id][0] + read_id(video_id).seconds
+            due = looks[video_id][-1].due
+            own.append(max(0.0, due - over))
+            beyond.append(written - max(due, over))
+    return Outcome(
+        plan=plan,
+        lateness=[look.asked - look.due for look in seen],
+        own=own,
+        beyond=beyond,
+        looks=len(seen),
+        span=end.at - begin.at,
+        fewest_open=fewest,
+        busiest_second=int(deployed.sandbox.stats()["max_in_one_second"]),
+        memory=memory,
+        processor=end.processor - begin.processor,
+        log_bytes=end.log_bytes - begin.log_bytes,
+        commits=end.commits - begin.commits,
+        tables={each: deployed.rows(SIZES.format(table=each))[0] for each in TABLES},
+    )
+
+
+def _matched(deployed: Fleet, asked: dict[str, list[float]]) -> dict[str, list[Look]]:
+    """Each request that upstream saw, with the due time of the look that it was made for."""
+    claims: dict[str, list[tuple[float, float]]] = defaultdict(list)  # claimed first, due
+    for video_id, due, claimed in deployed.rows(LOOKS):
+        claims[video_id].append((float(claimed), float(due)))
+    matched = {}
+    for video_id, moments in asked.items():
+        claimed_at = [claimed for claimed, _due in claims[video_id]]
+        places = [bisect.bisect_right(claimed_at, moment) - 1 for moment in moments]
+        pairs = zip(places, moments, strict=True)
+        matched[video_id] = [Look(claims[video_id][place][1], moment) for place, moment in pairs]
+    return matched
+
+
+# ---------------------------------------------------------------- processes
+
+
+def family(pid: int) -> list[int]:
+    """A process and its children, which for a worker are those that run the tasks."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:  # it has just ended
+        return []
+    return [pid, *map(int, children)]
+
+
+def resident(pid: int) -> int | None:
+    """Bytes of memory that a process has; None if it has ended."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def busy(deployed: Fleet) -> float:
+    """Seconds of processor time that the workers and beats have used."""
+    used = 0.0
+    for each in deployed.processes:
+        for pid in family(each.pid):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            used += (int(fields[11]) + int(fields[12])) / TICKS
+    return used
+
+
+# ------------------------------------------------------------------- telling
+
+
+def at_most(seconds: Sequence[float], share: float) -> float:
+    """What that share of them stays below."""
+    ordered = sorted(seconds)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def figures(outcome: Outcome) -> list[Row]:
+    """The rows of a run."""
+    plan = outcome.plan
+    sizes = f"{plan.open:,} open jobs at {plan.rate:g}/s"
+    about = f"{outcome.span:.0f} s, {outcome.looks:,} looks, {len(outcome.beyond):,} ends"
+    long = plan.seconds >= 2 * WARM_UP_SECONDS
+    since = WARM_UP_SECONDS if long else min(60.0, plan.seconds / 3)
+    grown = outcome.memory.growth(since, plan.seconds)
+    name, most = max(grown.items(), key=lambda pair: pair[1])
+    sizes_now = outcome.memory.mebibytes(plan.seconds)
+    late = outcome.lateness
+    return [
+        Row(
+            GOAL, f"delay of an end beyond the schedule's own, p99; {sizes}",
+            at_most(outcome.beyond, 0.99), "s", BEYOND_SECONDS, "lower",
+            f"{about}; median {at_most(outcome.beyond, 0.5):.2f} s, the schedule's own: median "
+            f"{at_most(outcome.own, 0.5):.1f} s, p99 {at_most(outcome.own, 0.99):.1f} s",
+        ),
+        Row(
+            GOAL, "lateness of a look, p99", at_most(late, 0.99), "s", None, "lower",
+            f"from due to upstream's door; median {at_most(late, 0.5):.2f} s, worst "
+            f"{max(late):.1f} s; never fewer than {outcome.fewest_open:,} open, at most "
+            f"{outcome.busiest_second} requests in a second",
+        ),
+        Row(
+            GOAL, "growth of a process's memory", 100 * most, "%",
+            100 * GROWTH if long else None, "lower",
+            f"{name}, the one that grew most from minute {since / 60:.0f} to "
+            f"{plan.seconds / 60:.0f}; {len(sizes_now)} processes, {sum(sizes_now):,.0f} MiB "
+            f"together, the largest {max(sizes_now):.0f}",
+        ),
+        Row(
+            GOAL, "processor time of workers and beats for a look",
+            1000 * outcome.processor / max(1, outcome.looks), "ms", None, "lower",
+            f"{outcome.processor / outcome.span:.2f} cores at "
+            f"{outcome.looks / outcome.span:.0f} looks a second, all that goes with them included",
+        ),
+        Row(
+            GOAL, "PostgreSQL's log for a look", outcome.log_bytes / max(1, outcome.looks), "bytes",
+            None, "lower",
+            f"and {outcome.commits / max(1, outcome.looks):.2f} commits; ends and events included",
+        ),
+    ]  # fmt: skip
+
+
+def rows(quick: bool) -> list[Row]:
+    """The figures of one run; `quick`: of a small one."""
+    return figures(run(QUICK if quick else FULL))
+
+
+def main() -> int:
+    """The command: prints the figures; 1 if a limit is not kept."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--minutes", type=float, default=FULL.seconds / 60)
+    parser.add_argument("--open", type=int, default=FULL.open, help="jobs")
+    parser.add_argument("--rate", type=float, default=FULL.rate, help="requests a second")
+    parser.add_argument("--workers", type=int, default=FULL.workers)
+    parser.add_argument("--demand", type=float, default=FULL.demand, help="share of the slots")
+    options = parser.parse_args()
+    plan = Plan(options.open, options.rate, 60 * options.minutes, options.workers, options.demand)
+    print(
+        f"{datetime.now(UTC):%H:%M:%S} UTC: {plan.open:,} jobs, each looked at every "
+        f"{plan.interval:.0f} s, for {plan.seconds:.0f} s",
+        flush=True,
+    )
+    outcome = run(plan)
+    told = figures(outcome)
+    for row in told:
+        limit = "" if row.limit is None else f" (at most {row.limit:g})"
+        print(f"{row.what}: {row.measured:.2f} {row.unit}{limit}; {row.note}")
+    jobs = outcome.tables["jobs"][0]
+    for table, (count, size, indexes) in outcome.tables.items():
+        print(
+            f"  {table}: {count / jobs:.2f} rows a job, {size / max(1, count):,.0f} bytes a row, "
+            f"{indexes / max(1, count):,.0f} of them indexes"
+        )
+    return 1 if any(row.met is False for row in told) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

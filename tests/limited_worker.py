@@ -1,0 +1,17 @@
+"""Celery with limits of seconds: `python limited_worker.py TURN SILENCE -A worker worker …`.
+
+TURN is when a turn's process is killed, SILENCE how long the database may say nothing.
+"""
+
+import sys
+
+from celery.__main__ import main
+
+from worker import db, tasks
+from worker.celery import app
+
+turn, db.SILENCE_SECONDS = int(sys.argv.pop(1)), float(sys.argv.pop(1))
+for task in app.tasks.values():
+    if task.time_limit == tasks.TURN_LIMIT:
+        task.time_limit = turn
+main()

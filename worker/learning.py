@@ -1,0 +1,196 @@
+"""Learning from finished jobs how long the next ones will take."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.orm import Session
+
+from worker import curves, db, forecasts, heartbeat
+from worker.curves import Course, Progressed, Sample
+from worker.lifecycle import State
+from worker.models import Base
+from worker.schedule import Known, Plans, price_for
+
+log = structlog.get_logger(__name__)
+
+jobs = Base.metadata.tables["jobs"]
+transitions = Base.metadata.tables["transitions"]
+
+LEARN = "learn"  # the heartbeat's name
+APART = timedelta(seconds=10)  # several beats at once learn no more often than this
+NEWEST = 1_000  # finished jobs that a curve is learned from
+OPEN_MOST = 1_000
+HALF_LIFE = 300  # jobs later, a job counts half
+IDS_AT_ONCE = 500  # values in one IN list
+
+# Ends that upstream did not set a time to, or that are none of a video.
+NO_DURATION = ("not_found", "no_result")
+
+
+def learn(database_url: str, plans: Plans) -> int:
+    """Bring the curves up to date; returns how many were learned anew.
+
+    `plans` says within which bounds and for which delay looks are to be priced. Does nothing when
+    another process has just learned.
+    """
+    with db.transaction(database_url) as session:
+        now = db.now(session)
+        since = heartbeat.last(session, LEARN)
+        if not heartbeat.beat(session, LEARN, now, APART):
+            return 0
+    with db.reading(database_url) as session:
+        kinds = _changed(session, since)
+    for account, model in kinds:
+        with db.reading(database_url) as session:
+            curve = _curve(session, account, model)
+        known = Known(curve, price_for(curve, plans.pace, plans.target_delay))
+        with db.transaction(database_url) as session:
+            forecasts.keep(session, account, model, known, db.now(session))
+        log.info("learned", account=account, model=model, jobs=curve.jobs, look_price=known.price)
+    return len(kinds)
+
+
+def _changed(session: Session, since: datetime | None) -> Sequence[tuple[str, str]]:
+    """The accounts and models of which a job has ended since then."""
+    query = select(jobs.c.account, jobs.c.model).where(
+        jobs.c.model.is_not(None), jobs.c.finished_at.is_not(None)
+    )
+    if since is not None:
+        # What was still being committed then counts now: a little overlap costs little.
+        query = query.where(jobs.c.finished_at >= since - APART)
+    return [(row[0], row[1]) for row in session.execute(query.distinct())]
+
+
+def _curve(session: Session, account: str, model: str) -> curves.Curve:
+    now = db.now(session)
+    ended = _ended(session, account, model)
+    weights = {row["id"]: 0.5 ** (rank / HALF_LIFE) for rank, row in enumerate(ended)}
+    spans = {row["id"]: span for row in ended if (span := _span(row)) is not None}
+    return curves.learn(
+        model,
+        [
+            *(Sample(_seconds(*span), began_ago=_seconds(span[0], now)) for span in spans.values()),
+            *_open(session, account, model, now),
+        ],
+        _courses(session, spans, weights),
+        _progressed(ended, spans, weights),
+        half_life=_age(ended, HALF_LIFE, now),
+        horizon=_age(ended, NEWEST, now),
+    )
+
+
+def _age(ended: Sequence[RowMapping], count: int, now: datetime) -> float:
+    """How many seconds ago the `count`th last end was; infinite where there were not so many."""
+    if len(ended) < count:
+        return math.inf
+    return max(1.0, _seconds(ended[count - 1]["finished_at"], now))
+
+
+def _ended(session: Session, account: str, model: str) -> Sequence[RowMapping]:
+    """The jobs that ended last, the last first."""
+    query = (
+        select(
+            jobs.c.id, jobs.c.tracked_at, jobs.c.upstream_created_at, jobs.c.finished_at,
+            jobs.c.upstream_finished_at, jobs.c.progress, jobs.c.progress_at,
+        )
+        .where(
+            jobs.c.account == account,
+            jobs.c.model == model,
+            jobs.c.finished_at.is_not(None),
+            jobs.c.state.in_([State.COMPLETED, State.FAILED]),
+            func.coalesce(jobs.c.error_code, "").not_in(NO_DURATION),
+        )
+        .order_by(jobs.c.finished_at.desc())
+        .limit(NEWEST)
+    )  # fmt: skip
+    return session.execute(query).mappings().all()
+
+
+def _span(row: RowMapping) -> tuple[datetime, datetime] | None:
+    """From creation to end, by upstream's clock where that gave both; None: there is no span."""
+    begin, end = row["upstream_created_at"], row["upstream_finished_at"]
+    if begin is None or end is None or end <= begin:
+        begin, end = begin or row["tracked_at"], row["finished_at"]
+    return (begin, end) if end > begin else None
+
+
+def _seconds(begin: datetime, end: datetime) -> float:
+    return (end - begin).total_seconds()
+
+
+def _open(session: Session, account: str, model: str, now: datetime) -> list[Sample]:
+    """The jobs that have not ended, up to the last look that said so."""
+    mine = (
+        jobs.c.account == account,
+        jobs.c.model == model,
+        jobs.c.next_poll_at.is_not(None),
+        jobs.c.last_polled_at.is_not(None),
+    )
+    began = func.coalesce(jobs.c.upstream_created_at, jobs.c.tracked_at).label("began")
+    query = select(began, jobs.c.last_polled_at).where(*mine).limit(OPEN_MOST)
+    rows = session.execute(query).all()
+    weight = 1.0
+    if len(rows) == OPEN_MOST:  # these stand for the others
+        weight = session.execute(select(func.count()).where(*mine)).scalar_one() / OPEN_MOST
+    return [
+        Sample(age, ended=False, weight=weight, began_ago=_seconds(began, now))
+        for began, looked_at in rows
+        if (age := _seconds(began, looked_at)) > 0
+    ]
+
+
+def _courses(
+    session: Session,
+    spans: Mapping[int, tuple[datetime, datetime]],
+    weights: Mapping[int, float],
+) -> list[Course]:
+    """How upstream's words followed each other."""
+    stages: dict[int, list[tuple[float, str]]] = {}
+    for job_id, word, at, upstream_at in _words(session, list(spans)):
+        begin, end = spans[job_id]
+        # Upstream's own time where it lies before ours: we notice late.
+        began = min(at, upstream_at) if upstream_at is not None and upstream_at > begin else at
+        share = min(1.0, max(0.0, _seconds(begin, began) / _seconds(begin, end)))
+        stages.setdefault(job_id, []).append((share, word))
+    return [
+        Course([(0.0, steps[0][1]), *steps[1:]], weights[job_id])
+        for job_id, steps in stages.items()
+    ]
+
+
+def _words(session: Session, job_ids: Sequence[int]) -> Iterator[Any]:
+    for start in range(0, len(job_ids), IDS_AT_ONCE):
+        chosen = transitions.c.job_id.in_(job_ids[start : start + IDS_AT_ONCE])
+        yield from session.execute(
+            select(
+                transitions.c.job_id,
+                transitions.c.to_status,
+                transitions.c.at,
+                transitions.c.upstream_at,
+            )
+            .where(
+                chosen,
+                transitions.c.to_status.is_not(None),
+                transitions.c.to_state.in_([State.PENDING, State.RUNNING]),
+            )
+            .order_by(transitions.c.job_id, transitions.c.sequence)
+        )
+
+
+def _progressed(
+    ended: Iterable[RowMapping],
+    spans: Mapping[int, tuple[datetime, datetime]],
+    weights: Mapping[int, float],
+) -> Iterator[Progressed]:
+    for row in ended:
+        if row["progress"] is None or row["id"] not in spans:
+            continue
+        begin, end = spans[row["id"]]
+        share = _seconds(begin, row["progress_at"]) / _seconds(begin, end)
+        if 0 < share <= 1:
+            yield Progressed(share, row["progress"], weights[row["id"]])
