@@ -32,6 +32,7 @@ GROUPS = {
         "cli_options",
         "cli_render",
         "cli_service",
+        "cli_simulate",
         "cli_watch",
         "sandbox",
         "sandbox_server",

@@ -238,6 +238,47 @@ class TestJobs:
         assert error["job_id"] == job(url, "lost")["id"]
         assert error["id"] == job(url, "lost")["last_error_id"]
 
+    def progress(self, url: str) -> tuple[float | None, datetime | None]:
+        row = job(url)
+        return row["progress"], row["progress_at"]
+
+    def test_the_last_progress_is_kept_with_its_time(self, url: str) -> None:
+        add_job(url)
+        look(url, RUNNING)
+        assert self.progress(url) == (None, None)
+        look(url, replace(RUNNING, progress=0.25), replace(RUNNING, progress=0.5), start=1)
+        assert self.progress(url) == (0.5, after(2))
+
+    @pytest.mark.parametrize("answer", [RUNNING, BROKEN, NOT_FOUND], ids=["silent", "500", "404"])
+    def test_a_look_that_tells_none_leaves_it(self, url: str, answer: Answer) -> None:
+        add_job(url, progress=0.5, progress_at=after(-10))
+        look(url, answer)
+        assert self.progress(url) == (0.5, after(-10))
+
+    @pytest.mark.parametrize("end", [DONE, FAILED], ids=["completed", "failed"])
+    def test_an_end_leaves_the_last_one_before_it(self, url: str, end: Report) -> None:
+        """At the end it says no more than that: what a job was at on its way is learned from."""
+        add_job(url, progress=0.5, progress_at=after(-10))
+        look(url, replace(end, progress=1.0))
+        assert self.progress(url) == (0.5, after(-10))
+
+    def test_a_success_without_url_is_no_end(self, url: str) -> None:
+        add_job(url, progress=0.5, progress_at=after(-10))
+        look(url, replace(DONE, video_url=None, progress=0.99))
+        assert self.progress(url) == (0.99, NOW)
+
+    def test_a_deadline_is_no_end_either(self, url: str) -> None:
+        add_job(url, deadline_at=NOW)
+        look(url, replace(RUNNING, progress=0.5))
+        assert (job(url)["state"], *self.progress(url)) == ("expired", 0.5, NOW)
+
+    def test_an_operators_act_leaves_it(self, url: str) -> None:
+        add_job(url, progress=0.5, progress_at=after(-10))
+        decision = lifecycle.cancelled(ledger.job_of(job(url)))
+        assert decision is not None
+        write(url, [Change(job(url), decision)])
+        assert self.progress(url) == (0.5, after(-10))
+
     def test_nothing_to_write(self, url: str) -> None:
         assert write(url, []) == 0
 

@@ -17,8 +17,20 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from structlog.testing import capture_logs
 
 from tests.servers import eventually
-from worker import db, fanout, ledger, lifecycle, polling, schedule, settings, tracking, upstream
+from worker import (
+    db,
+    fanout,
+    forecasts,
+    ledger,
+    lifecycle,
+    polling,
+    schedule,
+    settings,
+    tracking,
+    upstream,
+)
 from worker.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
+from worker.curves import MIDDLES, Curve
 from worker.models import Account, Delivery, Job, PollError, Transition
 from worker.polling import Claimed, Looked, Slot
 from worker.sandbox import Sandbox
@@ -421,7 +433,7 @@ class TestPriceOfALook:
         slow = Configured("default", ACCOUNT.base_url, KEY, 0.5)
         for step in range(4):
             assert len(claim(url, now=after(3 * step), configured=slow).items) == 1
-        assert price_of(url) > USUAL * 2**0.05
+        assert price_of(url) > USUAL * 2**0.015
 
     def test_a_first_look_has_waited_for_nothing(self, url: str) -> None:
         """No look was due before it; that a thousand come in together is no shortage yet."""
@@ -431,7 +443,8 @@ class TestPriceOfALook:
 
     def test_falls_to_nothing_while_slots_are_left_over(self, url: str) -> None:
         set_account(url, look_price=10 * USUAL, next_slot_at=NOW)
-        prices, second = [], 0
+        prices: list[float] = []
+        second = 0
         while not prices or prices[-1]:
             second += 1
             claim(url, now=after(second))
@@ -473,7 +486,7 @@ class TestPriceOfALook:
         claim(url)
         assert price_of(url) != price_of(url, "other") == 1.0
 
-    @pytest.mark.parametrize(("price", "seconds"), [(0.0, 6), (5.0, 35), (80.0, 140)])
+    @pytest.mark.parametrize(("price", "seconds"), [(0.0, 6), (5.0, 35), (25.0, 78)])
     def test_what_is_claimed_at_a_high_one_is_due_late(
         self, url: str, monkeypatch: pytest.MonkeyPatch, price: float, seconds: float
     ) -> None:
@@ -514,7 +527,7 @@ class TestFirstLooks:
     def test_are_put_off_and_running_jobs_go_first(self, url: str) -> None:
         add_looked_at(url, ["running-1", "running-2"], 10, 0)
         assert self.claimed(url, 2) == ["running-1", "running-2"]
-        wait = replace(RULES.plans, look_price=20.0).plan(None).interval(0)
+        wait = replace(RULES.plans, look_price=20.0).first_look(None)
         for name in self.NEW:
             row = job(url, name)
             assert row["next_poll_at"] == after(-1 + wait)
@@ -545,6 +558,18 @@ class TestFirstLooks:
         set_account(url, next_slot_at=after(-3_600))
         assert self.claimed(url) == list(self.NEW)
         assert price_of(url) == 0
+
+    def test_nobody_waits_for_longer_once_the_budget_suffices_again(self, url: str) -> None:
+        """What was planned while looks were dear is planned no more; who has expired stays slow."""
+        with db.transaction(url) as session:
+            session.execute(update(Job).values(next_poll_at=after(400)))
+        add_jobs(url, ["old"], after(400), state="expired", expired_at=NOW, error_code="deadline")
+        set_account(url, look_price=20.0, next_slot_at=after(-3_600))
+        assert self.claimed(url) == []
+        assert price_of(url) == 0
+        latest = after(RULES.pace.ceiling)
+        assert {job(url, name)["next_poll_at"] for name in self.NEW} == {latest}
+        assert job(url, "old")["next_poll_at"] == after(400)
 
     def test_that_have_waited_long_enough_are_made(self, url: str) -> None:
         for table in ("tracked_at", "next_poll_at"):
@@ -1330,6 +1355,35 @@ class TestTurn:
         with pytest.raises(OperationalError):
             poller.record(results)
         assert len(tries) == 1
+
+
+class TestWhatATurnKnows:
+    # Nothing ends in the first thousand seconds, all of it soon after.
+    CURVE = Curve(tuple(1e-6 if middle < 1_000 else 0.1 for middle in MIDDLES), 50)
+
+    @pytest.mark.parametrize(
+        ("model", "seconds"), [("veo3", 54.5), ("sora-2", 5.6)], ids=["learned", "not learned"]
+    )
+    def test_looks_go_by_what_was_learned_of_the_model(
+        self, database_url: str, configured: Configure, model: str, seconds: float
+    ) -> None:
+        made = configured(REELWATCH_POLL_MIN="5s", REELWATCH_POLL_MAX="60s")
+        with db.transaction(database_url) as session:
+            known = schedule.Known(self.CURVE, 0.1)
+            forecasts.keep(session, "default", "veo3", known, db.now(session))
+        add_due_jobs(database_url, [f"{model}:a"], model=model)
+
+        def ask(_: Configured, __: str, ___: datetime) -> Look:
+            return Look(RUNNING, 200, 1)
+
+        def looked_at() -> bool:
+            polling.poll(made, "default", ask=ask, turn_seconds=0.1)
+            return bool(rows(database_url, Job)[0]["polls"])
+
+        eventually(looked_at, 30.0)
+        (row,) = rows(database_url, Job)
+        wait = (row["next_poll_at"] - row["last_polled_at"]).total_seconds()
+        assert wait == pytest.approx(seconds, rel=0.15)
 
 
 class TestAccountsOfATurn:

@@ -42,6 +42,7 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
     },
     "Running it": {
         "accounts": Entry("cli_service:accounts", "Show each upstream account's standing."),
+        "simulate": Entry("cli_simulate:simulate", "What other settings would have done."),
         "migrate": Entry("cli_service:migrate", "Bring the database to the newest revision."),
         "prune": Entry("cli_service:prune", "Delete old jobs that have ended."),
         "sandbox": Entry("cli_service:sandbox_", "Run a local stand-in of the upstream."),

@@ -29,10 +29,10 @@ WIDTHS = tuple(b - a for a, b in pairwise(EDGES))
 MIDDLES = tuple((a + b) / 2 for a, b in pairwise(EDGES))
 _HAZARD_MIN = 1e-9
 
-PRIOR_JOBS = 1.0  # jobs of each age that the prior counts as: where none got so old, it holds
+PRIOR_JOBS = 2.0  # finished jobs that the prior counts as
 _QUICK_UNTIL = 10.0  # failures at once
-_EARLY_UNTIL, _EARLY_SHARE = 0.35, 0.4  # of the typical duration, and of the hazard
-_OLD_FROM = 3.0  # typical durations
+_EARLY_UNTIL, _EARLY_SHARE = 0.5, 0.3  # of the typical duration, and of the hazard
+_OLD_FROM = 3.0  # typical durations: from there on, the older a job, the longer it may take
 _BANDWIDTH, _NARROWING = 0.45, 0.25  # of the smoothing, in powers of e: for one job, and its root
 
 SHARES = 20  # steps of the share of its duration that a job has behind it
@@ -282,9 +282,15 @@ def learn(
     count = sum(ends)
     kernel = _kernel(count)
     ends, exposure = _smoothed(ends, kernel), _smoothed(exposure, kernel)
+    # The prior counts as jobs that live and end by it: of few of them is left at great ages.
+    assumed = [
+        PRIOR_JOBS * (after - before)
+        for before, after in pairwise(math.exp(-cumulated) for cumulated in base.cumulated)
+    ]
+    lived = [PRIOR_JOBS * (after - before) for before, after in pairwise(base.lasting)]
     hazards = tuple(
-        max(_HAZARD_MIN, (ended + PRIOR_JOBS * usual * width) / (lived + PRIOR_JOBS * width))
-        for ended, lived, usual, width in zip(ends, exposure, base.hazards, WIDTHS, strict=True)
+        max(_HAZARD_MIN, (ends[place] - assumed[place]) / (exposure[place] + lived[place]))
+        for place in range(BINS)
     )
     return Curve(
         hazards,

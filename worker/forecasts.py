@@ -14,18 +14,17 @@ from worker.schedule import Known
 table = Base.metadata.tables["duration_curves"]
 
 _read: dict[tuple[str, str, datetime], Known | None] = {}  # a curve is read once, not at every turn
-_READ_MOST = 1_000
 
 
 def kinds(session: Session, account: str) -> Mapping[str, Known]:
     """What is known of the account's models, by model; models without finished jobs are missing."""
     stamps = select(table.c.model, table.c.learned_at).where(table.c.account == account)
     wanted = {(account, model, at) for model, at in session.execute(stamps)}
+    for key in list(_read):  # a copy: other threads read on
+        if key[0] == account and key not in wanted:
+            _read.pop(key, None)  # replaced since
     new = wanted - _read.keys()
     if new:
-        if len(_read) > _READ_MOST:
-            _read.clear()
-            new = wanted
         _load(session, account, {model for _, model, _ in new})
     return {
         model: known

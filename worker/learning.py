@@ -3,10 +3,9 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
@@ -15,6 +14,7 @@ from worker.curves import Course, Progressed, Sample
 from worker.lifecycle import State
 from worker.models import Base
 from worker.schedule import Known, Plans, price_for
+from worker.simulation import Video
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +30,11 @@ IDS_AT_ONCE = 500  # values in one IN list
 
 # Ends that upstream did not set a time to, or that are none of a video.
 NO_DURATION = ("not_found", "no_result")
+
+DURATION_COLUMNS = (
+    jobs.c.id, jobs.c.tracked_at, jobs.c.upstream_created_at, jobs.c.finished_at,
+    jobs.c.upstream_finished_at,
+)  # fmt: skip
 
 
 def learn(database_url: str, plans: Plans) -> int:
@@ -94,21 +99,21 @@ def _age(ended: Sequence[RowMapping], count: int, now: datetime) -> float:
 def _ended(session: Session, account: str, model: str) -> Sequence[RowMapping]:
     """The jobs that ended last, the last first."""
     query = (
-        select(
-            jobs.c.id, jobs.c.tracked_at, jobs.c.upstream_created_at, jobs.c.finished_at,
-            jobs.c.upstream_finished_at, jobs.c.progress, jobs.c.progress_at,
-        )
-        .where(
-            jobs.c.account == account,
-            jobs.c.model == model,
-            jobs.c.finished_at.is_not(None),
-            jobs.c.state.in_([State.COMPLETED, State.FAILED]),
-            func.coalesce(jobs.c.error_code, "").not_in(NO_DURATION),
-        )
+        select(*DURATION_COLUMNS, jobs.c.progress, jobs.c.progress_at)
+        .where(jobs.c.account == account, jobs.c.model == model, *_has_duration())
         .order_by(jobs.c.finished_at.desc())
         .limit(NEWEST)
-    )  # fmt: skip
+    )
     return session.execute(query).mappings().all()
+
+
+def _has_duration() -> Sequence[ColumnElement[bool]]:
+    """The conditions for a job to have ended upstream."""
+    return (
+        jobs.c.finished_at.is_not(None),
+        jobs.c.state.in_([State.COMPLETED, State.FAILED]),
+        func.coalesce(jobs.c.error_code, "").not_in(NO_DURATION),
+    )
 
 
 def _span(row: RowMapping) -> tuple[datetime, datetime] | None:
@@ -151,10 +156,8 @@ def _courses(
 ) -> list[Course]:
     """How upstream's words followed each other."""
     stages: dict[int, list[tuple[float, str]]] = {}
-    for job_id, word, at, upstream_at in _words(session, list(spans)):
+    for job_id, word, began in _words(session, spans):
         begin, end = spans[job_id]
-        # Upstream's own time where it lies before ours: we notice late.
-        began = min(at, upstream_at) if upstream_at is not None and upstream_at > begin else at
         share = min(1.0, max(0.0, _seconds(begin, began) / _seconds(begin, end)))
         stages.setdefault(job_id, []).append((share, word))
     return [
@@ -163,10 +166,14 @@ def _courses(
     ]
 
 
-def _words(session: Session, job_ids: Sequence[int]) -> Iterator[Any]:
+def _words(
+    session: Session, spans: Mapping[int, tuple[datetime, datetime]]
+) -> Iterator[tuple[int, str, datetime]]:
+    """When upstream's words began, in order, job by job."""
+    job_ids = list(spans)
     for start in range(0, len(job_ids), IDS_AT_ONCE):
         chosen = transitions.c.job_id.in_(job_ids[start : start + IDS_AT_ONCE])
-        yield from session.execute(
+        query = (
             select(
                 transitions.c.job_id,
                 transitions.c.to_status,
@@ -180,6 +187,10 @@ def _words(session: Session, job_ids: Sequence[int]) -> Iterator[Any]:
             )
             .order_by(transitions.c.job_id, transitions.c.sequence)
         )
+        for job_id, word, at, said_at in session.execute(query):
+            # Upstream's own time where it lies before ours: we notice late.
+            earlier = said_at is not None and spans[job_id][0] < said_at < at
+            yield job_id, word, said_at if earlier else at
 
 
 def _progressed(
@@ -194,3 +205,32 @@ def _progressed(
         share = _seconds(begin, row["progress_at"]) / _seconds(begin, end)
         if 0 < share <= 1:
             yield Progressed(share, row["progress"], weights[row["id"]])
+
+
+def recorded(session: Session, account: str, limit: int) -> list[Video]:
+    """The last `limit` finished jobs of an account as they ran, for playing them again.
+
+    Times are in seconds from the creation of the first of them.
+    """
+    query = (
+        select(*DURATION_COLUMNS, jobs.c.model)
+        .where(jobs.c.account == account, *_has_duration())
+        .order_by(jobs.c.finished_at.desc())
+        .limit(limit)
+    )
+    rows = {row["id"]: row for row in session.execute(query).mappings()}
+    spans = {job_id: span for job_id, row in rows.items() if (span := _span(row)) is not None}
+    stages: dict[int, list[tuple[float, str]]] = {}
+    for job_id, word, began in _words(session, spans):
+        stages.setdefault(job_id, []).append((_seconds(spans[job_id][0], began), word))
+    start = min((begin for begin, _ in spans.values()), default=None)
+    return [
+        Video(
+            _seconds(start or begin, begin),
+            _seconds(begin, end),
+            rows[job_id]["model"],
+            [(0.0, word) if place == 0 else (age, word)
+             for place, (age, word) in enumerate(stages.get(job_id, []))],
+        )
+        for job_id, (begin, end) in spans.items()
+    ]  # fmt: skip

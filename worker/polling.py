@@ -110,7 +110,9 @@ def poll(
     upstream.prepare(account)
     with db.reading(settings.database_url) as session:
         kinds = forecasts.kinds(session, name)
-    poller = _Poller(settings, account, replace(settings.plans, kinds=kinds), nudge, ask)
+    plans = replace(settings.plans, kinds=kinds)
+    plans.prepare()
+    poller = _Poller(settings, account, plans, nudge, ask)
     return fanout.fan_out(
         poller.claim, poller.look, poller.record, threads=THREADS, turn_seconds=turn_seconds
     )
@@ -209,6 +211,8 @@ def claim(
     if taken and probe:  # one at a time; the next one if this one's worker dies
         values["paused_until"] = clock.now + LEASE
     _write_account(session, row, values)
+    if row["look_price"] and not values.get("look_price", row["look_price"]):
+        _bring_forward(session, account.name, clock.now, plans.pace)
     token = secrets.token_hex(16)
     _lease(session, [each["id"] for each in taken], clock.now, token)
     claimed = [
@@ -318,8 +322,8 @@ def _first_look(row: RowMapping, plans: schedule.Plans) -> datetime | None:
     """
     if row["last_polled_at"] is not None or row["next_poll_at"] > row["tracked_at"]:
         return None
-    wait: float = plans.plan(row["model"]).interval(0.0)
-    due: datetime = min(row["tracked_at"] + timedelta(seconds=wait), row["deadline_at"])
+    wait = timedelta(seconds=plans.first_look(row["model"]))
+    due: datetime = min(row["tracked_at"] + wait, row["deadline_at"])
     return due
 
 
@@ -328,6 +332,21 @@ def _put_off(session: Session, until: Mapping[int, datetime]) -> None:
         statement = update(jobs).where(jobs.c.id == bindparam("job"))
         rows = [{"job": job_id, "due": at} for job_id, at in until.items()]
         session.connection().execute(statement.values(next_poll_at=bindparam("due")), rows)
+
+
+def _bring_forward(session: Session, account: str, now: datetime, pace: schedule.Pace) -> None:
+    """The budget suffices again: no job waits for longer than it would have without that."""
+    latest = now + timedelta(seconds=pace.ceiling)
+    session.execute(
+        update(jobs)
+        .where(
+            jobs.c.account == account,
+            jobs.c.next_poll_at > latest,
+            jobs.c.state != lifecycle.State.EXPIRED,  # which are looked at slowly in any case
+            jobs.c.lease_token.is_(None),
+        )
+        .values(next_poll_at=latest)
+    )
 
 
 def _lease(session: Session, job_ids: Sequence[int], now: datetime, token: str) -> None:

@@ -179,6 +179,7 @@ class Plan:
             low, high = (middle, high) if delay_until(middle) < accepted else (low, middle)
         return (low + high) / 2
 
+
 def _ages(curve: Curve, floor: float) -> Sequence[float]:
     """The ages at which a plan considers a look."""
     ages, step = [0.0], floor / _STEPS_PER_FLOOR
@@ -192,7 +193,7 @@ def price_for(curve: Curve, pace: Pace, target_delay: float) -> float:
 
     The nearest that was found, where floor or ceiling leave no such price.
     """
-    price = max(_PRICE_MIN, 2 * target_delay**2 / curve.lasting[-1])
+    price = min(_PRICE_MAX, max(_PRICE_MIN, 2 * target_delay**2 / curve.lasting[-1]))
     nearest, best = math.inf, price
     for _ in range(6):
         delay = Plan(curve, price, pace).expected[1]
@@ -247,6 +248,15 @@ class Plans:
         """What a look costs where it costs least while there is budget enough."""
         return min((known.price for known in self.kinds.values()), default=self._prior_price(None))
 
+    def prepare(self) -> None:
+        """Make the plans that are wanted first, at a time when nobody waits for that."""
+        for model in (None, *self.kinds):
+            self.plan(model)
+
+    def first_look(self, model: str | None) -> float:
+        """Seconds that a first look may wait while the budget is short; it makes sure of the id."""
+        return min(self.plan(model).interval(0.0), self.pace.ceiling)
+
     @property
     def short(self) -> bool:
         """Is the budget so short that a first look is worth putting off?"""
@@ -278,7 +288,8 @@ def _plan(curve: Curve, price: float, pace: Pace) -> Plan:
 
 # --------------------------------------------------------------- accounts
 
-_PRICE_GAIN = 0.01  # per look: a price that follows every wait would swing
+_PRICE_GAIN = 0.003  # per look: a price that follows every wait would swing
+_PRICE_TIMES = 256.0  # the usual price, at most: sixteen times the interval
 _WAIT_MOST = 4.0  # times the interval: one job that was away for long says little about the others
 
 
@@ -300,7 +311,7 @@ def look_price(
     if not price and change <= 0:
         return 0.0
     found = max(price, usual) * math.exp(max(-50.0, min(50.0, _PRICE_GAIN * change)))
-    return 0.0 if change <= 0 and found <= usual else min(_PRICE_MAX, found)
+    return 0.0 if change <= 0 and found <= usual else min(_PRICE_MAX, _PRICE_TIMES * usual, found)
 
 
 def slower(rate: float) -> float:

@@ -181,7 +181,7 @@ class _Run:
         learner = self.learner
         if learner is None or not learner.plans.short or due > video.created:
             return False
-        later = video.created + learner.plans.plan(video.model).interval(0.0)
+        later = video.created + learner.plans.first_look(video.model)
         if later <= max(self.slot, due):
             return False
         self._push(later, since, said, video)
