@@ -81,6 +81,7 @@ def without_settings() -> Iterator[None]:
 KEPT = {
     "settings": "current.cache_clear",
     "upstream": "session_for.cache_clear",
+    "forecasts": "_read.clear",
     "fanout": "stopping.clear",
     "db": "dispose",
 }

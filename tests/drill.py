@@ -269,8 +269,17 @@ SHORT = (
     "terminate_backends",
     "restart_rolling",
 )
-# What the broker holds is gone with these; what the database holds is not.
-FORGETTING = {"flush_redis", "kill_redis"}
+# What the broker holds is gone with these; what the database holds is not. Redis forgets a message
+# when it hands it out, before the worker has noted it as under way: it is gone with either of them.
+FORGETTING = {
+    "flush_redis",
+    "kill_redis",
+    "lose_redis_silently",
+    "reset_redis",
+    "refuse_redis",
+    "kill_worker",
+    "kill_after_answer",
+}
 EACH_ONCE = (
     "kill_both_beats",
     "freeze_worker",

@@ -325,6 +325,14 @@ class TestLookPrice:
         assert 0 <= found <= 1e6
         assert found == 0 or found >= usual
 
+    def test_is_bounded_by_the_usual_one(self) -> None:
+        """A shortage that lasted for hours must not take hours to be forgotten."""
+        prices = [1.0]
+        for _ in range(2_000):
+            prices.append(look_price(prices[-1], self.USUAL, [(10.0, 10.0)] * 5, 0))
+        assert prices[-1] == prices[-2]
+        assert 100 * self.USUAL < prices[-1] < 100_000 * self.USUAL
+
     def test_nor_after_any_number_of_waits(self) -> None:
         assert self.USUAL < look_price(1.0, self.USUAL, [(1.0, 1e9)] * 100_000, 0) <= 1e6
 
