@@ -4,7 +4,7 @@
 SHELL = /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL = help
-.PHONY: help demo venv test check drill audit format lock clean
+.PHONY: help demo venv test check drill bench audit format lock clean
 
 BIN = .venv/bin
 PIP = -m pip -qq --disable-pip-version-check
@@ -56,6 +56,9 @@ check: .venv/dev.stamp ## what must hold before a change lands: format, lint, ty
 
 drill: .venv/test.stamp ## 2,000 jobs while everything around them fails (ARGS="--seed 1 --jobs 500")
 	@$(BIN)/python -m tests.drill $(ARGS)
+
+bench: .venv/dev.stamp ## what looking, telling and idling cost, side by side with others (QUICK=1 ARGS="schedule")
+	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
 # Asked about a version with known holes first: a service that knows none of them is none.
 audit: .venv/dev.stamp ## known vulnerabilities of the versions in constraints.txt (needs the internet)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worker import schedule
 from worker.curves import BINS, MIDDLES, Course, Curve, Hint, Progressed, Sample, learn, prior
 from worker.schedule import (
     PAUSE_FIRST,
@@ -252,6 +253,15 @@ class TestPlanByHint:
         plan = Plan(TOLD, 1.0, PACE)
         assert 100 < 80 + plan.interval(80, Hint(80, None, 80 / 105)) < 120
 
+    def test_a_dear_look_waits_though_the_end_is_near(self) -> None:
+        """Else the one that is said to end soon would cost what it is not worth."""
+        plan = Plan(TOLD, 20.0, PACE)
+        assert plan.interval(10) > 54
+        assert 12 < plan.interval(10, Hint(10, "upsampling")) < 45
+
+    def test_what_cannot_end_before_the_ceiling_is_looked_at_by_then(self) -> None:
+        assert CHEAP.interval(100, Hint(100, "queued")) == pytest.approx(60 / 1.1, rel=0.01)
+
     def test_fewer_requests_and_less_delay_where_upstream_tells_its_progress(self) -> None:
         plan, durations = Plan(TOLD, 1.0, PACE), lognormal(300, sigma=0.5, seed=8)
         looks, delay = acted_out(plan, durations)
@@ -441,6 +451,24 @@ class TestPlans:
         assert plan.price == pytest.approx(price)
         assert plan.pace.floor == 5
         assert plan.pace.ceiling == pytest.approx(60 * math.sqrt(price))
+
+    def test_a_first_look_waits_for_the_ceiling_at_most(self) -> None:
+        """At a high price a plan would let it wait for longer, and nobody knew a mistyped id."""
+        for look_price in (0.0, 3.0, 900.0):
+            plans = replace(self.PLANS, look_price=look_price)
+            wait = min(plans.plan("veo3").interval(0), 60)
+            assert plans.first_look("veo3") == wait
+        assert wait == 60
+
+    def test_what_was_prepared_is_there(self) -> None:
+        curve = learn("veo3", samples(10))
+        plans = Plans(Pace(7, 70), 4.0, {"odd": Known(curve, 1.0)})
+        plans.prepare()
+        made = schedule._plan.cache_info().misses
+        plans.plan("odd")
+        plans.plan(None)
+        assert plans.least_price == 1.0
+        assert schedule._plan.cache_info().misses == made
 
     def test_a_plan_is_made_once(self) -> None:
         dear = replace(self.PLANS, look_price=9.0)
