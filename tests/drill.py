@@ -197,7 +197,8 @@ class Drill:
         began = time.time()
         self.injected[name] += 1
         getattr(self, name)()
-        eventually(lambda: self._asked_since(began), 90, f"a look after {name}")
+        over = time.time()
+        eventually(lambda: self._asked_since(over), 90, f"a look after {name}")
         self.recovery[name] = max(self.recovery.get(name, 0.0), self._longest_gap(began))
 
     def watch_transactions(self) -> None:
@@ -218,8 +219,8 @@ class Drill:
         """What the receiver answers at the moment."""
         return self.reaction(event) if self.reaction else 200
 
-    def _asked_since(self, began: float) -> bool:
-        return any(look.at > began for look in self.fleet.sandbox.looks()[-200:])
+    def _asked_since(self, moment: float) -> bool:
+        return any(look.at > moment for look in self.fleet.sandbox.looks()[-200:])
 
     def _longest_gap(self, began: float) -> float:
         """The longest time without any look, from the fault's begin until now."""

@@ -454,8 +454,8 @@ class TestPlans:
 
     def test_a_first_look_waits_for_the_ceiling_at_most(self) -> None:
         """At a high price a plan would let it wait for longer, and nobody knew a mistyped id."""
-        for look_price in (0.0, 3.0, 900.0):
-            plans = replace(self.PLANS, look_price=look_price)
+        for price in (0.0, 3.0, 900.0):
+            plans = replace(self.PLANS, look_price=price)
             wait = min(plans.plan("veo3").interval(0), 60)
             assert plans.first_look("veo3") == wait
         assert wait == 60
