@@ -255,12 +255,13 @@ class TestPlanByHint:
 
     def test_a_dear_look_waits_though_the_end_is_near(self) -> None:
         """Else the one that is said to end soon would cost what it is not worth."""
-        plan = Plan(TOLD, 20.0, PACE)
-        assert plan.interval(10) > 54
-        assert 12 < plan.interval(10, Hint(10, "upsampling")) < 45
+        plans = [Plan(TOLD, price, PACE) for price in (0.5, 5.0, 50.0)]
+        waits = [plan.interval(40, Hint(40, "upsampling")) for plan in plans]
+        assert plans[1].interval(40) > 40
+        assert waits[0] < 8 < waits[1] < 16 < waits[2]
 
     def test_what_cannot_end_before_the_ceiling_is_looked_at_by_then(self) -> None:
-        assert CHEAP.interval(100, Hint(100, "queued")) == pytest.approx(60 / 1.1, rel=0.01)
+        assert CHEAP.interval(40, Hint(40, "queued")) == pytest.approx(60 / 1.1, rel=0.01)
 
     def test_fewer_requests_and_less_delay_where_upstream_tells_its_progress(self) -> None:
         plan, durations = Plan(TOLD, 1.0, PACE), lognormal(300, sigma=0.5, seed=8)
