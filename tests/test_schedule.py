@@ -253,15 +253,12 @@ class TestPlanByHint:
         plan = Plan(TOLD, 1.0, PACE)
         assert 100 < 80 + plan.interval(80, Hint(80, None, 80 / 105)) < 120
 
-    @pytest.mark.parametrize("pace", [PACE, Pace(9, 99)])
-    def test_a_dear_look_waits_until_the_end_that_is_near(self, pace: Pace) -> None:
-        """Not longer: one look will do, and by then it is to be expected."""
-        plans = [Plan(TOLD, price, pace) for price in (0.5, 5.0, 50.0)]
+    def test_a_dear_look_waits_longer_though_the_end_is_near(self) -> None:
+        plans = [Plan(TOLD, price, PACE) for price in (0.5, 5.0, 50.0)]
         waits = [plan.interval(40, Hint(40, "upsampling")) for plan in plans]
         assert waits == sorted(set(waits))
-        assert waits[0] < pace.floor * 1.3
+        assert waits[0] < PACE.floor * 1.3
         assert waits[1] > 11
-        assert waits[2] < 40 / 0.7 - 40 + 3
 
     def test_what_cannot_end_before_the_ceiling_is_looked_at_by_then(self) -> None:
         assert CHEAP.interval(40, Hint(40, "queued")) == pytest.approx(60 / 1.1, rel=0.01)
