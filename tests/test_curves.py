@@ -326,6 +326,10 @@ class TestLearning:
         found = median(learn("veo3", known, horizon=ended[-1][0]))
         assert found == pytest.approx(120, rel=0.12)
 
+    def test_an_end_before_the_beginning_is_one_at_once(self) -> None:
+        """Clocks differ."""
+        assert learn("veo3", [Sample(-50.0)]).hazards == learn("veo3", [Sample(0.0)]).hazards
+
     def test_an_end_beyond_the_grid_is_one_at_its_end(self) -> None:
         curve = learn("veo3", [Sample(10 * END)] * 50)
         assert curve.still_open(1_000) > 0.8

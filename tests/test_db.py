@@ -31,6 +31,7 @@ from worker.models import (
     Base,
     Delivery,
     Destination,
+    DurationCurve,
     Heartbeat,
     Job,
     PollError,
@@ -420,6 +421,7 @@ ABANDONED = EXPIRED | {"abandoned_at": AT, "next_poll_at": None}
 CANCELLED = {"state": "cancelled", "finished_at": AT, "next_poll_at": None}
 DELIVERED = {"state": "delivered", "next_attempt_at": None, "delivered_at": AT}
 DEAD = {"state": "dead", "next_attempt_at": None}
+CURVE = {"account": "default", "model": "veo3", "learned_at": AT, "jobs": 1, "curve": {}}
 
 
 def complete_story() -> list[tuple[type[Base], dict[str, Any]]]:
@@ -433,6 +435,7 @@ def complete_story() -> list[tuple[type[Base], dict[str, Any]]]:
         (Attempt, ATTEMPT),
         (Heartbeat, {"name": "tick", "at": AT}),
         (Destination, {"name": "h", "failures": 0, "openings": 0, "allowance": 1}),
+        (DurationCurve, CURVE),
     ]
 
 
@@ -464,6 +467,8 @@ def try_to_store(url: str, table: type[Base], *rows: dict[str, Any]) -> None:
 NONSENSE: list[tuple[str, type[Base], dict[str, Any]]] = [
     ("ck_accounts_rate_positive", Account, {"requests_per_second": 0.0}),
     ("ck_accounts_rate_positive", Account, {"requests_per_second": -1.0}),
+    ("ck_accounts_price_not_negative", Account, {"look_price": -1.0}),
+    ("ck_duration_curves_jobs_not_negative", DurationCurve, {"jobs": -1}),
     ("ck_accounts_pause_has_reason", Account, {"paused_until": AT}),
     ("ck_accounts_pause_has_reason", Account, {"pause_reason": "401"}),
     ("ck_jobs_state_known", Job, {"state": "done"}),
@@ -594,7 +599,8 @@ def test_a_job_takes_its_story_along(database_url: str) -> None:
             session.execute(insert(table).values(values))
         session.execute(Base.metadata.tables["jobs"].delete())
         assert {table: count_of(session, table) for table in ROW_OF} == {
-            table: int(table in (Account, Destination, Heartbeat)) for table in ROW_OF
+            table: int(table in (Account, Destination, DurationCurve, Heartbeat))
+            for table in ROW_OF
         }
 
 

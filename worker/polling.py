@@ -165,12 +165,23 @@ class _Poller:
                 log.exception("look_not_written", job=results[0].claimed.row["id"])
 
     def _record(self, results: Sequence[Looked]) -> None:
+        _plans_for(self._rules, results)  # solved here, not while rows are locked
         with db.transaction(self._settings.database_url) as session:
             changes, owed = apply(session, self._rules, results)
         for change, looked in changes:
             _log_look(change, looked)
         if owed:
             self._nudge()
+
+
+def _plans_for(rules: lifecycle.Rules, results: Sequence[Looked]) -> lifecycle.Rules:
+    """The rules at the price that the results were claimed at, their plans solved."""
+    price = max((looked.claimed.look_price for looked in results), default=0.0)
+    plans = replace(rules.plans, look_price=price)
+    for looked in results:
+        if looked.look is not None and isinstance(looked.look.answer, Report):
+            plans.plan(looked.claimed.row["model"] or looked.look.answer.model)
+    return replace(rules, plans=plans)
 
 
 # ------------------------------------------------------------------- claim
@@ -380,8 +391,7 @@ def apply(
     Returns the changes that were written, each with its look, and the number of events they owe.
     """
     now = now or db.now(session)
-    price = max((looked.claimed.look_price for looked in results), default=0.0)
-    rules = replace(rules, plans=replace(rules.plans, look_price=price))
+    rules = _plans_for(rules, results)
     held = _held(session, [looked.claimed for looked in results if looked.look is not None])
     _release(session, [looked.claimed for looked in results if looked.look is None], now)
     changes = [
