@@ -161,10 +161,7 @@ class Plan:
 
     def _interval_told(self, told: Curve, age: float, place: int) -> float:
         """When the delay to be expected is what the plan accepts at this age, by what was told."""
-        ages, then = self._ages, self._next[place]
-        accepted = self._delay_until(place, then)
-        if ages[then] - ages[place] >= self._ceiling * (1 - _STEP_SHARE):  # it would accept more
-            accepted = max(accepted, self.price)
+        accepted = self._delay_until(place, self._next[place])
         past, lasted = told.at(age)
         scale = math.exp(past)
 
