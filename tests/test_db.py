@@ -90,12 +90,31 @@ def test_sqlite_is_set_up_for_many_processes(sqlite_url: str) -> None:
     assert found == expected
 
 
-def test_a_cut_connection_is_replaced(postgresql_url: str, postgres_server: PostgresServer) -> None:
+def test_a_cut_connection_is_replaced(
+    postgresql_url: str, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a failover the next transaction works; nobody has to restart a worker."""
-    with db.transaction(postgresql_url) as session:
-        session.execute(text("SELECT 1"))
+    monkeypatch.setattr(db, "PROVEN_SECONDS", 0.0)
+    ask(postgresql_url)
     postgres_server.terminate_connections()
-    with db.transaction(postgresql_url) as session:
+    ask(postgresql_url)
+
+
+def test_one_that_worked_a_moment_ago_breaks_no_more_than_one_transaction(
+    postgresql_url: str, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "PROVEN_SECONDS", 3600.0)
+    with db.transaction(postgresql_url), db.transaction(postgresql_url):  # two connections
+        ask(postgresql_url)
+    postgres_server.terminate_connections()
+    with pytest.raises(OperationalError):
+        ask(postgresql_url)
+    for _ in range(3):
+        ask(postgresql_url)
+
+
+def ask(url: str) -> None:
+    with db.transaction(url) as session:
         assert session.execute(text("SELECT 1")).scalar_one() == 1
 
 

@@ -14,7 +14,7 @@ APART = timedelta(seconds=1)
 
 def beat(url: str, now: datetime, name: str = heartbeat.TICK) -> bool:
     with db.transaction(url) as session:
-        return heartbeat.beat(session, name, now, APART)
+        return heartbeat.beat(session, name, APART, now) is not None
 
 
 def age(url: str, now: datetime, name: str = heartbeat.TICK) -> timedelta | None:

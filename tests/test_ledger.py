@@ -84,12 +84,14 @@ def rows(url: str, table: Any, **where: Any) -> Sequence[RowMapping]:
         return session.execute(query).mappings().all()
 
 
-def job(url: str, video_id: str = "a") -> RowMapping:
+def job(url: str, video_id: str = "a") -> dict[str, Any]:
     (row,) = rows(url, Job, video_id=video_id)
-    return row
+    return dict(row)
 
 
-def change(row: RowMapping, answer: Answer, at: datetime, rules: lifecycle.Rules = RULES) -> Change:
+def change(
+    row: dict[str, Any], answer: Answer, at: datetime, rules: lifecycle.Rules = RULES
+) -> Change:
     return Change(row, lifecycle.decide(ledger.job_of(row), answer, at, rules), answer)
 
 

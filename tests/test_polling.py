@@ -151,7 +151,7 @@ def look_at(url: str, answer: Answer, now: datetime = NOW, video_id: str | None 
 
 def due_accounts(url: str, now: datetime = NOW) -> list[str]:
     with db.reading(url) as session:
-        return sorted(polling.due_accounts(session, now))
+        return sorted(session.scalars(polling.due_accounts(now)))
 
 
 def after(seconds: float, since: datetime = NOW) -> datetime:

@@ -424,7 +424,7 @@ def test_a_callers_long_transaction_holds_up_no_looks(pg: str) -> None:
         tracking.track("uncommitted", session=session)
         with db.transaction(pg) as other:
             other.execute(text("SET LOCAL lock_timeout = '2s'"))
-            assert polling.due_accounts(other, db.now(other)) == ["default"]
+            assert other.scalars(polling.due_accounts(db.now(other))).all() == ["default"]
             claimed = polling.claim(other, account, 10).items
             assert [each.row["video_id"] for each in claimed] == ["due"]
         session.commit()

@@ -1,10 +1,12 @@
 """The database: engines that suit SQLite and PostgreSQL, transactions, the clock, migrations."""
 
+import json
+import math
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,17 +16,26 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Engine,
     Insert,
+    Interval,
+    String,
+    column,
     create_engine,
     event,
     func,
+    literal,
     make_url,
     select,
+    type_coerce,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from worker.models import Base, UtcDateTime
 
@@ -34,6 +45,7 @@ BUSY_SECONDS = 30  # how long SQLite waits for another writer
 IDLE_SECONDS = 10  # how long PostgreSQL lets a transaction of ours do nothing
 SILENCE_SECONDS = 30.0  # how long PostgreSQL may take to answer a statement within a transaction
 POOL_SIZE = 5
+PROVEN_SECONDS = 2.0  # a connection that has worked so lately need not be tried first
 
 T = TypeVar("T")
 
@@ -51,13 +63,15 @@ def _new_engine(url: str) -> Engine:
     if make_url(url).get_backend_name() == "sqlite":
         return _sqlite_engine(url)
     made = create_engine(
-        url, pool_size=POOL_SIZE, max_overflow=20, pool_pre_ping=True, pool_recycle=1_800,
+        url, pool_size=POOL_SIZE, max_overflow=20, pool_use_lifo=True, pool_recycle=1_800,
         connect_args={"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5,
                       "keepalives_count": 3, "tcp_user_timeout": 20_000,
                       "application_name": "reelwatch"},
     )  # fmt: skip
     event.listen(made, "do_connect", _connect_postgresql)
     event.listen(made, "connect", _prepare_postgresql)
+    event.listen(made, "checkout", _try_postgresql)
+    event.listen(made, "checkin", _proven)
     event.listen(made, "begin", _begin_postgresql)
     return made
 
@@ -105,11 +119,32 @@ def _begin_postgresql(connection: Connection) -> None:
     driver.silence = SILENCE_SECONDS if impatient else None
 
 
-def _prepare_postgresql(connection: Any, _record: object) -> None:
+def _try_postgresql(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+    """As `pool_pre_ping` does, but not before every one of many transactions a second.
+
+    A connection that the server has ended meanwhile is replaced, and nobody notices.
+    """
+    if time.monotonic() - record.info.get("proven_at", -math.inf) < PROVEN_SECONDS:
+        return
+    try:
+        connection.silence, connection.autocommit = SILENCE_SECONDS, True
+        connection.execute("SELECT 1")
+        connection.autocommit = False
+    except psycopg.Error as error:
+        raise DisconnectionError from error
+
+
+def _proven(connection: Any, record: ConnectionPoolEntry) -> None:
+    if connection is not None:  # None: it broke
+        record.info["proven_at"] = time.monotonic()
+
+
+def _prepare_postgresql(connection: Any, record: ConnectionPoolEntry) -> None:
     # A worker that is stopped, or cut off, in the middle of a transaction holds its locks; all
     # others would wait for them. Ours are open for milliseconds.
     connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
     connection.commit()
+    _proven(connection, record)
 
 
 def _sqlite_engine(url: str) -> Engine:
@@ -148,6 +183,18 @@ def transaction(url: str) -> Iterator[Session]:
 
 
 @contextmanager
+def at_once(url: str) -> Iterator[Session]:
+    """A session whose statements are each committed by themselves, where that saves any."""
+    if make_url(url).get_backend_name() == "sqlite":
+        with transaction(url) as session:
+            yield session
+        return
+    bound = engine(url).execution_options(isolation_level="AUTOCOMMIT", **{IMPATIENT: True})
+    with Session(bound, expire_on_commit=False) as session:
+        yield session
+
+
+@contextmanager
 def reading(url: str) -> Iterator[Session]:
     """A session that only reads: it takes no writer's lock."""
     bound = engine(url).execution_options(**{READ_ONLY: True, IMPATIENT: True})
@@ -155,11 +202,19 @@ def reading(url: str) -> Iterator[Session]:
         yield session
 
 
+def clock(session: Session, ahead: timedelta = timedelta(0)) -> ColumnElement[datetime]:
+    """The time by the database's clock, or one `ahead` of it, for use within a statement."""
+    if session.get_bind().dialect.name == "sqlite":  # a file: one machine, one clock
+        return literal(datetime.now(UTC) + ahead, UtcDateTime())
+    now: ColumnElement[datetime] = func.clock_timestamp(type_=UtcDateTime())
+    return type_coerce(now + literal(ahead, Interval()), UtcDateTime()) if ahead else now
+
+
 def now(session: Session) -> datetime:
     """The time by the database's clock: the same for all workers, whatever theirs say."""
-    if session.get_bind().dialect.name == "sqlite":  # a file: one machine, one clock
+    if session.get_bind().dialect.name == "sqlite":
         return datetime.now(UTC)
-    return session.execute(select(func.clock_timestamp(type_=UtcDateTime()))).scalar_one()
+    return session.execute(select(clock(session))).scalar_one()
 
 
 def insert_if_absent(session: Session, table: type[Base], *columns: str) -> Insert:
@@ -167,6 +222,18 @@ def insert_if_absent(session: Session, table: type[Base], *columns: str) -> Inse
     if session.get_bind().dialect.name == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing(index_elements=columns)
     return postgresql.insert(table).on_conflict_do_nothing(index_elements=columns)
+
+
+def listed(
+    session: Session, rows: Sequence[Sequence[str | None]], width: int
+) -> list[ColumnElement[str | None]]:
+    """The columns of these rows of texts, to select from: one parameter, however many they are."""
+    if session.get_bind().dialect.name == "sqlite":
+        row = func.json_each(json.dumps(rows)).table_valued("value").c.value
+        return [func.json_extract(row, f"$[{place}]", type_=String()) for place in range(width)]
+    elements = func.jsonb_array_elements(literal(rows, JSONB))
+    row = elements.table_valued(column("value", JSONB)).c.value
+    return [row[place].astext for place in range(width)]
 
 
 def dispose() -> None:

@@ -7,7 +7,7 @@ makes the event arrive twice, with the same id; none is lost.
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -19,9 +19,11 @@ from typing import Any
 import structlog
 from sqlalchemy import (
     ColumnElement,
+    Select,
     bindparam,
     exists,
     insert,
+    null,
     select,
     update,
 )
@@ -33,12 +35,14 @@ from worker import db, fanout, schedule
 from worker.answers import clean_text, retry_after
 from worker.destinations import deliveries, fair_share, is_due, judge
 from worker.errors import Refused
-from worker.models import Attempt
+from worker.models import Base
 from worker.outbound import Sender, parse_allowlist
 from worker.settings import Settings
 from worker.transport import TransferError
 
 log = structlog.get_logger(__name__)
+
+attempts = Base.metadata.tables["attempts"]
 
 USER_AGENT = f"reelwatch/{version('reelwatch')}"  # reading it takes a millisecond
 
@@ -79,10 +83,9 @@ class Attempted:
     outcome: Outcome
 
 
-def due(session: Session, now: datetime) -> bool:
-    """Is any event owed that should be tried now?"""
-    query = select(exists().where(is_due(now)))
-    return bool(session.execute(query).scalar_one())
+def owed(now: datetime) -> Select[Any]:
+    """One row, a null, if any event should be tried by now; else none."""
+    return select(null()).where(exists().where(is_due(now)))
 
 
 def deliver(
@@ -156,9 +159,9 @@ class _Courier:
         return at + timedelta(seconds=time.monotonic() - then)
 
     def record(self, results: Sequence[Attempted]) -> None:
+        now, retry_schedule = self._now(), self._settings.retry_schedule
+        followed = [(done, _after(done, now, retry_schedule)) for done in results]
         with db.transaction(self._settings.database_url) as session:
-            now, retry_schedule = db.now(session), self._settings.retry_schedule
-            followed = [(done, _after(done, now, retry_schedule)) for done in results]
             record(session, followed, now)
         for attempted, values in followed:
             _log_attempt(attempted, values)
@@ -243,19 +246,28 @@ def record(
 
     An attempt whose lease ran out is recorded too: it was made. But it decides nothing any more.
     """
-    session.execute(insert(Attempt), [_attempt(attempted) for attempted, _ in followed])
-    rows = [values for _, values in followed]
+    connection = session.connection()
+    connection.execute(insert(attempts), [_attempt(attempted) for attempted, _ in followed])
+    ours = _ours(session, [attempted.row for attempted, _ in followed])
     counted = update(deliveries).where(deliveries.c.id == bindparam("row_id"))
-    session.connection().execute(
-        counted.values(attempts=deliveries.c.attempts + 1), [{"row_id": r["row_id"]} for r in rows]
-    )
-    ours = counted.where(deliveries.c.lease_token == bindparam("token"))
-    columns: dict[str, Any] = {
-        name: bindparam(name) for name in rows[0] if name not in ("row_id", "token")
-    }
-    session.connection().execute(ours.values(columns), rows)
+    counted = counted.values(attempts=deliveries.c.attempts + 1)
+    outcomes = [values for done, values in followed if done.row["id"] in ours]
+    lost = [{"row_id": done.row["id"]} for done, _ in followed if done.row["id"] not in ours]
+    if outcomes:
+        columns: dict[str, Any] = {n: bindparam(n) for n in outcomes[0] if n != "row_id"}
+        connection.execute(counted.values(columns), outcomes)
+    if lost:
+        connection.execute(counted, lost)
     webhooks = [done for done, _ in followed if done.row["channel"] == "webhook"]
     judge(session, [(done.row["destination"], done.outcome.reached) for done in webhooks], now)
+
+
+def _ours(session: Session, rows: Sequence[RowMapping]) -> Collection[str]:
+    """The ids of the rows, locked, that still bear the token they were claimed with."""
+    tokens = {row["id"]: row["lease_token"] for row in rows}
+    query = select(deliveries.c.id, deliveries.c.lease_token).where(deliveries.c.id.in_(tokens))
+    locked = query.order_by(deliveries.c.id).with_for_update()  # in one order for all
+    return {row.id for row in session.execute(locked) if row.lease_token == tokens[row.id]}
 
 
 def _attempt(attempted: Attempted) -> dict[str, Any]:
@@ -273,7 +285,7 @@ def _attempt(attempted: Attempted) -> dict[str, Any]:
 def _after(attempted: Attempted, now: datetime, retry_schedule: Sequence[float]) -> dict[str, Any]:
     """The delivery's columns after the attempt."""
     row, outcome = attempted.row, attempted.outcome
-    values = {"row_id": row["id"], "token": row["lease_token"], "lease_token": None}
+    values = {"row_id": row["id"], "lease_token": None}
     if outcome.error is None:
         delivered = {"state": "delivered", "next_attempt_at": None, "delivered_at": now}
         return values | delivered | {"failures": row["failures"]}

@@ -15,6 +15,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 GATHER_SECONDS = 0.02  # results this close together are written in one transaction
+PATIENCE_SECONDS = 0.25  # and those that nobody waits for if they are this close
 GROUP = 200  # results in one transaction at most
 
 stopping = threading.Event()  # set when this process is asked to end: nothing new is claimed
@@ -36,14 +37,16 @@ def fan_out(
     *,
     threads: int,
     turn_seconds: float,
+    urgent: Callable[[Result], bool] = lambda _: True,
 ) -> int:
     """Go on claiming, doing and recording until nothing is left; returns how much was done.
 
     No more than `threads` items are in hand at once; after `turn_seconds` nothing new is claimed,
     so that a turn ends. A slow item holds up no other. `do` must not raise: an item whose `do` does
-    stays claimed until its lease runs out, and is logged.
+    stays claimed until its lease runs out, and is logged. A result that is not `urgent` may wait a
+    moment longer for others to be recorded with.
     """
-    turn = _Turn(do, threads, time.monotonic() + turn_seconds)
+    turn = _Turn(do, threads, time.monotonic() + turn_seconds, urgent)
     done = 0
     try:
         while True:
@@ -62,9 +65,16 @@ def fan_out(
 class _Turn(Generic[Item, Result]):
     """The items in hand of one `fan_out`, and when it may claim more."""
 
-    def __init__(self, do: Callable[[Item], Result], threads: int, end: float) -> None:
+    def __init__(
+        self,
+        do: Callable[[Item], Result],
+        threads: int,
+        end: float,
+        urgent: Callable[[Result], bool],
+    ) -> None:
         self.in_hand = 0
         self._do = do
+        self._urgent = urgent
         self._threads = threads
         self._end = end
         self._claim_at = 0.0
@@ -99,23 +109,29 @@ class _Turn(Generic[Item, Result]):
     def gather(self) -> list[Result]:
         """The next group of results; empty when it is time to claim again instead."""
         results: list[Result] = []
-        wait = max(GATHER_SECONDS, self._claim_at - time.monotonic())
-        gather_until = None
+        end = max(time.monotonic() + GATHER_SECONDS, self._claim_at)
         while self.in_hand and len(results) < GROUP:
             try:
-                outcome = self._outcomes.get(timeout=wait)
+                outcome = self._outcomes.get(timeout=max(0.0, end - time.monotonic()))
             except Empty:
                 break
             self.in_hand -= 1
             if self._when_freed:  # a place is what the next claim waits for, however this one ended
                 self._claim_at = 0.0
+            latest = self._record_at(outcome)
+            end = min(end, latest) if results else latest
             if isinstance(outcome, BaseException):
                 log.error("item_crashed", exc_info=outcome)
             else:
                 results.append(outcome)
-            gather_until = gather_until or time.monotonic() + GATHER_SECONDS
-            wait = max(0.0, gather_until - time.monotonic())
         return results
+
+    def _record_at(self, outcome: Result | BaseException) -> float:
+        now = time.monotonic()
+        soon = now + GATHER_SECONDS
+        if isinstance(outcome, BaseException) or self._urgent(outcome):
+            return soon
+        return max(soon, min(self._claim_at, now + PATIENCE_SECONDS))
 
     def _serve(self) -> None:
         while (item := self._work.get()) is not None:

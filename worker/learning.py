@@ -43,12 +43,10 @@ def learn(database_url: str, plans: Plans) -> int:
     `plans` says within which bounds and for which delay looks are to be priced. Does nothing when
     another process has just learned.
     """
-    with db.transaction(database_url) as session:
-        now = db.now(session)
+    with db.at_once(database_url) as session:
         since = heartbeat.last(session, LEARN)
-        if not heartbeat.beat(session, LEARN, now, APART):
+        if heartbeat.beat(session, LEARN, APART) is None:
             return 0
-    with db.reading(database_url) as session:
         kinds = _changed(session, since)
     for account, model in kinds:
         with db.reading(database_url) as session:

@@ -10,14 +10,14 @@ the worker sends each look in its slot or not at all. So any number of workers s
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from random import random
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, and_, bindparam, exists, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, exists, or_, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -29,6 +29,7 @@ from worker.lifecycle import Account as Effect
 from worker.models import Base
 from worker.settings import Account as Configured
 from worker.settings import Settings
+from worker.words import ENDS
 
 log = structlog.get_logger(__name__)
 
@@ -43,12 +44,16 @@ LATE = 0.05  # seconds of them that the worker itself may be late for a slot
 LEAD_MIN = 0.02  # seconds from a claim to its first slot: what the commit takes, at least
 LEAD_MAX = 2.0
 TRICKLE_AGAIN = 0.25  # seconds until one that found less than it could have taken asks again
+NEVER = datetime.min.replace(tzinfo=UTC)
 IDLE_AGAIN = 0.5  # seconds until a turn that found nothing due, with looks in hand, asks again
 
-CLAIM_COLUMNS = (
-    jobs.c.id, jobs.c.account, jobs.c.video_id, jobs.c.model, jobs.c.tracked_at,
-    jobs.c.last_polled_at, jobs.c.next_poll_at, jobs.c.deadline_at, jobs.c.lease_token,
+# What only a step is written from: most looks bring none, and need not read it.
+STEP_COLUMNS = (
+    jobs.c.video_url, jobs.c.metadata, jobs.c.webhook_url, jobs.c.callback_task,
+    jobs.c.callback_queue, jobs.c.events, jobs.c.error_code, jobs.c.error_message,
+    jobs.c.error_request_id, jobs.c.upstream_finished_at, jobs.c.finished_at, jobs.c.abandoned_at,
 )  # fmt: skip
+CLAIM_COLUMNS = tuple(column for column in jobs.c if column not in set(STEP_COLUMNS))
 PUT_OFF = 500  # first looks that one claim puts off, at most
 
 Asker = Callable[[Configured, str, datetime], upstream.Look]
@@ -80,15 +85,14 @@ class Looked:
     look: upstream.Look | None
 
 
-def due_accounts(session: Session, now: datetime) -> list[str]:
+def due_accounts(now: datetime) -> Select[str]:
     """The accounts that have jobs due, may ask, and whose present no worker has reserved."""
     due = exists().where(jobs.c.account == accounts.c.name, jobs.c.next_poll_at <= now)
-    query = select(accounts.c.name).where(
+    return select(accounts.c.name).where(
         or_(accounts.c.paused_until.is_(None), accounts.c.paused_until <= now),
         or_(accounts.c.next_slot_at.is_(None), accounts.c.next_slot_at <= now),
         due,
     )
-    return list(session.execute(query).scalars())
 
 
 def poll(
@@ -114,8 +118,19 @@ def poll(
     plans.prepare()
     poller = _Poller(settings, account, plans, nudge, ask)
     return fanout.fan_out(
-        poller.claim, poller.look, poller.record, threads=THREADS, turn_seconds=turn_seconds
+        poller.claim,
+        poller.look,
+        poller.record,
+        threads=THREADS,
+        turn_seconds=turn_seconds,
+        urgent=_brings_more,
     )
+
+
+def _brings_more(looked: Looked) -> bool:
+    """More than that a job goes on? An end is to be told at once, a 429 slows at once."""
+    answer = looked.look and looked.look.answer
+    return not isinstance(answer, Report) or answer.meaning in ENDS
 
 
 class _Poller:
@@ -390,22 +405,23 @@ def apply(
 
     Returns the changes that were written, each with its look, and the number of events they owe.
     """
-    now = now or db.now(session)
     rules = _plans_for(rules, results)
-    held = _held(session, [looked.claimed for looked in results if looked.look is not None])
+    held, at = _held(session, [looked.claimed for looked in results if looked.look is not None])
     _release(session, [looked.claimed for looked in results if looked.look is None], now)
+    at = now or at
     changes = [
-        (_decided(held[looked.claimed.row["id"]], looked.look.answer, rules, now), looked)
+        (_decided(looked.claimed.row, looked.look.answer, rules, at), looked)
         for looked in results
         if looked.look is not None and looked.claimed.row["id"] in held
     ]
-    _apply_to_accounts(session, changes, now)
+    changes = _completed(session, changes)
+    _apply_to_accounts(session, changes, at)
     written = [change for change, _ in changes]
-    return changes, ledger.write(session, written, now, rules.plans.curve)
+    return changes, ledger.write(session, written, at, rules.plans.curve)
 
 
 def _decided(
-    row: RowMapping, answer: Answer, rules: lifecycle.Rules, now: datetime
+    row: Mapping[str, Any], answer: Answer, rules: lifecycle.Rules, now: datetime
 ) -> ledger.Change:
     jitter = random()  # noqa: S311 - spreads looks, guards nothing
     return ledger.Change(
@@ -413,15 +429,40 @@ def _decided(
     )
 
 
-def _held(session: Session, claims: Sequence[Claimed]) -> Mapping[int, RowMapping]:
-    """The rows, locked, that still bear the token they were claimed with."""
+def _held(session: Session, claims: Sequence[Claimed]) -> tuple[Collection[int], datetime]:
+    """The ids of the rows, locked, that still bear the token they were claimed with, and the time.
+
+    Whoever else writes to a job takes the token away: what the claim has read of a row that bears
+    it still holds.
+    """
     tokens = {claimed.row["id"]: claimed.row["lease_token"] for claimed in claims}
-    query = select(jobs).where(jobs.c.id.in_(tokens)).order_by(jobs.c.id)
-    rows = session.execute(query.with_for_update(key_share=True)).mappings().all() if tokens else ()
-    return {row["id"]: row for row in rows if row["lease_token"] == tokens[row["id"]]}
+    clock = db.clock(session).label("now")
+    query = select(jobs.c.id, jobs.c.lease_token, clock).where(jobs.c.id.in_(tokens))
+    locked = query.order_by(jobs.c.id).with_for_update(key_share=True)  # in one order for all
+    rows = session.execute(locked).all() if tokens else ()
+    at = max((row.now for row in rows), default=NEVER)
+    return {row.id for row in rows if row.lease_token == tokens[row.id]}, at
 
 
-def _release(session: Session, missed: Sequence[Claimed], now: datetime) -> None:
+def _completed(
+    session: Session, changes: list[tuple[ledger.Change, Looked]]
+) -> list[tuple[ledger.Change, Looked]]:
+    """The changes, with what their rows lack for those that are more than another look."""
+    ids = [change.row["id"] for change, _ in changes if change.moved]
+    if not ids:
+        return changes
+    query = select(jobs.c.id, *STEP_COLUMNS).where(jobs.c.id.in_(ids))
+    rest = {row["id"]: row for row in session.execute(query).mappings()}
+    return [
+        (replace(change, row={**change.row, **rest.get(change.row["id"], {})}), looked)
+        for change, looked in changes
+    ]
+
+
+def _release(session: Session, missed: Sequence[Claimed], now: datetime | None) -> None:
+    if not missed:
+        return
+    now = now or db.now(session)
     for claimed in missed:
         row = claimed.row
         mine = update(jobs).where(jobs.c.id == row["id"], jobs.c.lease_token == row["lease_token"])
@@ -430,8 +471,7 @@ def _release(session: Session, missed: Sequence[Claimed], now: datetime) -> None
         )
         if freed.first() is not None and claimed.probe:  # another probe may go at once
             session.execute(update(accounts).where(_rests(row["account"])).values(paused_until=now))
-    if missed:
-        log.info("slots_missed", account=missed[0].row["account"], count=len(missed))
+    log.info("slots_missed", account=missed[0].row["account"], count=len(missed))
 
 
 def _rests(name: str) -> ColumnElement[bool]:

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from celery import Task, signals
 from kombu.exceptions import OperationalError as BrokerError
+from sqlalchemy import union_all
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from worker import db, delivery, fanout, heartbeat, learning, polling, settings, tracking
@@ -113,12 +114,14 @@ def deliver() -> None:
 
 
 def _due() -> tuple[list[str], bool]:
-    apart = timedelta(seconds=TICK_SECONDS / 2)
-    with db.transaction(settings.current().database_url) as session:
-        now = db.now(session)
-        if not heartbeat.beat(session, heartbeat.TICK, now, apart):
+    with db.at_once(settings.current().database_url) as session:
+        now = heartbeat.beat(session, heartbeat.TICK, timedelta(seconds=TICK_SECONDS / 2))
+        if now is None:
             return [], False
-        return polling.due_accounts(session, now), delivery.due(session, now)
+        # In one statement: there is a tick every second, and most find nothing.
+        accounts, owed = polling.due_accounts(now), delivery.owed(now)
+        found = session.scalars(union_all(accounts, owed)).all()
+    return [name for name in found if name is not None], None in found
 
 
 def send_callback(task: str, queue: str, event: dict[str, Any], event_id: str) -> None:
@@ -183,12 +186,11 @@ class Standby:
     def look(self) -> bool:
         """Do one round of work, if no tick has been seen for a while; says whether it did."""
         current = settings.current()
-        with db.reading(current.database_url) as session:
-            now = db.now(session)
-            age = heartbeat.age(session, heartbeat.TICK, now)
+        with db.at_once(current.database_url) as session:
+            age = heartbeat.age(session, heartbeat.TICK)
             if age is not None and timedelta(0) <= age < timedelta(seconds=TICK_MISSED_SECONDS):
                 return False
-            accounts = polling.due_accounts(session, now)
+            accounts = session.scalars(polling.due_accounts(db.now(session))).all()
         log.warning("tick_missing", age_seconds=age and round(age.total_seconds(), 1))
         for account in accounts:
             polling.poll(current, account)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.engine import RowMapping
+from sqlalchemy import literal, select, true
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningInsert
 
 from worker import db, events, ledger, lifecycle, settings
 from worker.answers import clean
@@ -270,9 +270,8 @@ def _insert(session: Session, ids: Sequence[str], order: Order) -> list[Job]:
     now = db.now(session)
     jobs: dict[str, Job] = {}
     for chunk in _chunks(sorted(ids)):  # all producers in one order: none waits in a circle
-        statement = db.insert_if_absent(session, Job, "account", "video_id").returning(Job)
-        rows = [_row(video_id, order, now) for video_id in chunk]
-        jobs.update({job.video_id: job for job in session.execute(statement, rows).scalars()})
+        made = session.execute(_insertion(session, chunk, order, now)).scalars()
+        jobs.update((job.video_id, job) for job in made)
     for job in jobs.values():
         job.created = True
     for job in _find(session, order.account.name, [each for each in ids if each not in jobs]):
@@ -287,22 +286,35 @@ def _chunks(ids: Iterable[str]) -> Iterator[Sequence[str]]:
     return (distinct[start : start + CHUNK] for start in range(0, len(distinct), CHUNK))
 
 
-def _row(video_id: str, order: Order, now: datetime) -> dict[str, Any]:
-    prefix, colon, _ = video_id.partition(":")
-    return {
-        "account": order.account.name,
-        "video_id": video_id,
-        "model": prefix if colon and prefix else None,
-        "state": lifecycle.State.PENDING.value,
-        "metadata_": order.metadata,
-        "tracked_at": now,
-        "next_poll_at": now,
-        "deadline_at": now + timedelta(seconds=order.deadline),
-        "webhook_url": order.webhook_url,
-        "callback_task": order.callback_task,
-        "callback_queue": order.callback_queue,
-        "events": list(order.events),
+def _insertion(
+    session: Session, ids: Sequence[str], order: Order, now: datetime
+) -> ReturningInsert[Job]:
+    """One statement for all ids: what they share is sent once, and they as one parameter."""
+    values: dict[Any, Any] = {
+        Job.account: order.account.name,
+        Job.state: lifecycle.State.PENDING.value,
+        Job.metadata_: order.metadata,
+        Job.tracked_at: now,
+        Job.next_poll_at: now,
+        Job.deadline_at: now + timedelta(seconds=order.deadline),
+        Job.webhook_url: order.webhook_url,
+        Job.callback_task: order.callback_task,
+        Job.callback_queue: order.callback_queue,
+        Job.events: list(order.events),
     }
+    video_id, model = db.listed(session, [(each, _model(each)) for each in ids], width=2)
+    shared = [literal(value, column.type) for column, value in values.items()]
+    rows = select(video_id, model, *shared).where(true())  # without it SQLite takes ON for a join's
+    return (
+        db.insert_if_absent(session, Job, "account", "video_id")
+        .from_select([Job.video_id, Job.model, *values], rows)
+        .returning(Job)
+    )
+
+
+def _model(video_id: str) -> str | None:
+    prefix, colon, _ = video_id.partition(":")
+    return prefix if colon and prefix else None
 
 
 def _ensure_account(session: Session, account: settings.Account) -> None:
@@ -319,13 +331,13 @@ def _find(session: Session, account: str, ids: Iterable[str]) -> Iterator[Job]:
         yield from session.execute(query).scalars()
 
 
-def _locked(session: Session, video_id: str, account: str) -> RowMapping:
+def _locked(session: Session, video_id: str, account: str) -> dict[str, Any]:
     jobs = ledger.jobs
     query = select(jobs).where(jobs.c.account == account, jobs.c.video_id == video_id)
     row = session.execute(query.with_for_update(key_share=True)).mappings().one_or_none()
     if row is None:
         raise UnknownJob(f"no job {video_id!r} is tracked for the account {account!r}")
-    return row
+    return dict(row)
 
 
 def _look_now(session: Session, job_id: int, now: datetime) -> None:
