@@ -180,7 +180,7 @@ def test_writers_that_read_first_take_turns(sqlite_url: str) -> None:
 def test_insert_if_absent_skips_what_is_there(database_url: str) -> None:
     def added(name: str, rate: float) -> list[str]:
         with db.transaction(database_url) as session:
-            statement = db.insert_if_absent(session, Account, "name")
+            statement = db.insert_if_absent(db.dialect(session), Account, "name")
             values = statement.values(name=name, requests_per_second=rate)
             return list(session.execute(values.returning(Account.name)).scalars())
 

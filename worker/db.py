@@ -1,10 +1,9 @@
 """The database: engines that suit SQLite and PostgreSQL, transactions, the clock, migrations."""
 
-import json
 import math
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +21,9 @@ from sqlalchemy import (
     Insert,
     Interval,
     String,
+    Table,
+    bindparam,
+    cast,
     column,
     create_engine,
     event,
@@ -46,6 +48,8 @@ IDLE_SECONDS = 10  # how long PostgreSQL lets a transaction of ours do nothing
 SILENCE_SECONDS = 30.0  # how long PostgreSQL may take to answer a statement within a transaction
 POOL_SIZE = 5
 PROVEN_SECONDS = 2.0  # a connection that has worked so lately need not be tried first
+
+CLOCK = select(func.clock_timestamp(type_=UtcDateTime()))
 
 T = TypeVar("T")
 
@@ -204,34 +208,38 @@ def reading(url: str) -> Iterator[Session]:
 
 def clock(session: Session, ahead: timedelta = timedelta(0)) -> ColumnElement[datetime]:
     """The time by the database's clock, or one `ahead` of it, for use within a statement."""
-    if session.get_bind().dialect.name == "sqlite":  # a file: one machine, one clock
-        return literal(datetime.now(UTC) + ahead, UtcDateTime())
+    if dialect(session) == "sqlite":  # a file: one machine, one clock
+        return bindparam(None, callable_=lambda: datetime.now(UTC) + ahead, type_=UtcDateTime())
     now: ColumnElement[datetime] = func.clock_timestamp(type_=UtcDateTime())
     return type_coerce(now + literal(ahead, Interval()), UtcDateTime()) if ahead else now
 
 
 def now(session: Session) -> datetime:
     """The time by the database's clock: the same for all workers, whatever theirs say."""
-    if session.get_bind().dialect.name == "sqlite":
+    if dialect(session) == "sqlite":
         return datetime.now(UTC)
-    return session.execute(select(clock(session))).scalar_one()
+    return session.execute(CLOCK).scalar_one()
 
 
-def insert_if_absent(session: Session, table: type[Base], *columns: str) -> Insert:
+def dialect(session: Session) -> str:
+    """`sqlite` or `postgresql`."""
+    return session.get_bind().dialect.name
+
+
+def insert_if_absent(dialect: str, table: type[Base] | Table, *columns: str) -> Insert:
     """An INSERT that skips rows whose `columns` (a unique key) exist already."""
-    if session.get_bind().dialect.name == "sqlite":
+    if dialect == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing(index_elements=columns)
     return postgresql.insert(table).on_conflict_do_nothing(index_elements=columns)
 
 
-def listed(
-    session: Session, rows: Sequence[Sequence[str | None]], width: int
-) -> list[ColumnElement[str | None]]:
-    """The columns of these rows of texts, to select from: one parameter, however many they are."""
-    if session.get_bind().dialect.name == "sqlite":
-        row = func.json_each(json.dumps(rows)).table_valued("value").c.value
+def listed(dialect: str, parameter: str, width: int) -> list[ColumnElement[str | None]]:
+    """The columns of rows of texts that come as one parameter, a JSON list of lists."""
+    rows = bindparam(parameter, type_=String())
+    if dialect == "sqlite":
+        row = func.json_each(rows).table_valued("value").c.value
         return [func.json_extract(row, f"$[{place}]", type_=String()) for place in range(width)]
-    elements = func.jsonb_array_elements(literal(rows, JSONB))
+    elements = func.jsonb_array_elements(cast(rows, JSONB))
     row = elements.table_valued(column("value", JSONB)).c.value
     return [row[place].astext for place in range(width)]
 

@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 from sqlalchemy import (
     ColumnElement,
+    Integer,
     Select,
     bindparam,
     exists,
@@ -29,13 +30,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 from standardwebhooks.webhooks import Webhook
 
 from worker import db, fanout, schedule
 from worker.answers import clean_text, retry_after
 from worker.destinations import deliveries, fair_share, is_due, judge
 from worker.errors import Refused
-from worker.models import Base
+from worker.models import Base, UtcDateTime
 from worker.outbound import Sender, parse_allowlist
 from worker.settings import Settings
 from worker.transport import TransferError
@@ -43,6 +45,26 @@ from worker.transport import TransferError
 log = structlog.get_logger(__name__)
 
 attempts = Base.metadata.tables["attempts"]
+
+# Statements are made once: putting one together takes as long as the database takes for it.
+TOKENS = (
+    select(deliveries.c.id, deliveries.c.lease_token)
+    .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(deliveries.c.id)  # in one order for all: none waits in a circle
+    .with_for_update()
+)
+COUNTED = (
+    update(deliveries)
+    .where(deliveries.c.id == bindparam("row_id"))
+    .values(attempts=deliveries.c.attempts + 1)
+)
+FOLLOWED = COUNTED.values(
+    state=bindparam("state"),
+    next_attempt_at=bindparam("next_attempt_at"),
+    delivered_at=bindparam("delivered_at"),
+    failures=bindparam("failures"),
+    lease_token=None,
+)
 
 USER_AGENT = f"reelwatch/{version('reelwatch')}"  # reading it takes a millisecond
 
@@ -53,6 +75,24 @@ TURN_SECONDS = 10.0
 IDLE_AGAIN = 0.5
 EXCERPT_LIMIT = 500  # characters of a response that an attempt keeps
 GONE = 410
+
+
+def _claiming() -> ReturningUpdate[*tuple[Any, ...]]:
+    now, count = bindparam("now", type_=UtcDateTime()), bindparam("count", type_=Integer())
+    locked = (
+        select(deliveries.c.id)
+        .where(deliveries.c.id.in_(fair_share(count, now)), is_due(now))
+        .with_for_update(skip_locked=True)
+    )
+    leased: dict[str, Any] = {
+        "next_attempt_at": bindparam("leased_until"),
+        "lease_token": bindparam("token"),
+    }
+    claimed = update(deliveries).where(deliveries.c.id.in_(locked)).values(leased)
+    return claimed.returning(*deliveries.c)
+
+
+CLAIMED = _claiming()
 
 SendCallback = Callable[[str, str, dict[str, Any], str], None]  # task, queue, event, event id
 
@@ -137,14 +177,14 @@ class _Courier:
         self._settings = settings
         self._send_callback = send_callback
         self._signers = [Webhook(secret) for secret in settings.secrets]
-        self._claimed_at = (datetime.now(UTC), time.monotonic())
+        self._clock: tuple[datetime, float] | None = None
 
     def claim(self, limit: int) -> fanout.Batch[RowMapping]:
         lease = max(LEASE, timedelta(seconds=self._settings.webhook_timeout + LEASE_MARGIN))
         with db.transaction(self._settings.database_url) as session:
-            now = db.now(session)
-            self._claimed_at = (now, time.monotonic())
-            rows = claim(session, limit, now, lease)
+            if self._clock is None:
+                self._clock = (db.now(session), time.monotonic())
+            rows = claim(session, limit, self._now(), lease)
         return fanout.Batch(rows, IDLE_AGAIN, when_freed=True)
 
     def attempt(self, row: RowMapping) -> Attempted:
@@ -155,7 +195,7 @@ class _Courier:
 
     def _now(self) -> datetime:
         """By the database's clock: what a worker with a wrong one signs would be refused."""
-        at, then = self._claimed_at
+        at, then = self._clock or (datetime.now(UTC), time.monotonic())
         return at + timedelta(seconds=time.monotonic() - then)
 
     def record(self, results: Sequence[Attempted]) -> None:
@@ -228,14 +268,13 @@ def claim(
     session: Session, limit: int, now: datetime, lease: timedelta = LEASE
 ) -> list[RowMapping]:
     """Take up to `limit` due events, of each destination as many as may be under way at once."""
-    values = {"next_attempt_at": now + lease, "lease_token": secrets.token_hex(16)}
-    locked = (
-        select(deliveries.c.id)
-        .where(deliveries.c.id.in_(fair_share(limit, now)), is_due(now))
-        .with_for_update(skip_locked=True)
-    )
-    statement = update(deliveries).where(deliveries.c.id.in_(locked)).values(values)
-    rows = session.execute(statement.returning(*deliveries.c)).mappings().all()
+    values = {
+        "now": now,
+        "leased_until": now + lease,
+        "token": secrets.token_hex(16),
+        "count": limit,
+    }
+    rows = session.execute(CLAIMED, values).mappings().all()
     return sorted(rows, key=lambda row: (row["failures"], row["created_at"], row["sequence"]))
 
 
@@ -249,15 +288,12 @@ def record(
     connection = session.connection()
     connection.execute(insert(attempts), [_attempt(attempted) for attempted, _ in followed])
     ours = _ours(session, [attempted.row for attempted, _ in followed])
-    counted = update(deliveries).where(deliveries.c.id == bindparam("row_id"))
-    counted = counted.values(attempts=deliveries.c.attempts + 1)
     outcomes = [values for done, values in followed if done.row["id"] in ours]
     lost = [{"row_id": done.row["id"]} for done, _ in followed if done.row["id"] not in ours]
     if outcomes:
-        columns: dict[str, Any] = {n: bindparam(n) for n in outcomes[0] if n != "row_id"}
-        connection.execute(counted.values(columns), outcomes)
+        connection.execute(FOLLOWED, outcomes)
     if lost:
-        connection.execute(counted, lost)
+        connection.execute(COUNTED, lost)
     webhooks = [done for done, _ in followed if done.row["channel"] == "webhook"]
     judge(session, [(done.row["destination"], done.outcome.reached) for done in webhooks], now)
 
@@ -265,9 +301,8 @@ def record(
 def _ours(session: Session, rows: Sequence[RowMapping]) -> Collection[str]:
     """The ids of the rows, locked, that still bear the token they were claimed with."""
     tokens = {row["id"]: row["lease_token"] for row in rows}
-    query = select(deliveries.c.id, deliveries.c.lease_token).where(deliveries.c.id.in_(tokens))
-    locked = query.order_by(deliveries.c.id).with_for_update()  # in one order for all
-    return {row.id for row in session.execute(locked) if row.lease_token == tokens[row.id]}
+    found = session.execute(TOKENS, {"ids": list(tokens)})
+    return {row.id for row in found if row.lease_token == tokens[row.id]}
 
 
 def _attempt(attempted: Attempted) -> dict[str, Any]:
@@ -285,7 +320,7 @@ def _attempt(attempted: Attempted) -> dict[str, Any]:
 def _after(attempted: Attempted, now: datetime, retry_schedule: Sequence[float]) -> dict[str, Any]:
     """The delivery's columns after the attempt."""
     row, outcome = attempted.row, attempted.outcome
-    values = {"row_id": row["id"], "lease_token": None}
+    values = {"row_id": row["id"]}
     if outcome.error is None:
         delivered = {"state": "delivered", "next_attempt_at": None, "delivered_at": now}
         return values | delivered | {"failures": row["failures"]}

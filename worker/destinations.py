@@ -18,12 +18,15 @@ deliveries = Base.metadata.tables["deliveries"]
 destinations = Base.metadata.tables["destinations"]
 
 
-def is_due(now: datetime) -> ColumnElement[bool]:
+Moment = datetime | ColumnElement[datetime]
+
+
+def is_due(now: Moment) -> ColumnElement[bool]:
     """Is an event owed, and to be tried by now?"""
     return and_(deliveries.c.state == "pending", deliveries.c.next_attempt_at <= now)
 
 
-def fair_share(limit: int, now: datetime) -> Select[Any]:
+def fair_share(limit: int | ColumnElement[int], now: Moment) -> Select[Any]:
     """The ids of the due events that may go now: of each destination as many as it is allowed.
 
     First attempts go before retries. A half-open destination gets one call, for the event that has
@@ -59,7 +62,7 @@ def fair_share(limit: int, now: datetime) -> Select[Any]:
     )
 
 
-def _under_way(now: datetime) -> Subquery:
+def _under_way(now: Moment) -> Subquery:
     return (
         select(deliveries.c.destination, func.count().label("calls"))
         .where(
@@ -72,7 +75,7 @@ def _under_way(now: datetime) -> Subquery:
     )
 
 
-def _allowed(now: datetime) -> ColumnElement[int]:
+def _allowed(now: Moment) -> ColumnElement[int]:
     """`breaker.allowed`, as SQL."""
     return case(
         (destinations.c.name.is_(None), breaker.ALLOWANCE_FIRST),
@@ -97,12 +100,13 @@ def judge(session: Session, calls: Iterable[tuple[str, bool]], now: datetime) ->
 
 def _locked(session: Session, name: str) -> breaker.Breaker:
     """The destination's standing, its row locked; made first where there is none."""
-    new = db.insert_if_absent(session, Destination, "name")
-    session.execute(new.values(name=name, **asdict(breaker.Breaker())))
     query = select(destinations).where(destinations.c.name == name).with_for_update()
-    row = dict(session.execute(query).mappings().one())
-    del row["name"]
-    return breaker.Breaker(**row)
+    row = session.execute(query).mappings().one_or_none()
+    if row is None:
+        new = db.insert_if_absent(db.dialect(session), Destination, "name")
+        session.execute(new.values(name=name, **asdict(breaker.Breaker())))
+        row = session.execute(query).mappings().one()
+    return breaker.Breaker(**{field: row[field] for field in breaker.Breaker.__slots__})
 
 
 def _write(session: Session, name: str, before: breaker.Breaker, after: breaker.Breaker) -> None:

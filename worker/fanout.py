@@ -39,7 +39,7 @@ def fan_out(
     turn_seconds: float,
     urgent: Callable[[Result], bool] = lambda _: True,
 ) -> int:
-    """Go on claiming, doing and recording until nothing is left; returns how much was done.
+    """Go on claiming, doing and recording until a claim brings nothing; returns how much was done.
 
     No more than `threads` items are in hand at once; after `turn_seconds` nothing new is claimed,
     so that a turn ends. A slow item holds up no other. `do` must not raise: an item whose `do` does
@@ -52,7 +52,7 @@ def fan_out(
         while True:
             if turn.may_claim():
                 turn.start(claim(threads - turn.in_hand))
-            if not turn.in_hand:
+            if not turn.in_hand and not turn.wait():
                 return done
             results = turn.gather()
             if results:
@@ -78,6 +78,7 @@ class _Turn(Generic[Item, Result]):
         self._threads = threads
         self._end = end
         self._claim_at = 0.0
+        self._empty = False  # was the last claim?
         self._when_freed = False
         self._crew: list[threading.Thread] = []
         self._work: SimpleQueue[Item | None] = SimpleQueue()
@@ -88,7 +89,14 @@ class _Turn(Generic[Item, Result]):
         free = self.in_hand < self._threads
         return free and self._claim_at <= now < self._end and not stopping.is_set()
 
+    def wait(self) -> bool:
+        """With nothing in hand, wait for the next claim; false if there is to be none."""
+        if self._empty or max(self._claim_at, time.monotonic()) >= self._end:
+            return False
+        return not stopping.wait(max(0.0, self._claim_at - time.monotonic()))
+
     def start(self, batch: Batch[Item]) -> None:
+        self._empty = not batch.items
         self._claim_at = time.monotonic() + batch.again
         self._when_freed = batch.when_freed
         self.in_hand += len(batch.items)

@@ -54,5 +54,5 @@ def keep(session: Session, account: str, model: str, known: Known, now: datetime
     mine = (table.c.account == account, table.c.model == model)
     old = session.execute(update(table).where(*mine).values(values).returning(table.c.model))
     if old.first() is None:
-        first = db.insert_if_absent(session, DurationCurve, "account", "model")
+        first = db.insert_if_absent(db.dialect(session), DurationCurve, "account", "model")
         session.execute(first.values(account=account, model=model, **values))

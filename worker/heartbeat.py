@@ -29,7 +29,9 @@ def beat(
     stamped = session.execute(stale.returning(Heartbeat.at)).scalar_one_or_none()
     if stamped is not None:
         return stamped
-    first = db.insert_if_absent(session, Heartbeat, "name").values(name=name, at=clock())
+    first = db.insert_if_absent(db.dialect(session), Heartbeat, "name").values(
+        name=name, at=clock()
+    )
     return session.execute(first.returning(Heartbeat.at)).scalar_one_or_none()
 
 

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from random import random
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Select, and_, bindparam, exists, or_, select, update
+from sqlalchemy import ColumnElement, Select, Update, and_, bindparam, exists, or_, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -44,7 +45,6 @@ LATE = 0.05  # seconds of them that the worker itself may be late for a slot
 LEAD_MIN = 0.02  # seconds from a claim to its first slot: what the commit takes, at least
 LEAD_MAX = 2.0
 TRICKLE_AGAIN = 0.25  # seconds until one that found less than it could have taken asks again
-NEVER = datetime.min.replace(tzinfo=UTC)
 IDLE_AGAIN = 0.5  # seconds until a turn that found nothing due, with looks in hand, asks again
 
 # What only a step is written from: most looks bring none, and need not read it.
@@ -54,6 +54,33 @@ STEP_COLUMNS = (
     jobs.c.error_request_id, jobs.c.upstream_finished_at, jobs.c.finished_at, jobs.c.abandoned_at,
 )  # fmt: skip
 CLAIM_COLUMNS = tuple(column for column in jobs.c if column not in set(STEP_COLUMNS))
+# Statements are made once: putting one together takes as long as the database takes for it.
+ACCOUNT = (
+    select(accounts)
+    .where(accounts.c.name == bindparam("name"))
+    # NO KEY: a producer's open transaction, whose new job refers to this row, must not block looks.
+    .with_for_update(key_share=True)
+)
+DUE = (
+    select(*CLAIM_COLUMNS)
+    .where(jobs.c.account == bindparam("name"), jobs.c.next_poll_at <= bindparam("now"))
+    .order_by(jobs.c.next_poll_at, jobs.c.id)
+    .limit(bindparam("count"))
+    .with_for_update(skip_locked=True, key_share=True)
+)
+LEASED = (
+    update(jobs)
+    .where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+    .values(next_poll_at=bindparam("until"), lease_token=bindparam("token"))
+)
+TOKENS = (
+    select(jobs.c.id, jobs.c.lease_token)
+    .where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(jobs.c.id)  # in one order for all: none waits in a circle
+    .with_for_update(key_share=True)
+)
+STEPS = select(jobs.c.id, *STEP_COLUMNS).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+
 PUT_OFF = 500  # first looks that one claim puts off, at most
 
 Asker = Callable[[Configured, str, datetime], upstream.Look]
@@ -215,7 +242,7 @@ def claim(
     The longer they had to wait for that, the dearer looks become: jobs are then due later, most of
     all those that are unlikely to have ended.
     """
-    row = _locked_account(session, account)
+    row = _locked_account(session, account.name)
     clock = _Clock.read(session, now)
     if row["paused_until"] is not None and row["paused_until"] > clock.now:
         return fanout.Batch([], (row["paused_until"] - clock.now).total_seconds())
@@ -294,10 +321,8 @@ class _Clock:
         return Slot(self.after + wait, self.before + wait + LATE)
 
 
-def _locked_account(session: Session, account: Configured) -> RowMapping:
-    # NO KEY: a producer's open transaction, whose new job refers to this row, must not block looks.
-    query = select(accounts).where(accounts.c.name == account.name)
-    return session.execute(query.with_for_update(key_share=True)).mappings().one()
+def _locked_account(session: Session, name: str) -> RowMapping:
+    return session.execute(ACCOUNT, {"name": name}).mappings().one()
 
 
 def _rate_now(row: RowMapping, account: Configured, now: datetime) -> tuple[float, datetime | None]:
@@ -326,14 +351,8 @@ def _take(
     """Up to so many due jobs, locked; while looks are dear, first ones may be put off."""
     if not count:
         return []
-    due = (
-        select(*CLAIM_COLUMNS)
-        .where(jobs.c.account == account, jobs.c.next_poll_at <= now)
-        .order_by(jobs.c.next_poll_at, jobs.c.id)
-        .limit(count + PUT_OFF if plans.short else count)
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    rows = session.execute(due).mappings().all()
+    most = count + PUT_OFF if plans.short else count
+    rows = session.execute(DUE, {"name": account, "now": now, "count": most}).mappings().all()
     if not plans.short:
         return rows
     later = {row["id"]: at for row in rows if (at := _first_look(row, plans)) and at > now}
@@ -377,13 +396,19 @@ def _bring_forward(session: Session, account: str, now: datetime, pace: schedule
 
 def _lease(session: Session, job_ids: Sequence[int], now: datetime, token: str) -> None:
     if job_ids:
-        values = {"next_poll_at": now + LEASE, "lease_token": token}
-        session.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(values))
+        values = {"ids": job_ids, "until": now + LEASE, "token": token}
+        session.connection().execute(LEASED, values)
 
 
 def _write_account(session: Session, row: RowMapping, values: Mapping[str, Any]) -> None:
     if any(row[name] != value for name, value in values.items()):
-        session.execute(update(accounts).where(accounts.c.name == row["name"]).values(values))
+        session.execute(_account_update(tuple(values)), {"of": row["name"], **values})
+
+
+@lru_cache(20)
+def _account_update(columns: tuple[str, ...]) -> Update:
+    values: dict[str, Any] = {name: bindparam(name) for name in columns}
+    return update(accounts).where(accounts.c.name == bindparam("of")).values(values)
 
 
 def _again(claimed: Sequence[Claimed], wanted: int, ahead: timedelta) -> float:
@@ -406,9 +431,9 @@ def apply(
     Returns the changes that were written, each with its look, and the number of events they owe.
     """
     rules = _plans_for(rules, results)
-    held, at = _held(session, [looked.claimed for looked in results if looked.look is not None])
-    _release(session, [looked.claimed for looked in results if looked.look is None], now)
-    at = now or at
+    held = _held(session, [looked.claimed for looked in results if looked.look is not None])
+    at = now or db.now(session)
+    _release(session, [looked.claimed for looked in results if looked.look is None], at)
     changes = [
         (_decided(looked.claimed.row, looked.look.answer, rules, at), looked)
         for looked in results
@@ -429,19 +454,17 @@ def _decided(
     )
 
 
-def _held(session: Session, claims: Sequence[Claimed]) -> tuple[Collection[int], datetime]:
-    """The ids of the rows, locked, that still bear the token they were claimed with, and the time.
+def _held(session: Session, claims: Sequence[Claimed]) -> Collection[int]:
+    """The ids of the rows, locked, that still bear the token they were claimed with.
 
     Whoever else writes to a job takes the token away: what the claim has read of a row that bears
     it still holds.
     """
     tokens = {claimed.row["id"]: claimed.row["lease_token"] for claimed in claims}
-    clock = db.clock(session).label("now")
-    query = select(jobs.c.id, jobs.c.lease_token, clock).where(jobs.c.id.in_(tokens))
-    locked = query.order_by(jobs.c.id).with_for_update(key_share=True)  # in one order for all
-    rows = session.execute(locked).all() if tokens else ()
-    at = max((row.now for row in rows), default=NEVER)
-    return {row.id for row in rows if row.lease_token == tokens[row.id]}, at
+    if not tokens:
+        return ()
+    rows = session.execute(TOKENS, {"ids": list(tokens)})
+    return {row.id for row in rows if row.lease_token == tokens[row.id]}
 
 
 def _completed(
@@ -451,18 +474,16 @@ def _completed(
     ids = [change.row["id"] for change, _ in changes if change.moved]
     if not ids:
         return changes
-    query = select(jobs.c.id, *STEP_COLUMNS).where(jobs.c.id.in_(ids))
-    rest = {row["id"]: row for row in session.execute(query).mappings()}
+    rest = {row["id"]: row for row in session.execute(STEPS, {"ids": ids}).mappings()}
     return [
         (replace(change, row={**change.row, **rest.get(change.row["id"], {})}), looked)
         for change, looked in changes
     ]
 
 
-def _release(session: Session, missed: Sequence[Claimed], now: datetime | None) -> None:
+def _release(session: Session, missed: Sequence[Claimed], now: datetime) -> None:
     if not missed:
         return
-    now = now or db.now(session)
     for claimed in missed:
         row = claimed.row
         mine = update(jobs).where(jobs.c.id == row["id"], jobs.c.lease_token == row["lease_token"])
@@ -488,11 +509,8 @@ def _apply_to_accounts(
 
 
 def _affect(session: Session, change: ledger.Change, now: datetime, *, probe: bool) -> None:
-    query = select(accounts).where(accounts.c.name == change.row["account"])
-    row = session.execute(query.with_for_update(key_share=True)).mappings().one()
-    values = _standing(row, change, now, probe=probe)
-    if values:
-        session.execute(update(accounts).where(accounts.c.name == row["name"]).values(values))
+    row = _locked_account(session, change.row["account"])
+    _write_account(session, row, _standing(row, change, now, probe=probe))
 
 
 def _standing(

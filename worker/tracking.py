@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import literal, select, true
+from sqlalchemy import Executable, bindparam, select, true
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.dml import ReturningInsert
 
 from worker import db, events, ledger, lifecycle, settings
 from worker.answers import clean
@@ -269,8 +269,9 @@ def _insert(session: Session, ids: Sequence[str], order: Order) -> list[Job]:
     _ensure_account(session, order.account)
     now = db.now(session)
     jobs: dict[str, Job] = {}
+    statement = _insertion(db.dialect(session))
     for chunk in _chunks(sorted(ids)):  # all producers in one order: none waits in a circle
-        made = session.execute(_insertion(session, chunk, order, now)).scalars()
+        made = session.scalars(statement, _values(chunk, order, now))
         jobs.update((job.video_id, job) for job in made)
     for job in jobs.values():
         job.created = True
@@ -286,30 +287,38 @@ def _chunks(ids: Iterable[str]) -> Iterator[Sequence[str]]:
     return (distinct[start : start + CHUNK] for start in range(0, len(distinct), CHUNK))
 
 
-def _insertion(
-    session: Session, ids: Sequence[str], order: Order, now: datetime
-) -> ReturningInsert[Job]:
+@cache
+def _insertion(dialect: str) -> Executable:
     """One statement for all ids: what they share is sent once, and they as one parameter."""
-    values: dict[Any, Any] = {
-        Job.account: order.account.name,
-        Job.state: lifecycle.State.PENDING.value,
-        Job.metadata_: order.metadata,
-        Job.tracked_at: now,
-        Job.next_poll_at: now,
-        Job.deadline_at: now + timedelta(seconds=order.deadline),
-        Job.webhook_url: order.webhook_url,
-        Job.callback_task: order.callback_task,
-        Job.callback_queue: order.callback_queue,
-        Job.events: list(order.events),
-    }
-    video_id, model = db.listed(session, [(each, _model(each)) for each in ids], width=2)
-    shared = [literal(value, column.type) for column, value in values.items()]
-    rows = select(video_id, model, *shared).where(true())  # without it SQLite takes ON for a join's
-    return (
-        db.insert_if_absent(session, Job, "account", "video_id")
-        .from_select([Job.video_id, Job.model, *values], rows)
-        .returning(Job)
+    columns = ledger.jobs.c
+    shared = (
+        columns.account, columns.state, columns.metadata, columns.tracked_at, columns.next_poll_at,
+        columns.deadline_at, columns.webhook_url, columns.callback_task, columns.callback_queue,
+        columns.events,
+    )  # fmt: skip
+    video_id, model = db.listed(dialect, "ids", width=2)
+    values = [bindparam(column.name, type_=column.type) for column in shared]
+    rows = select(video_id, model, *values).where(true())  # without it SQLite takes ON for a join's
+    made = db.insert_if_absent(dialect, ledger.jobs, "account", "video_id").from_select(
+        [columns.video_id, columns.model, *shared], rows
     )
+    return select(Job).from_statement(made.returning(*columns))
+
+
+def _values(ids: Sequence[str], order: Order, now: datetime) -> dict[str, Any]:
+    return {
+        "ids": json.dumps([(each, _model(each)) for each in ids]),
+        "account": order.account.name,
+        "state": lifecycle.State.PENDING.value,
+        "metadata": order.metadata,
+        "tracked_at": now,
+        "next_poll_at": now,
+        "deadline_at": now + timedelta(seconds=order.deadline),
+        "webhook_url": order.webhook_url,
+        "callback_task": order.callback_task,
+        "callback_queue": order.callback_queue,
+        "events": list(order.events),
+    }
 
 
 def _model(video_id: str) -> str | None:
@@ -321,7 +330,7 @@ def _ensure_account(session: Session, account: settings.Account) -> None:
     if session.get(Account, account.name) is not None:
         return
     rate = account.requests_per_second
-    statement = db.insert_if_absent(session, Account, "name")
+    statement = db.insert_if_absent(db.dialect(session), Account, "name")
     session.execute(statement.values(name=account.name, requests_per_second=rate))
 
 
