@@ -83,7 +83,9 @@ _STEPS_PER_FLOOR = 4  # or, for young jobs, of the floor
 _OLDEST = 172_800.0
 _ROUNDING = 1e-6
 _FORGOTTEN = 1e-7  # of the jobs last so long: beyond, the ceiling is good enough
+_CERTAIN = 50.0  # -log of a share of jobs that there are none of
 _LOOK_FURTHER = 32  # ages past the best so far, before the rest is thought to be worse
+_TOLD_FURTHER = 8  # the same, by what was told of one job
 _PRICE_MIN, _PRICE_MAX = 1e-3, 1e6
 _SHORT = 2.0  # times the usual price
 _PRICE_STEPS = 2.0  # per doubling: a plan is made for each step only
@@ -106,7 +108,7 @@ class Plan:
         at = [curve.at(age) for age in self._ages]
         self._open = [math.exp(-cumulated) for cumulated, _ in at]
         self._lasting = [lasting for _, lasting in at]
-        self._costs, self._next = self._solved()
+        self._next = self._solved()
 
     def interval(self, age: float, hint: Hint | None = None) -> float:
         """Seconds until the next look at a job of this age, for which upstream said this last."""
@@ -114,9 +116,9 @@ class Plan:
         if place >= len(self._ages) - 1:
             return self._ceiling
         told = self.curve.given(hint) if hint else self.curve
-        if told is self.curve:
+        if told is self.curve or told.still_open(age) < _FORGOTTEN:  # it ends later than was told
             return self._ages[self._next[place]] - self._ages[place]
-        return self._interval_told(told, age, place)
+        return self._interval_told(told, age)
 
     @cached_property
     def expected(self) -> tuple[float, float]:
@@ -129,8 +131,8 @@ class Plan:
             delay[place] = self._delay_until(place, then) + on * delay[then]
         return looks[0], delay[0]
 
-    def _solved(self) -> tuple[list[float], list[int]]:
-        """By age: the expected cost of a job from then on, and the age of its next look."""
+    def _solved(self) -> list[int]:
+        """By age: the age of the next look, the one with the least expected cost from then on."""
         ages, still_open, lasting = self._ages, self._open, self._lasting
         count = len(ages)
         costs, following = [self.price] * count, [count - 1] * count
@@ -152,29 +154,29 @@ class Plan:
             following[place] = best
             costs[place] = self.price + least - ages[place] + lasting[place] * scale
             saved[place] = lasting[place] - still_open[place] * costs[place]
-        return costs, following
+        return following
 
     def _delay_until(self, place: int, then: int) -> float:
         """The expected seconds between an end that comes before `then` and the look there."""
         span = self._ages[then] - self._ages[place]
         return span - (self._lasting[then] - self._lasting[place]) / self._open[place]
 
-    def _interval_told(self, told: Curve, age: float, place: int) -> float:
-        """When the delay to be expected is what the plan accepts at this age, by what was told."""
-        accepted = self._delay_until(place, self._next[place])
+    def _interval_told(self, told: Curve, age: float) -> float:
+        """The best next look by what was told; what goes on after it, goes on at a steady pace."""
         past, lasted = told.at(age)
-        scale = math.exp(past)
-
-        def delay_until(wait: float) -> float:
-            return wait - (told.at(age + wait)[1] - lasted) * scale
-
-        low, high = self._floor, self._ceiling
-        if delay_until(high) <= accepted:
-            return high
-        while high - low > _STEP_SHARE * high:
-            middle = (low + high) / 2
-            low, high = (middle, high) if delay_until(middle) < accepted else (low, middle)
-        return (low + high) / 2
+        step = max(self._floor / _STEPS_PER_FLOOR, _STEP_SHARE * age)
+        best = wait = self._floor
+        least = math.inf
+        while wait <= min(self._ceiling, best + _TOLD_FURTHER * step):
+            ended, lasting = told.at(age + wait)
+            left = max(0.0, told.lasting[-1] - lasting) * math.exp(min(ended, _CERTAIN))
+            then = min(self._ceiling, max(self._floor, math.sqrt(2 * self.price * left)))
+            going_on = math.exp(past - ended) * (self.price * (left / then + 0.5) + then / 2)
+            cost = wait - (lasting - lasted) * math.exp(past) + going_on
+            if cost < least:
+                best, least = wait, cost
+            wait += step
+        return best
 
 
 def _ages(curve: Curve, floor: float) -> Sequence[float]:
