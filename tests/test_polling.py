@@ -857,6 +857,16 @@ class TestSlowing:
             (5.0, None),
         ]
 
+    def test_keeps_below_what_was_refused(self, url: str) -> None:
+        look_at(url, LIMITED)
+        assert account(url)["refused_rate"] == 5.0
+        seen = []
+        for seconds in (20, 35, 50, 500, 604):
+            claim(url, 1, after(seconds))
+            row = account(url)
+            seen.append((round(row["requests_per_second"], 6), row["refused_rate"]))
+        assert seen == [(4.0, 5.0), (4.5, 5.0), (4.5, 5.0), (4.5, 5.0), (5.0, None)]
+
     def test_a_long_quiet_time_gives_all_of_it_back_at_once(self, url: str) -> None:
         set_account(url, requests_per_second=0.05, slowed_at=after(-3_600))
         assert len(claim(url).items) == 5

@@ -25,6 +25,7 @@ from worker.schedule import (
     Pace,
     Plan,
     Plans,
+    Recovery,
     clamp,
     look_price,
     next_attempt,
@@ -564,34 +565,76 @@ class TestRate:
     def test_a_429_cuts_it_down_to_a_floor(self, rate: float, after: float) -> None:
         assert slower(rate) == pytest.approx(after)
 
-    @given(RATES, RATES, st.floats(-1e6, 1e6))
+    @given(RATES, RATES, st.floats(-1e6, 1e6), st.none() | RATES)
     def test_recovery_stays_above_zero_and_never_exceeds_the_configured(
-        self, rate: float, configured: float, quiet: float
+        self, rate: float, configured: float, quiet: float, refused: float | None
     ) -> None:
-        found = recovered(rate, configured, quiet)
-        assert 0 < found <= configured
-        assert found >= min(rate, configured)
+        found = recovered(Recovery(rate, quiet, refused), configured)
+        assert 0 < found.rate <= configured
+        assert found.rate >= min(rate, configured)
+        assert 0 <= found.quiet_seconds <= max(0, quiet)
+        assert found.refused in (refused, None)
 
     @given(RATES, RATES, st.floats(0, 1e6), st.floats(0, 1e6))
     def test_recovery_grows_with_quiet(
         self, rate: float, configured: float, one: float, other: float
     ) -> None:
         short, long = sorted((one, other))
-        assert recovered(rate, configured, short) <= recovered(rate, configured, long)
+        assert rate_after(short, rate, configured) <= rate_after(long, rate, configured)
 
     @pytest.mark.parametrize(
         ("quiet", "rate"),
         [(-1, 1), (0, 1), (14.9, 1), (15, 1.5), (29.9, 1.5), (30, 2), (120, 5), (1e9, 5)],
     )
     def test_recovery_goes_by_whole_quiet_spans(self, quiet: float, rate: float) -> None:
-        assert recovered(1, 5, quiet) == rate
+        assert rate_after(quiet, 1, 5) == rate
 
     def test_a_lower_configured_rate_holds_at_once(self) -> None:
-        assert recovered(5, 2, 0) == 2
+        assert rate_after(0, 5, 2) == 2
 
     @given(RATES)
     def test_what_a_429_took_comes_back(self, rate: float) -> None:
-        assert recovered(slower(rate), rate, 20 * QUIET_SECONDS) == rate
+        assert rate_after(20 * QUIET_SECONDS, slower(rate), rate) == rate
+
+    @pytest.mark.parametrize(
+        ("quiet", "expected"),
+        [
+            (15, Recovery(4.0, 0, 6.0)),
+            (30, Recovery(5.0, 0, 6.0)),
+            (46, Recovery(5.4, 1, 6.0)),
+            (599, Recovery(5.4, 14, 6.0)),
+            (600, Recovery(4.0, 0, None)),
+        ],
+    )
+    def test_it_stays_below_what_was_refused_until_that_is_long_ago(
+        self, quiet: float, expected: Recovery
+    ) -> None:
+        found = recovered(Recovery(3.0, quiet, 6.0), 10.0)
+        assert found.rate == pytest.approx(expected.rate)
+        assert replace(found, rate=expected.rate) == expected
+
+    def test_at_its_highest_quiet_goes_on_being_counted(self) -> None:
+        assert recovered(Recovery(5.4, 500, 6.0), 10.0) == Recovery(5.4, 500, 6.0)
+        assert recovered(Recovery(5.4, 600, 6.0), 10.0) == Recovery(6.4, 0, None)
+
+    @pytest.mark.parametrize("limit", [0.9, 1.7, 3.0, 4.2, 4.9])
+    def test_a_limit_is_learned(self, limit: float) -> None:
+        """After some refusals there are none for long, and most of what is allowed is used."""
+        now = Recovery(5.0, 0.0)
+        refused_at = []
+        for second in range(0, 560, 5):
+            if now.rate > limit:
+                refused_at.append(second)
+                now = Recovery(slower(now.rate), 0.0, now.rate)
+            else:
+                now = recovered(replace(now, quiet_seconds=now.quiet_seconds + 5), 5.0)
+        assert len(refused_at) <= 8
+        assert refused_at[-1] <= 90
+        assert now.rate >= 0.7 * limit
+
+
+def rate_after(quiet: float, rate: float, configured: float) -> float:
+    return recovered(Recovery(rate, quiet), configured).rate
 
 
 class TestPause:

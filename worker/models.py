@@ -82,6 +82,9 @@ class Account(Base):
     requests_per_second: Mapped[float] = mapped_column(Float)
     next_slot_at: Mapped[datetime | None]  # the first moment no request is reserved for
     slowed_at: Mapped[datetime | None]  # the end of the last 429's hold, or the last step up since
+    refused_rate: Mapped[float | None] = mapped_column(
+        Float
+    )  # at which that 429 came; None: long ago
     paused_until: Mapped[datetime | None]
     pause_reason: Mapped[str | None] = mapped_column(Text)
     pauses_in_row: Mapped[int] = mapped_column(Integer, default=0, server_default="0")

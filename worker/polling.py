@@ -247,8 +247,8 @@ def claim(
     if row["paused_until"] is not None and row["paused_until"] > clock.now:
         return fanout.Batch([], (row["paused_until"] - clock.now).total_seconds())
     probe = row["pause_reason"] is not None
-    rate, slowed_at = _rate_now(row, account, clock.now)
-    distance = timedelta(seconds=(1 + SLACK) / rate)
+    values = _rate_now(row, account, clock.now)
+    distance = timedelta(seconds=(1 + SLACK) / values["requests_per_second"])
     first = max(clock.now + timedelta(seconds=lead), row["next_slot_at"] or clock.now)
     free = _slots_within(first - clock.now, distance, max(HORIZON, lead))
     plans = plans or schedule.Plans()
@@ -256,7 +256,6 @@ def claim(
     wanted = min(1 if probe else limit, free)
     taken = _take(session, account.name, wanted, clock.now, plans)
     slots = [first + distance * place for place in range(len(taken) + 1)]
-    values = {"requests_per_second": rate, "slowed_at": slowed_at}
     if not probe:
         values["look_price"] = _price_next(plans, taken, clock.now, wanted - len(taken))
     if taken:
@@ -325,18 +324,25 @@ def _locked_account(session: Session, name: str) -> RowMapping:
     return session.execute(ACCOUNT, {"name": name}).mappings().one()
 
 
-def _rate_now(row: RowMapping, account: Configured, now: datetime) -> tuple[float, datetime | None]:
-    """The account's rate as of now, and since when it has been quiet (None: nothing to recover)."""
+def _rate_now(row: RowMapping, account: Configured, now: datetime) -> dict[str, Any]:
+    """The account's rate as of now, since when it has been quiet, and what was refused.
+
+    The latter are None when there is nothing to recover.
+    """
     configured = account.requests_per_second
+    full = {"requests_per_second": configured, "slowed_at": None, "refused_rate": None}
     slowed_at = row["slowed_at"]
     if slowed_at is None:
-        return configured, None
-    quiet = max(0.0, (now - slowed_at).total_seconds())  # a clock may have been set back
-    rate = schedule.recovered(row["requests_per_second"], configured, quiet)
-    if rate >= configured:
-        return configured, None
-    steps = quiet // schedule.QUIET_SECONDS
-    return rate, slowed_at + timedelta(seconds=steps * schedule.QUIET_SECONDS)
+        return full
+    quiet = (now - slowed_at).total_seconds()
+    cut = schedule.Recovery(row["requests_per_second"], quiet, row["refused_rate"])
+    found = schedule.recovered(cut, configured)
+    if found.rate >= configured:
+        return full
+    since = slowed_at if quiet < 0 else now - timedelta(seconds=found.quiet_seconds)
+    return {
+        "requests_per_second": found.rate, "slowed_at": since, "refused_rate": found.refused,
+    }  # fmt: skip
 
 
 def _slots_within(wait: timedelta, distance: timedelta, horizon: float) -> int:
@@ -538,8 +544,11 @@ def _slowed(row: RowMapping, trouble: Trouble, now: datetime) -> dict[str, Any]:
     held_until = now + timedelta(seconds=hold)
     values = {"next_slot_at": max(row["next_slot_at"] or now, held_until)}
     if row["slowed_at"] is None or now > row["slowed_at"]:
-        rate = schedule.slower(row["requests_per_second"])
-        values |= {"requests_per_second": rate, "slowed_at": held_until}
+        refused = row["requests_per_second"]
+        rate = schedule.slower(refused)
+        values |= {
+            "requests_per_second": rate, "slowed_at": held_until, "refused_rate": refused,
+        }  # fmt: skip
         log.warning(
             "account_slowed", account=row["name"], requests_per_second=rate, hold_seconds=hold
         )

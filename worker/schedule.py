@@ -27,6 +27,8 @@ RATE_CUT = 0.7  # what a 429 leaves of the rate
 RATE_FLOOR = 0.05  # requests per second that are left in any case
 RATE_GAIN = 0.1  # of the configured rate, regained per quiet span
 QUIET_SECONDS = 15.0
+BELOW_REFUSED = 0.9  # of the rate that was refused: as close as looks go to it again
+FORGET_SECONDS = 600.0  # until more is tried all the same
 HOLD_SECONDS = 2.0  # a 429 without Retry-After holds the account for so long
 
 PAUSE_FIRST = 30.0
@@ -318,10 +320,33 @@ def slower(rate: float) -> float:
     return min(rate, max(RATE_FLOOR, rate * RATE_CUT))
 
 
-def recovered(rate: float, configured: float, quiet_seconds: float) -> float:
-    """The rate after so many seconds without a 429: raised slowly, never above the configured."""
-    steps = max(0, int(quiet_seconds // QUIET_SECONDS))  # a clock that was set back costs nothing
-    return min(configured, rate + steps * RATE_GAIN * configured)
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """A rate that a 429 has cut: quiet since then, or since the last step up.
+
+    `refused` is the rate at which the 429 came: upstream's limit lies below it.
+    """
+
+    rate: float
+    quiet_seconds: float
+    refused: float | None = None
+
+
+def recovered(cut: Recovery, configured: float) -> Recovery:
+    """The rate now: raised a step per quiet span, up to just below what was refused.
+
+    There it stays, and asks for more only after a long quiet: the limit may have been raised. Never
+    above the configured one.
+    """
+    quiet = max(0.0, cut.quiet_seconds)  # a clock that was set back costs nothing
+    refused = cut.refused
+    if refused is not None and quiet >= FORGET_SECONDS:
+        refused, quiet = None, QUIET_SECONDS
+    highest = configured if refused is None else min(configured, refused * BELOW_REFUSED)
+    steps = int(quiet // QUIET_SECONDS)
+    rate = max(min(cut.rate, configured), min(highest, cut.rate + steps * RATE_GAIN * configured))
+    left = quiet - steps * QUIET_SECONDS if rate > cut.rate else quiet
+    return Recovery(rate, left, refused)
 
 
 def pause_seconds(pauses_in_row: int) -> float:
