@@ -112,7 +112,7 @@ class Plan:
 
 
 FULL = Plan(10_000, 200.0, 240.0)
-QUICK = Plan(200, 50.0, 40.0)
+QUICK = Plan(100, 50.0, 15.0)
 
 
 @dataclass

@@ -4,8 +4,9 @@
 
 1. *Slots.* Looks fall due at random and get slots at even distances, as many as a turn's claims may
    reserve. How late they are depends on how much of the slots they need, as in any queue with
-   random arrivals and equal service times (M/D/1, whose formula is printed beside it), and on the
-   second between ticks, which is what an account waits for that has nothing in hand.
+   random arrivals and equal service times (M/D/1, whose formula is printed beside it), on the
+   quarter of a second between claims, and on the second between ticks, which is what an account
+   waits for whose last claim brought nothing.
 2. *The account's row.* Every claim locks it until its commit. Turns ask for looks, wait for the
    row, hold it, and work off what they have got. From some number of turns on they only wait for
    each other.
@@ -50,7 +51,7 @@ def slots(rate: float, share: float, seconds: float) -> Waits:
     coming = next(arrivals, None)
     in_hand: list[float] = []  # when each look that was claimed is done
     lateness: list[float] = []
-    claims = 0
+    claims, more = 0, False
     now = next_slot = claim_at = turn_ends = tick_at = 0.0
     while now < seconds:
         while coming is not None and coming <= now:
@@ -58,6 +59,8 @@ def slots(rate: float, share: float, seconds: float) -> Waits:
             coming = next(arrivals, None)
         while in_hand and in_hand[0] <= now:
             heapq.heappop(in_hand)
+        if now >= turn_ends and more:  # the next turn follows at once
+            turn_ends = now + polling.TURN_SECONDS
         if now >= tick_at:
             tick_at += TICK_SECONDS
             if now >= turn_ends and due and next_slot <= now:
@@ -68,6 +71,7 @@ def slots(rate: float, share: float, seconds: float) -> Waits:
             wanted = min(free, BATCH - len(in_hand))
             taken = min(len(due), wanted)
             claims += taken > 0
+            more = taken > 0
             for place in range(taken):
                 slot = first + place * distance
                 lateness.append(slot - due.popleft())
@@ -76,7 +80,7 @@ def slots(rate: float, share: float, seconds: float) -> Waits:
             least = polling.TRICKLE_AGAIN if taken else polling.IDLE_AGAIN
             least = 0.0 if taken == wanted else least
             claim_at = now + max(least, next_slot - now - polling.HORIZON / 2)
-            if not in_hand:  # the turn has nothing left to do
+            if not taken and not in_hand:  # the turn has nothing left to do
                 turn_ends = now
         now += fanout.GATHER_SECONDS
     settled = lateness[len(lateness) // 5 :]  # without the time in which it filled

@@ -275,3 +275,77 @@ class TestWhenToClaimAgain:
 def test_threads_are_gone_afterwards() -> None:
     Work(range(8)).run()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fanout")]
+
+
+# ------------------------------------------------------------------- the next turn
+
+
+def handed_over(work: Work, do: Callable[[int], int], turn: float) -> list[int]:
+    """How much had been claimed when the turn handed over."""
+    seen: list[int] = []
+    fan_out(
+        work.claim, do, work.record, threads=2, turn_seconds=turn,
+        hand_over=lambda: seen.append(work.claimed),
+    )  # fmt: skip
+    return seen
+
+
+def test_a_turn_that_leaves_something_hands_over_once() -> None:
+    def do(item: int) -> int:
+        time.sleep(0.01)
+        return item
+
+    work = Work(range(10_000))
+    seen = handed_over(work, do, 0.2)
+    assert seen == [work.claimed]  # nothing was claimed after it
+    assert 0 < work.claimed < 10_000
+
+
+def test_it_does_so_before_what_it_has_in_hand_is_done() -> None:
+    go_on = threading.Event()
+    work = Work(range(4), again=0.01)
+    fan_out(
+        work.claim, lambda item: item if go_on.wait(30) else -1, work.record, threads=2,
+        turn_seconds=0.1, hand_over=go_on.set,
+    )  # fmt: skip
+    assert work.done == [0, 1]
+
+
+def test_it_waits_for_more_and_then_hands_over() -> None:
+    """With nothing in hand, but not yet told that there is nothing."""
+    assert handed_over(Work(range(3), again=60.0), lambda item: item, 0.05) == [2]
+
+
+def test_a_turn_that_has_found_nothing_more_does_not() -> None:
+    assert handed_over(Work(range(10)), lambda item: item, LONG) == []
+
+
+def test_nor_does_one_that_is_to_stop() -> None:
+    def do(item: int) -> int:
+        stopping.set()
+        return item
+
+    assert handed_over(Work(range(10)), do, 0.05) == []
+
+
+# -------------------------------------------------------------------- patience
+
+
+def test_what_is_urgent_is_recorded_at_once_and_takes_the_rest_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fanout, "PATIENCE_SECONDS", LONG)
+    work = Work(range(3), again=0.5)
+    go_on = threading.Event()
+
+    def record(results: list[int]) -> None:
+        work.record(results)
+        go_on.set()
+
+    def do(item: int) -> int:
+        if item == 1:
+            time.sleep(0.1)  # after that of 0
+        return item if item < 2 or go_on.wait(30) else -1
+
+    fan_out(work.claim, do, record, threads=3, turn_seconds=LONG, urgent=lambda item: item == 1)
+    assert work.groups == [[0, 1], [2]]

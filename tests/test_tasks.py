@@ -223,6 +223,14 @@ def test_poll_and_deliver_do_their_turns(
     assert jobs_in(url)[0].state == "completed"
 
 
+def test_a_turn_whose_time_is_over_has_the_next_one_begin(
+    url: str, monkeypatch: pytest.MonkeyPatch, published: list[Any]
+) -> None:
+    monkeypatch.setattr(polling, "poll", lambda *_, hand_over, **__: hand_over())
+    tasks.poll("default")
+    assert published == [("worker.poll", ("default",), PUBLISHED)]
+
+
 # ----------------------------------------------------------------------- nudge
 
 
@@ -243,14 +251,14 @@ def test_a_nudge_that_fails_is_let_go(
     """The next tick does the same; and while the broker is away nobody waits for it each time."""
     clock, calls, errors = Clock(), [], [error, error]
 
-    def publish(**options: Any) -> None:
+    def publish(_args: Any, **options: Any) -> None:
         calls.append(options)
         if errors:
             raise errors.pop()
 
     monkeypatch.setattr(tasks, "time", clock)
     monkeypatch.setattr(tasks.deliver, "apply_async", publish)
-    nudge = tasks._Nudge()
+    nudge = tasks._Nudge(tasks.deliver)
     nudge()
     nudge()
     assert calls == [PUBLISHED]

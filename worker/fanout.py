@@ -38,13 +38,15 @@ def fan_out(
     threads: int,
     turn_seconds: float,
     urgent: Callable[[Result], bool] = lambda _: True,
+    hand_over: Callable[[], None] = lambda: None,
 ) -> int:
     """Go on claiming, doing and recording until a claim brings nothing; returns how much was done.
 
     No more than `threads` items are in hand at once; after `turn_seconds` nothing new is claimed,
     so that a turn ends. A slow item holds up no other. `do` must not raise: an item whose `do` does
     stays claimed until its lease runs out, and is logged. A result that is not `urgent` may wait a
-    moment longer for others to be recorded with.
+    moment longer for others to be recorded with. `hand_over` is called when the time is over and
+    more may be left to claim; what is in hand is still to be done then.
     """
     turn = _Turn(do, threads, time.monotonic() + turn_seconds, urgent)
     done = 0
@@ -52,6 +54,8 @@ def fan_out(
         while True:
             if turn.may_claim():
                 turn.start(claim(threads - turn.in_hand))
+            elif turn.hands_over():
+                hand_over()
             if not turn.in_hand and not turn.wait():
                 return done
             results = turn.gather()
@@ -79,6 +83,7 @@ class _Turn(Generic[Item, Result]):
         self._end = end
         self._claim_at = 0.0
         self._empty = False  # was the last claim?
+        self._handed_over = False
         self._when_freed = False
         self._crew: list[threading.Thread] = []
         self._work: SimpleQueue[Item | None] = SimpleQueue()
@@ -89,11 +94,20 @@ class _Turn(Generic[Item, Result]):
         free = self.in_hand < self._threads
         return free and self._claim_at <= now < self._end and not stopping.is_set()
 
+    def hands_over(self) -> bool:
+        """Is the time over, for the first time, while there may be more to claim?"""
+        early = self._empty or stopping.is_set() or time.monotonic() < self._end
+        if early or self._handed_over:
+            return False
+        self._handed_over = True
+        return True
+
     def wait(self) -> bool:
         """With nothing in hand, wait for the next claim; false if there is to be none."""
-        if self._empty or max(self._claim_at, time.monotonic()) >= self._end:
+        now = time.monotonic()
+        if self._empty or now >= self._end:
             return False
-        return not stopping.wait(max(0.0, self._claim_at - time.monotonic()))
+        return not stopping.wait(max(0.0, min(self._claim_at, self._end) - now))
 
     def start(self, batch: Batch[Item]) -> None:
         self._empty = not batch.items

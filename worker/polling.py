@@ -127,12 +127,14 @@ def poll(
     name: str,
     *,
     nudge: Callable[[], None] = lambda: None,
+    hand_over: Callable[[], None] = lambda: None,
     ask: Asker = upstream.look,
     turn_seconds: float = TURN_SECONDS,
 ) -> int:
     """One turn of looks at the due jobs of one account; returns how many results there were.
 
-    `nudge` is called after a commit that owes events.
+    `nudge` is called after a commit that owes events, `hand_over` when the turn's time is over and
+    the next one should begin: slots that nobody reserves until a tick finds out are lost.
     """
     account = settings.accounts.get(name)
     if account is None or not account.api_key:
@@ -151,6 +153,7 @@ def poll(
         threads=THREADS,
         turn_seconds=turn_seconds,
         urgent=_brings_more,
+        hand_over=hand_over,
     )
 
 

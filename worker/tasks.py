@@ -97,7 +97,7 @@ def tick() -> None:
 @app.task(name="worker.poll", time_limit=TURN_LIMIT)
 def poll(account: str) -> None:
     """One turn of looks at an account's due jobs."""
-    polling.poll(settings.current(), account, nudge=nudge)
+    polling.poll(settings.current(), account, nudge=nudge, hand_over=lambda: next_turn(account))
 
 
 @app.task(name="worker.learn", time_limit=TURN_LIMIT)
@@ -130,22 +130,24 @@ def send_callback(task: str, queue: str, event: dict[str, Any], event_id: str) -
 
 
 class _Nudge:
-    """Tells the workers that an event is owed. While the broker is away, the next tick does."""
+    """Has a turn begin at once. While the broker is away, the next tick does it."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task[Any, None]) -> None:
+        self._task = task
         self._quiet_until = 0.0
 
-    def __call__(self) -> None:
+    def __call__(self, *args: str) -> None:
         if time.monotonic() < self._quiet_until:
             return
         try:
-            deliver.apply_async(expires=MESSAGE_EXPIRES, retry=False)
+            self._task.apply_async(args, expires=MESSAGE_EXPIRES, retry=False)
         except (BrokerError, OSError) as error:
             self._quiet_until = time.monotonic() + QUIET_AFTER_FAILED_NUDGE
-            log.warning("nudge_failed", error=str(error))
+            log.warning("nudge_failed", task=self._task.name, error=str(error))
 
 
-nudge = _Nudge()
+nudge = _Nudge(deliver)
+next_turn = _Nudge(poll)
 
 
 # ----------------------------------------------------------------- standby
