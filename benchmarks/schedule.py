@@ -8,9 +8,13 @@ often, and is told nothing: (integral of S * sqrt(h))^2 / E[T] of what a fixed i
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from functools import partial
 from itertools import pairwise
+from multiprocessing import get_context
 from statistics import fmean
+from typing import Any
 
 from benchmarks.courses import MODELS, QUICK_FAILURES, QUICK_SECONDS, SLOW, SLOW_FACTOR, courses
 from benchmarks.result import Row
@@ -20,6 +24,7 @@ from worker.simulation import Learner, Outcome, Video, run
 
 PACE = Pace(0.5, 600.0)  # wide, so that the plans show and not their bounds
 DELAYS = (1.5, 3.0, 6.0)  # seconds
+MAIN_DELAY = 3.0  # the default
 BACKOFFS = (1.5, 2.0)  # factors
 HISTORIES = 10  # each learned from other jobs: one of 100 may be lucky
 WORDY_SHARE = 0.65
@@ -27,41 +32,74 @@ PROGRESS_ERROR = 0.1  # of the share that has passed
 
 
 def rows(quick: bool) -> list[Row]:
-    """All figures about when to look."""
-    count = 100 if quick else 5_000
-    found = [row for place in range(len(MODELS)) for row in _of_model(place, count, quick=quick)]
-    return [*found, *_under_pressure(quick=quick)]
+    """All figures about when to look; on all cores, since nothing here is timed."""
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        pending = [*_pending(pool, quick=quick)]
+        pressure = pool.submit(_under_pressure, quick=quick)
+        return [*(made(future.result()) for made, future in pending), *pressure.result()]
 
 
-def _of_model(place: int, count: int, *, quick: bool) -> list[Row]:
-    goal = f"1. requests per job, median {MODELS[place][1]:g} s"
-    best = optimum(place)
-    found = [Row(goal, "the optimum by age alone, of fixed", best, "", None, "lower")]
-    for delay in DELAYS[1:2] if quick else DELAYS:
-        at = f"at a target of {delay:g} s"
-        ratio = _of_fixed(place, 0, delay, count)
-        found.append(Row(goal, f"no history, of fixed, {at}", ratio, "", 1.0, "lower"))
-        for finished, limit in ((100, 1.05),) if quick else ((100, 1.05), (1_000, 1.02)):
-            ratio = _of_fixed(place, finished, delay, count) / best
-            what = f"{finished} finished jobs, of that optimum, {at}"
-            found.append(Row(goal, what, ratio, "", limit, "lower"))
-        for said in ("words", "progress"):
-            ratio = _of_fixed(place, 100 if quick else 1_000, delay, count, said)
-            what = f"with {'stage ' * (said == 'words')}{said}, of fixed, {at}"
-            found.append(Row(goal, what, ratio, "", WORDY_SHARE, "lower"))
-    for factor in BACKOFFS:
-        ratio, delay = _of_backoff(place, factor, 100 if quick else 1_000, count)
-        what = f"of exponential backoff by {factor:g}"
-        note = f"its first interval 1 s, no ceiling; both {delay:.1f} s late on average"
-        found.append(Row(goal, what, ratio, "", 0.5, "lower", note))
-    return found
+Made = Callable[[Any], Row]  # a row, of what was calculated
+
+
+def _pending(pool: Executor, *, quick: bool) -> Iterator[tuple[Made, Future[Any]]]:
+    """The rows to come, in their order, and what each waits for."""
+    jobs = 20 if quick else 1_000  # of each history
+    for place, (_, median, _sigma) in enumerate(MODELS):
+        goal = f"1. requests per job, median {median:g} s"
+        best = optimum(place)
+        made = partial(_row, goal, "the optimum by age alone, of fixed", None, best)
+        yield made, pool.submit(float, 1)
+        for delay in DELAYS:
+            most = delay == MAIN_DELAY
+            if quick and not most:
+                continue
+            at = f"at a target of {delay:g} s"
+            count = jobs * (5 if most else 1)
+            made = partial(_row, goal, f"no history, of fixed, {at}", 1.0, 1.0)
+            yield made, pool.submit(_of_fixed, place, 0, delay, count)
+            for finished, limit in ((100, 1.05), (1_000, 1.02))[: 1 if quick else 2]:
+                what = f"{finished} finished jobs, of that optimum, {at}"
+                made = partial(_row, goal, what, limit, 1 / best)
+                yield made, pool.submit(_of_fixed, place, finished, delay, count)
+            # What upstream said makes a look a thousand times as dear to calculate.
+            for said, name, share in (
+                ("words", "stage words", 0.2),
+                ("progress", "progress", 0.04),
+            ):
+                finished, few = 100 if quick else 1_000, max(4, int(share * count))
+                made = partial(_row, goal, f"with {name}, of fixed, {at}", WORDY_SHARE, 1.0)
+                if most:
+                    yield made, pool.submit(_of_fixed, place, finished, delay, few, said)
+        for factor in BACKOFFS:
+            made = partial(_backoff_row, goal, factor)
+            yield made, pool.submit(_of_backoff, place, factor, jobs, 5 * jobs)
+
+
+def _row(
+    goal: str, what: str, limit: float | None, scale: float, found: tuple[float, int] | float
+) -> Row:
+    ratio, jobs = found if isinstance(found, tuple) else (found, 0)
+    note = f"{jobs:,} jobs" if jobs else ""
+    return Row(goal, what, ratio * scale, "", limit, "lower", note)
+
+
+def _backoff_row(goal: str, factor: float, found: tuple[float, float]) -> Row:
+    ratio, delay = found
+    note = f"its first interval 1 s, no ceiling; both {delay:.1f} s late on average"
+    return Row(goal, f"of exponential backoff by {factor:g}", ratio, "", 0.5, "lower", note)
 
 
 # ------------------------------------------------------------------- goal 1
 
 
-def _of_fixed(place: int, finished: int, delay: float, count: int, said: str = "") -> float:
-    """Our requests per job as a share of the best fixed interval's at our mean delay."""
+def _of_fixed(
+    place: int, finished: int, delay: float, count: int, said: str = ""
+) -> tuple[float, int]:
+    """Our requests per job as a share of the best fixed interval's at our mean delay, and the jobs.
+
+    Of `count` jobs for each history that was learned from.
+    """
     jobs, ours = [], Outcome()
     for seed in range(HISTORIES if finished else 1):
         fresh = videos(place, count, 1_000 + seed, said)
@@ -69,7 +107,8 @@ def _of_fixed(place: int, finished: int, delay: float, count: int, said: str = "
         ours.looks += outcome.looks
         ours.delays += outcome.delays
         jobs += fresh
-    return ours.looks_per_job / _fixed_looks([job.seconds for job in jobs], ours.mean_delay)
+    fixed = _fixed_looks([job.seconds for job in jobs], ours.mean_delay)
+    return ours.looks_per_job / fixed, len(jobs)
 
 
 def _learned(place: int, finished: int, delay: float, seed: int, said: str) -> Learner:
@@ -164,7 +203,7 @@ OPEN = 500
 def _under_pressure(*, quick: bool) -> list[Row]:
     """About 500 open jobs of both models on one key at 5 requests a second."""
     goal = f"2. {OPEN} open jobs at {RATE:g} requests/s"
-    count = 400 if quick else 8_000
+    count = 300 if quick else 6_000
     found = []
     turns = {said: _mixed(count, said) for said in ("", "words")}
     fixed = run(turns[""], lambda *_: 0.0, RATE, first_look=False)

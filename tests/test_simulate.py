@@ -50,6 +50,7 @@ class TestSimulate:
         assert all(row["requests_per_job"] == pytest.approx(row["requests"] / 30, abs=0.01)
                    for row in rows)  # fmt: skip
 
+    @pytest.mark.usefixtures("uncounted")
     def test_marks_what_is_set_now(self, recorded: pytest.MonkeyPatch) -> None:
         recorded.setenv("REELWATCH_TARGET_DELAY", "4s")
         text = done("simulate", "--history")
@@ -57,6 +58,7 @@ class TestSimulate:
         (now,) = [line for line in text.splitlines() if "as set now" in line]
         assert now.split()[:5] == ["5", "s", "4", "s", "5/s"]
 
+    @pytest.mark.usefixtures("uncounted")
     def test_a_low_rate_makes_late(self) -> None:
         rows = json.loads(
             done("simulate", "--history", "--json", "--target-delay", "3s",

@@ -66,24 +66,14 @@ def test_a_hint_says_what_upstream_said_at_that_age() -> None:
     ]  # fmt: skip
 
 
-class TestLearner:
+@pytest.mark.usefixtures("uncounted")
+class TestPlayedAtLength:
     def test_needs_fewer_looks_than_a_fixed_interval_that_is_as_late(self) -> None:
         videos = lognormal(600)
         ours = run(videos, Learner(Plans(Pace(1.0, 60.0))))
         fixed = run(videos, every(2 * ours.mean_delay))
         assert fixed.mean_delay == pytest.approx(ours.mean_delay, rel=0.15)
         assert ours.looks < 0.85 * fixed.looks
-
-    def test_learns_from_what_has_ended_and_only_if_it_should(self) -> None:
-        for learning in (True, False):
-            learner = Learner(Plans(Pace(1.0, 60.0)), learning=learning)
-            run(lognormal(50), learner)
-            assert bool(learner.plans.kinds) is learning
-
-    def test_a_job_of_no_model_teaches_nothing(self) -> None:
-        learner = Learner(Plans())
-        run([Video(0.0, 9.0)], learner)
-        assert not learner.plans.kinds
 
     @pytest.mark.parametrize("said", ["words", "progress"])
     def test_what_upstream_says_saves_looks(self, said: str) -> None:
@@ -106,3 +96,16 @@ class TestLearner:
         assert len(ours.delays) == len(videos)  # none is forgotten
         late = [fmean(outcome.delays[300:]) for outcome in (ours, turns)]
         assert late[0] < late[1]
+
+
+class TestLearner:
+    def test_learns_from_what_has_ended_and_only_if_it_should(self) -> None:
+        for learning in (True, False):
+            learner = Learner(Plans(Pace(1.0, 60.0)), learning=learning)
+            run(lognormal(30), learner)
+            assert bool(learner.plans.kinds) is learning
+
+    def test_a_job_of_no_model_teaches_nothing(self) -> None:
+        learner = Learner(Plans())
+        run([Video(0.0, 9.0)], learner)
+        assert not learner.plans.kinds
