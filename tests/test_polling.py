@@ -861,7 +861,7 @@ class TestSlowing:
         look_at(url, LIMITED)
         assert account(url)["refused_rate"] == 5.0
         seen = []
-        for seconds in (20, 35, 50, 500, 604):
+        for seconds in (20, 35, 50, 500, 640):
             claim(url, 1, after(seconds))
             row = account(url)
             seen.append((round(row["requests_per_second"], 6), row["refused_rate"]))
