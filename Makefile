@@ -47,7 +47,10 @@ test: .venv/test.stamp ## all tests; they bring their own PostgreSQL and Redis (
 check: .venv/dev.stamp ## what must hold before a change lands: format, lint, types, tests, coverage
 	@echo "format"; $(BIN)/ruff format --quiet --check .
 	@echo "lint"; $(BIN)/ruff check --quiet .
-	@echo "types"; $(BIN)/python -m mypy --no-error-summary
+	@echo "types; meanwhile all benchmarks, too small to judge by: that they run"
+	@$(BIN)/python -m benchmarks --quick >.bench.log 2>&1 & bench=$$!; \
+	  $(BIN)/python -m mypy --no-error-summary; typed=$$?; \
+	  wait $$bench || { cat .bench.log; exit 1; }; exit $$typed
 	@echo "tests, among them: migrations match models, imports keep to the layers"
 	@$(PYTEST) --cov --cov-report= $(ARGS)
 	@echo "branch coverage: 95 % of all"; $(BIN)/python -m coverage report --fail-under=95
@@ -83,7 +86,7 @@ lock: ## the newest versions that pyproject.toml allows, into constraints.txt
 	} > constraints.new && mv constraints.new constraints.txt
 
 clean: ## remove what these commands made; databases and .env stay
-	@rm -rf .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* \
+	@rm -rf .bench.log .venv .venv-lock .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* \
 	  build dist *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

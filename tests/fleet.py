@@ -18,6 +18,7 @@ from typing import Any
 from celery import Celery
 from sqlalchemy import text
 
+from tests.processes import UNCOUNTED
 from tests.servers import Process, eventually, postgres, process, redis
 from tests.upstream import Upstream, upstream
 from worker import db
@@ -127,6 +128,7 @@ def fleet(
     secrets = secrets or [new_secret()]
     with upstream() as sandbox, Listener(secrets[-1:], answer=answer).start() as listener:
         environment = {
+            **UNCOUNTED,
             "DATABASE_URL": database_url,
             "BROKER_URL": broker_url,
             "QUICKROUTER_BASE_URL": sandbox.url,

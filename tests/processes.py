@@ -29,6 +29,9 @@ SETTING = re.compile(
     re.IGNORECASE,
 )
 
+# For children whose coverage nobody needs: being counted makes them half as fast.
+UNCOUNTED = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
+
 T = TypeVar("T")
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import requests
 
-from tests.processes import Folder, process
+from tests.processes import UNCOUNTED, Folder, process
 from worker.sandbox import Sandbox
 
 
@@ -57,7 +57,7 @@ def upstream() -> Iterator[Upstream]:
     looks = folder.path / "looks"
     looks.touch()
     try:
-        with process([sys.executable, "-m", "tests.upstream", looks]) as serving:
+        with process([sys.executable, "-m", "tests.upstream", looks], UNCOUNTED) as serving:
             url = serving.wait_for("http://").strip()
             yield Upstream(url, looks)
     finally:
