@@ -14,7 +14,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ SHARES = 20  # steps of the share of its duration that a job has behind it
 _STAGE_JOBS = 3  # finished jobs from which on a stage word, or a progress, tells something
 _TELLING = 1.5  # times as likely at one share as at another
 _WORDS_MOST = 40  # upstream may make up a new one each time
+_TOLD_MOST = 256  # curves of what was told, of some 14 kB each, that a process keeps
 _STAGE_DOUBT = 0.3  # jobs' worth of doubt about a stage at each share
 _SPREAD_PRIOR, _SPREAD_WEIGHT, _SPREAD_MIN = 0.15, 1.0, 0.02
 _PROGRESS_DOUBT = 0.02
@@ -134,20 +135,9 @@ class Curve:
         """The curve of those jobs of its kind for which upstream would have said this."""
         if hint.progress is None or self.progress_spread is None:
             # Of a word only the step of the age matters: many jobs share the answer.
-            return self._given_word(hint.word or "", bin_of(hint.age))
+            word = hint.word or ""
+            return _given_word(self, word, bin_of(hint.age)) if word in self.stages else self
         return self._given(hint)
-
-    def _given_word(self, word: str, place: int) -> "Curve":
-        if word not in self.stages:
-            return self
-        key = (word, place)
-        if key not in self._by_word:
-            self._by_word[key] = self._given(Hint(MIDDLES[place], word))
-        return self._by_word[key]
-
-    @cached_property
-    def _by_word(self) -> dict[tuple[str, int], "Curve"]:
-        return {}
 
     def _given(self, hint: Hint) -> "Curve":
         likelihood = self._likelihood(hint)
@@ -201,6 +191,11 @@ class Curve:
             "stages": {word: [round(x, 4) for x in steps] for word, steps in self.stages.items()},
             "progress_spread": self.progress_spread,
         }
+
+
+@lru_cache(_TOLD_MOST)
+def _given_word(curve: Curve, word: str, place: int) -> Curve:
+    return curve._given(Hint(MIDDLES[place], word))
 
 
 def from_json(body: Mapping[str, Any]) -> Curve | None:
