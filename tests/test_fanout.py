@@ -284,7 +284,7 @@ def handed_over(work: Work, do: Callable[[int], int], turn: float) -> list[int]:
     """How much had been claimed when the turn handed over."""
     seen: list[int] = []
     fan_out(
-        work.claim, do, work.record, threads=2, turn_seconds=turn,
+        work.claim, do, work.record, threads=2, turn_seconds=turn, linger=True,
         hand_over=lambda: seen.append(work.claimed),
     )  # fmt: skip
     return seen
@@ -314,6 +314,19 @@ def test_it_does_so_before_what_it_has_in_hand_is_done() -> None:
 def test_it_waits_for_more_and_then_hands_over() -> None:
     """With nothing in hand, but not yet told that there is nothing."""
     assert handed_over(Work(range(3), again=60.0), lambda item: item, 0.05) == [2]
+
+
+def test_one_that_is_not_to_linger_ends_with_nothing_in_hand() -> None:
+    work = Work(range(3), again=60.0)
+    assert work.run(threads=2) == 2
+    assert work.limits == [2]
+
+
+def test_one_that_lingers_ends_when_a_claim_brings_nothing() -> None:
+    work = Work(range(3), again=0.01)
+    fan_out(work.claim, lambda item: item, work.record, threads=2, turn_seconds=LONG, linger=True)
+    assert work.done == [0, 1, 2]
+    assert len(work.limits) == 3
 
 
 def test_a_turn_that_has_found_nothing_more_does_not() -> None:

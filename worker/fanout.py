@@ -38,12 +38,14 @@ def fan_out(
     threads: int,
     turn_seconds: float,
     urgent: Callable[[Result], bool] = lambda _: True,
+    linger: bool = False,
     hand_over: Callable[[], None] = lambda: None,
 ) -> int:
-    """Go on claiming, doing and recording until a claim brings nothing; returns how much was done.
+    """Go on claiming, doing and recording until nothing is left; returns how much was done.
 
-    No more than `threads` items are in hand at once; after `turn_seconds` nothing new is claimed,
-    so that a turn ends. A slow item holds up no other. `do` must not raise: an item whose `do` does
+    That is when nothing is in hand; if it is to `linger`, when a claim brings nothing either. No
+    more than `threads` items are in hand at once; after `turn_seconds` nothing new is claimed, so
+    that a turn ends. A slow item holds up no other. `do` must not raise: an item whose `do` does
     stays claimed until its lease runs out, and is logged. A result that is not `urgent` may wait a
     moment longer for others to be recorded with. `hand_over` is called when the time is over and
     more may be left to claim; what is in hand is still to be done then.
@@ -56,7 +58,7 @@ def fan_out(
                 turn.start(claim(threads - turn.in_hand))
             elif turn.hands_over():
                 hand_over()
-            if not turn.in_hand and not turn.wait():
+            if not turn.in_hand and not (linger and turn.wait()):
                 return done
             results = turn.gather()
             if results:

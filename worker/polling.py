@@ -44,6 +44,7 @@ SLACK = 0.1  # seconds that a look may reach upstream late; the slots' distance 
 LATE = 0.05  # seconds of them that the worker itself may be late for a slot
 LEAD_MIN = 0.02  # seconds from a claim to its first slot: what the commit takes, at least
 LEAD_MAX = 2.0
+LINGER_ACCOUNTS = 4  # of more, turns that wait for the next due job could bind all processes
 TRICKLE_AGAIN = 0.25  # seconds until one that found less than it could have taken asks again
 IDLE_AGAIN = 0.5  # seconds until a turn that found nothing due, with looks in hand, asks again
 
@@ -153,6 +154,7 @@ def poll(
         threads=THREADS,
         turn_seconds=turn_seconds,
         urgent=_brings_more,
+        linger=len(settings.accounts) <= LINGER_ACCOUNTS,
         hand_over=hand_over,
     )
 

@@ -194,8 +194,8 @@ class Standby:
                 return False
             accounts = session.scalars(polling.due_accounts(db.now(session))).all()
         log.warning("tick_missing", age_seconds=age and round(age.total_seconds(), 1))
-        for account in accounts:
-            polling.poll(current, account)
+        for account in accounts:  # one after the other
+            polling.poll(current, account, turn_seconds=polling.TURN_SECONDS / len(accounts))
         delivery.deliver(current, send_callback)
         return True
 
