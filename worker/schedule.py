@@ -87,8 +87,7 @@ _OLDEST = 172_800.0
 _ROUNDING = 1e-6
 _FORGOTTEN = 1e-7  # of the jobs last so long: beyond, the ceiling is good enough
 _CERTAIN = 50.0  # -log of a share of jobs that there are none of
-_LOOK_FURTHER = 32  # ages past the best so far, before the rest is thought to be worse
-_TOLD_FURTHER = 8  # the same, by what was told of one job
+_TOLD_FURTHER = 8  # steps past the best wait so far, before the rest is thought to be worse
 _PRICE_MIN, _PRICE_MAX = 1e-3, 1e6
 _SHORT = 2.0  # times the usual price
 _PRICE_STEPS = 2.0  # per doubling: a plan is made for each step only
@@ -142,6 +141,7 @@ class Plan:
         costs, following = [self.price] * count, [count - 1] * count
         # What a look at `then` leaves to be paid, in units of all jobs and not of those still open.
         saved = [lasting[-1] - still_open[-1] * costs[-1]] * count
+        most = saved[-1]
         for place in range(count - 2, -1, -1):
             scale = 1 / still_open[place]
             # What rounding adds to the sum must not cost the first age that is far enough.
@@ -153,11 +153,12 @@ class Plan:
                 cost = ages[then] - saved[then] * scale
                 if cost < least:
                     best, least = then, cost
-                elif then > best + _LOOK_FURTHER:
+                elif ages[then] - most * scale >= least:  # nor can any later one be better
                     break
             following[place] = best
             costs[place] = self.price + least - ages[place] + lasting[place] * scale
             saved[place] = lasting[place] - still_open[place] * costs[place]
+            most = max(most, saved[place])
         return following
 
     def _delay_until(self, place: int, then: int) -> float:
@@ -257,8 +258,11 @@ class Plans:
             self.plan(model)
 
     def first_look(self, model: str | None) -> float:
-        """Seconds that a first look may wait while the budget is short; it makes sure of the id."""
-        return min(self.plan(model).interval(0.0), self.pace.ceiling)
+        """Seconds that a first look may wait while the budget is short.
+
+        It makes sure of the id, and where a job gets two looks in all it would be half of them.
+        """
+        return self.plan(model).interval(0.0)
 
     @property
     def short(self) -> bool:
@@ -292,7 +296,8 @@ def _plan(curve: Curve, price: float, pace: Pace) -> Plan:
 # --------------------------------------------------------------- accounts
 
 _PRICE_GAIN = 0.003  # per look: a price that follows every wait would swing
-_PRICE_TIMES = 256.0  # the usual price, at most: sixteen times the interval
+_UNUSED_WEIGHT = 2.0  # what a rush or an outage has raised is to fall as soon as slots are left
+_PRICE_TIMES = 4096.0  # the usual price, at most: 64 times the interval
 _WAIT_MOST = 4.0  # times the interval: one job that was away for long says little about the others
 
 
@@ -310,7 +315,7 @@ def look_price(
         2 * math.log(min(_WAIT_MOST, 1 + max(0.0, late) / max(interval, 0.1)))
         for interval, late in waits
     )
-    change = raised - unused
+    change = raised - _UNUSED_WEIGHT * unused
     if not price and change <= 0:
         return 0.0
     found = max(price, usual) * math.exp(max(-50.0, min(50.0, _PRICE_GAIN * change)))
