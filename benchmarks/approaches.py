@@ -18,6 +18,7 @@ from benchmarks.result import Row
 from benchmarks.trackers import Cost, Meter, Tracker
 from benchmarks.upstream import Note, Upstream, upstream
 from tests.servers import eventually
+from worker.schedule import TARGET_DELAY
 
 GOAL = "approaches"
 INTERVAL = 10.0
@@ -81,6 +82,7 @@ def _reelwatch(asked: Upstream, plan: Plan) -> AbstractContextManager[Tracker]:
         REELWATCH_REQUESTS_PER_SECOND="1000",
         REELWATCH_POLL_MIN=str(POLL_MIN / plan.scale),
         REELWATCH_POLL_MAX=str(POLL_MAX / plan.scale),
+        REELWATCH_TARGET_DELAY=str(TARGET_DELAY / plan.scale),
     )
 
 

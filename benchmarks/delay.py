@@ -22,6 +22,7 @@ from benchmarks.trackers import Tracker
 from benchmarks.upstream import Note, Upstream, upstream
 from tests.processes import Folder
 from worker import tracking
+from worker.schedule import TARGET_DELAY
 
 GOAL = "delay"
 SHARE_OF_NEWAPI = 0.25
@@ -31,7 +32,7 @@ SHARE_WITH_WORDS = 0.65
 RATE = 5.0  # requests per second, before the factor
 POLL_MIN, POLL_MAX = 5.0, 60.0
 ALLOWED = 0.6  # of the configured rate, by the upstream that allows less
-LEARNED_SECONDS = 60.0  # not divided: steps of the rate are spans of real time
+LEARNED_SECONDS = 90.0  # not divided: steps of the rate are spans of real time
 ARRIVALS = 10  # the jobs come in so many parts
 OURS = ("plain", "words", "limited")  # Reelwatch's accounts
 
@@ -171,6 +172,7 @@ def _reelwatch(asked: Upstream, plan: Plan, stack: ExitStack) -> Any:
         REELWATCH_ACCOUNTS_FILE=str(_accounts_file(folder.path, plan)),
         REELWATCH_POLL_MIN=str(POLL_MIN / plan.scale),
         REELWATCH_POLL_MAX=str(POLL_MAX / plan.scale),
+        REELWATCH_TARGET_DELAY=str(TARGET_DELAY / plan.scale),
         **{f"KEY_{name.upper()}": key(name) for name in OURS},
     )
 
