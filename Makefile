@@ -47,12 +47,12 @@ test: .venv/test.stamp ## all tests; they bring their own PostgreSQL and Redis (
 check: .venv/dev.stamp ## what must hold before a change lands: format, lint, types, tests, coverage
 	@echo "format"; $(BIN)/ruff format --quiet --check .
 	@echo "lint"; $(BIN)/ruff check --quiet .
-	@echo "types; meanwhile all benchmarks, too small to judge by: that they run"
-	@$(BIN)/python -m benchmarks --quick >.bench.log 2>&1 & bench=$$!; \
-	  $(BIN)/python -m mypy --no-error-summary; typed=$$?; \
-	  wait $$bench || { cat .bench.log; exit 1; }; exit $$typed
-	@echo "tests, among them: migrations match models, imports keep to the layers"
-	@$(PYTEST) --cov --cov-report= $(ARGS)
+	@nice -n 10 $(BIN)/python -m benchmarks --quick >.bench.log 2>&1 & bench=$$!; \
+	  echo "types; meanwhile all benchmarks, too small to judge by: do they run?"; \
+	  $(BIN)/python -m mypy --no-error-summary && \
+	  echo "tests, among them: migrations match models, imports keep to the layers" && \
+	  $(PYTEST) --cov --cov-report= $(ARGS); done=$$?; \
+	  wait $$bench || { cat .bench.log; exit 1; }; exit $$done
 	@echo "branch coverage: 95 % of all"; $(BIN)/python -m coverage report --fail-under=95
 	@echo "branch coverage: 100 % of the rules"; \
 	  $(BIN)/python -m coverage report --fail-under=100 --include=$(RULES)

@@ -20,7 +20,7 @@ Upstream's end is the job's first look plus the duration in its id. From there t
 on. The lateness of a look is from *due* to *asked*. What is held to 2 s is the rest of an end's
 delay: from *due*, or from upstream's end if that was later, to *written*.
 
-Memory is the resident size of each process of the workers and beats, every five seconds. Growth is
+Memory is the resident size of each process of the workers and beats, every second. Growth is
 from the median of the first fifth after the warm-up to that of the last fifth. The warm-up is five
 minutes; a shorter run shows the growth and is held to nothing.
 """
@@ -56,7 +56,7 @@ WARM_UP_SECONDS = 300.0
 SPACING = 1.1  # slots are this much further apart than the rate says (docs/decisions/0002)
 SHORTEST, LONGEST = 0.75, 6.75  # of a job's duration, in intervals between looks
 SETTLE_SECONDS = 10.0  # after the last arrival, until what is measured counts
-SAMPLE_SECONDS = 5.0
+SAMPLE_SECONDS = 1.0
 REFILL_SECONDS = 1.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
