@@ -203,7 +203,7 @@ OPEN = 500
 def _under_pressure(*, quick: bool) -> list[Row]:
     """About 500 open jobs of both models on one key at 5 requests a second."""
     goal = f"2. {OPEN} open jobs at {RATE:g} requests/s"
-    count = 300 if quick else 6_000
+    count = 100 if quick else 6_000
     found = []
     turns = {said: _mixed(count, said) for said in ("", "words")}
     fixed = run(turns[""], lambda *_: 0.0, RATE, first_look=False)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # what needs none of the package's code runs without it
     from worker.sandbox import Sandbox
 
 # Random examples in CI too: it goes on searching, and prints how to run again what it has found.
-settings.register_profile("ci", derandomize=False, print_blob=True, deadline=None, max_examples=40)
+settings.register_profile("ci", derandomize=False, print_blob=True, deadline=None, max_examples=25)
 settings.register_profile("dev", deadline=None)
 settings.load_profile("ci" if "CI" in os.environ else "dev")
 

@@ -279,7 +279,7 @@ def test_a_nudge_that_fails_is_let_go(
 def worked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The turns that standby does itself."""
     turns: list[str] = []
-    monkeypatch.setattr(polling, "poll", lambda _, account: turns.append(account))
+    monkeypatch.setattr(polling, "poll", lambda _, account, **__: turns.append(account))
     monkeypatch.setattr(delivery, "deliver", lambda *_: turns.append("deliver"))
     return turns
 
