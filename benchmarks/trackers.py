@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -252,22 +252,22 @@ def dbos(upstream: Upstream, interval: float) -> Iterator[Tracker]:
         folder.remove()
 
 
-@contextmanager
-def newapi(upstream: Upstream, key: str, scale: float) -> Iterator[Tracker]:
+def newapi(upstream: Upstream, key: str, scale: float) -> AbstractContextManager[Tracker]:
     """The model of new-api's poller."""
-    command = [sys.executable, "-m", "benchmarks.peer_newapi"]
-    more = {"PEER_KEY": key, "PEER_SCALE": str(scale)}
-    with _peer("new-api's poller", upstream, [command], "", more) as tracker:
-        yield tracker
+    return _poller("new-api's poller", "peer_newapi", upstream, key, PEER_SCALE=str(scale))
 
 
-@contextmanager
-def roundrobin(upstream: Upstream, key: str, rate: float) -> Iterator[Tracker]:
+def roundrobin(upstream: Upstream, key: str, rate: float) -> AbstractContextManager[Tracker]:
     """One job after another at exactly the rate."""
-    command = [sys.executable, "-m", "benchmarks.peer_roundrobin"]
-    more = {"PEER_KEY": key, "PEER_RATE": str(rate)}
-    with _peer("round-robin", upstream, [command], "", more) as tracker:
-        yield tracker
+    return _poller("round-robin", "peer_roundrobin", upstream, key, PEER_RATE=str(rate))
+
+
+def _poller(
+    name: str, module: str, upstream: Upstream, key: str, **more: str
+) -> AbstractContextManager[Tracker]:
+    """A peer of one process, with a key of its own."""
+    command = [sys.executable, "-m", f"benchmarks.{module}"]
+    return _peer(name, upstream, [command], "", {"PEER_KEY": key, **more})
 
 
 # ------------------------------------------------------------------ Celery, from outside

@@ -136,7 +136,7 @@ def apply(
     url: str, results: Sequence[Looked], now: datetime = NOW
 ) -> tuple[list[tuple[ledger.Change, Looked]], int]:
     with db.transaction(url) as session:
-        return polling.apply(session, RULES, results, now)
+        return polling.apply(session, polling.rules_for(RULES, results), results, now)
 
 
 def look_at(url: str, answer: Answer, now: datetime = NOW, video_id: str | None = None) -> None:

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from sqlalchemy import (
     Engine,
     Insert,
     Interval,
+    Select,
     String,
     Table,
     bindparam,
@@ -35,6 +36,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -242,6 +244,25 @@ def listed(dialect: str, parameter: str, width: int) -> list[ColumnElement[str |
     elements = func.jsonb_array_elements(cast(rows, JSONB))
     row = elements.table_valued(column("value", JSONB)).c.value
     return [row[place].astext for place in range(width)]
+
+
+def tokens_of(table: Table, *, key_share: bool = False) -> Select[Any]:
+    """The lease tokens of the rows with these `ids`, to be locked in one order for all."""
+    rows = select(table.c.id, table.c.lease_token).where(
+        table.c.id.in_(bindparam("ids", expanding=True))
+    )
+    return rows.order_by(table.c.id).with_for_update(key_share=key_share)
+
+
+def still_leased(
+    session: Session, tokens: Select[Any], claimed: Iterable[Mapping[str, Any] | RowMapping]
+) -> Collection[Any]:
+    """The ids of the claimed rows, locked, that still bear the token they were claimed with."""
+    given = {row["id"]: row["lease_token"] for row in claimed}
+    if not given:
+        return ()
+    rows = session.execute(tokens, {"ids": list(given)})
+    return {row.id for row in rows if row.lease_token == given[row.id]}
 
 
 def dispose() -> None:

@@ -7,11 +7,10 @@ makes the event arrive twice, with the same id; none is lost.
 import os
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from importlib.metadata import version
 from json import loads
 from random import random
 from typing import Any
@@ -40,19 +39,14 @@ from worker.errors import Refused
 from worker.models import Base, UtcDateTime
 from worker.outbound import Sender, parse_allowlist
 from worker.settings import Settings
-from worker.transport import TransferError
+from worker.transport import USER_AGENT, TransferError
 
 log = structlog.get_logger(__name__)
 
 attempts = Base.metadata.tables["attempts"]
 
 # Statements are made once: putting one together takes as long as the database takes for it.
-TOKENS = (
-    select(deliveries.c.id, deliveries.c.lease_token)
-    .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
-    .order_by(deliveries.c.id)  # in one order for all: none waits in a circle
-    .with_for_update()
-)
+TOKENS = db.tokens_of(deliveries)
 COUNTED = (
     update(deliveries)
     .where(deliveries.c.id == bindparam("row_id"))
@@ -65,8 +59,6 @@ FOLLOWED = COUNTED.values(
     failures=bindparam("failures"),
     lease_token=None,
 )
-
-USER_AGENT = f"reelwatch/{version('reelwatch')}"  # reading it takes a millisecond
 
 LEASE = timedelta(seconds=60)  # longer than the webhook timeout and writing down together
 LEASE_MARGIN = 30.0
@@ -287,7 +279,7 @@ def record(
     """
     connection = session.connection()
     connection.execute(insert(attempts), [_attempt(attempted) for attempted, _ in followed])
-    ours = _ours(session, [attempted.row for attempted, _ in followed])
+    ours = db.still_leased(session, TOKENS, [attempted.row for attempted, _ in followed])
     outcomes = [values for done, values in followed if done.row["id"] in ours]
     lost = [{"row_id": done.row["id"]} for done, _ in followed if done.row["id"] not in ours]
     if outcomes:
@@ -296,13 +288,6 @@ def record(
         connection.execute(COUNTED, lost)
     webhooks = [done for done, _ in followed if done.row["channel"] == "webhook"]
     judge(session, [(done.row["destination"], done.outcome.reached) for done in webhooks], now)
-
-
-def _ours(session: Session, rows: Sequence[RowMapping]) -> Collection[str]:
-    """The ids of the rows, locked, that still bear the token they were claimed with."""
-    tokens = {row["id"]: row["lease_token"] for row in rows}
-    found = session.execute(TOKENS, {"ids": list(tokens)})
-    return {row.id for row in found if row.lease_token == tokens[row.id]}
 
 
 def _attempt(attempted: Attempted) -> dict[str, Any]:

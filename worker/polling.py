@@ -10,7 +10,7 @@ the worker sends each look in its slot or not at all. So any number of workers s
 
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -74,12 +74,7 @@ LEASED = (
     .where(jobs.c.id.in_(bindparam("ids", expanding=True)))
     .values(next_poll_at=bindparam("until"), lease_token=bindparam("token"))
 )
-TOKENS = (
-    select(jobs.c.id, jobs.c.lease_token)
-    .where(jobs.c.id.in_(bindparam("ids", expanding=True)))
-    .order_by(jobs.c.id)  # in one order for all: none waits in a circle
-    .with_for_update(key_share=True)
-)
+TOKENS = db.tokens_of(jobs, key_share=True)
 STEPS = select(jobs.c.id, *STEP_COLUMNS).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
 
 PUT_OFF = 500  # first looks that one claim puts off, at most
@@ -212,16 +207,16 @@ class _Poller:
                 log.exception("look_not_written", job=results[0].claimed.row["id"])
 
     def _record(self, results: Sequence[Looked]) -> None:
-        _plans_for(self._rules, results)  # solved here, not while rows are locked
+        rules = rules_for(self._rules, results)  # solved here, not while rows are locked
         with db.transaction(self._settings.database_url) as session:
-            changes, owed = apply(session, self._rules, results)
+            changes, owed = apply(session, rules, results)
         for change, looked in changes:
             _log_look(change, looked)
         if owed:
             self._nudge()
 
 
-def _plans_for(rules: lifecycle.Rules, results: Sequence[Looked]) -> lifecycle.Rules:
+def rules_for(rules: lifecycle.Rules, results: Sequence[Looked]) -> lifecycle.Rules:
     """The rules at the price that the results were claimed at, their plans solved."""
     price = max((looked.claimed.look_price for looked in results), default=0.0)
     plans = replace(rules.plans, look_price=price)
@@ -439,10 +434,12 @@ def apply(
 ) -> tuple[list[tuple[ledger.Change, Looked]], int]:
     """Decide on each result and write it down, unless its row has been taken from it meanwhile.
 
-    Returns the changes that were written, each with its look, and the number of events they owe.
+    `rules` are `rules_for` the results. Returns the changes that were written, each with its look,
+    and the number of events they owe.
     """
-    rules = _plans_for(rules, results)
-    held = _held(session, [looked.claimed for looked in results if looked.look is not None])
+    # Whoever else writes to a job takes the token away: what the claim has read still holds.
+    asked = [looked.claimed.row for looked in results if looked.look is not None]
+    held = db.still_leased(session, TOKENS, asked)
     at = now or db.now(session)
     _release(session, [looked.claimed for looked in results if looked.look is None], at)
     changes = [
@@ -463,19 +460,6 @@ def _decided(
     return ledger.Change(
         row, lifecycle.decide(ledger.job_of(row), answer, now, rules, jitter), answer
     )
-
-
-def _held(session: Session, claims: Sequence[Claimed]) -> Collection[int]:
-    """The ids of the rows, locked, that still bear the token they were claimed with.
-
-    Whoever else writes to a job takes the token away: what the claim has read of a row that bears
-    it still holds.
-    """
-    tokens = {claimed.row["id"]: claimed.row["lease_token"] for claimed in claims}
-    if not tokens:
-        return ()
-    rows = session.execute(TOKENS, {"ids": list(tokens)})
-    return {row.id for row in rows if row.lease_token == tokens[row.id]}
 
 
 def _completed(

@@ -64,9 +64,13 @@ def until_slow_look(since_deadline: float, pace: Pace, jitter: float) -> float:
 
 def paced(seconds: float, pace: Pace, jitter: float) -> float:
     """`seconds` with jitter, never outside floor and ceiling: users count on both."""
-    # The room that is left for the jitter: cutting it off would bunch the looks at the bounds.
-    room = Pace(pace.floor / (1 - JITTER), pace.ceiling / (1 + JITTER))
-    return clamp(spread(clamp(seconds, room), jitter, JITTER), pace)
+    return clamp(spread(clamp(seconds, _room(pace)), jitter, JITTER), pace)
+
+
+def _room(pace: Pace) -> Pace:
+    """What is left of it for the jitter: cutting that off would bunch the looks at the bounds."""
+    floor = pace.floor / (1 - JITTER)
+    return Pace(floor, max(floor, pace.ceiling / (1 + JITTER)))
 
 
 def clamp(seconds: float, pace: Pace) -> float:
@@ -103,9 +107,8 @@ class Plan:
         self.curve = curve
         self.price = price
         self.pace = pace
-        # The room that is left for the jitter: cutting it off would bunch the looks at the bounds.
-        self._floor = pace.floor / (1 - JITTER)
-        self._ceiling = max(self._floor, pace.ceiling / (1 + JITTER))
+        room = _room(pace)
+        self._floor, self._ceiling = room.floor, room.ceiling
         # Arrays take a fifth of the memory of lists, and a process keeps many plans.
         self._ages = array("d", _ages(curve, self._floor))
         at = [curve.at(age) for age in self._ages]

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
+from importlib.metadata import version
 from typing import Literal
 
 import requests
@@ -32,6 +33,7 @@ from worker.connections import (
 from worker.deadline import Deadline, DeadlinePassed, TransferError
 
 __all__ = [
+    "USER_AGENT",
     "AddressBlocked",
     "AddressFilter",
     "BodyTooLarge",
@@ -45,6 +47,7 @@ __all__ = [
     "resolve",
 ]
 
+USER_AGENT = f"reelwatch/{version('reelwatch')}"  # reading it takes a millisecond
 PIECE_BYTES = 64 * 1024  # what is read, or decoded, in one go
 GZIP_START = b"\x1f\x8b"
 

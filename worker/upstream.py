@@ -7,14 +7,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from importlib.metadata import version
 from urllib.parse import quote
 
 import requests
 
 from worker.answers import Answer, ErrorKind, Trouble, interpret
 from worker.settings import Account
-from worker.transport import BodyTooLarge, DeadlinePassed, TransferError, exchange, new_session
+from worker.transport import (
+    USER_AGENT,
+    BodyTooLarge,
+    DeadlinePassed,
+    TransferError,
+    exchange,
+    new_session,
+)
 
 ROUTE = "/v1/video/query"
 DEADLINE_SECONDS = 15.0  # for everything: name, connection, TLS, headers, body
@@ -73,7 +79,7 @@ def _headers(api_key: str) -> Mapping[str, str]:
     return {
         "Authorization": f"Bearer {api_key}",
         "Accept": "application/json",
-        "User-Agent": f"reelwatch/{version('reelwatch')}",
+        "User-Agent": USER_AGENT,
     }
 
 
