@@ -252,8 +252,7 @@ class Ground:
         looked = self._looks(claimed)
         started = time.perf_counter()
         with db.transaction(self.url) as session:
-            rules = polling.rules_for(RULES, looked)
-            changes, _owed = polling.apply(session, rules, looked, self._now)
+            changes, _owed = polling.apply(session, RULES, looked, self._now)
         times.apply.append(time.perf_counter() - started)
         if not len(claimed) == len(changes) == BATCH:
             raise RuntimeError(f"{len(claimed)} claimed and {len(changes)} written, not {BATCH}")
@@ -305,7 +304,7 @@ class Ground:
         try:
             with Session(db.engine(self.url)) as session:
                 looked = self._looks(self.claim(session))
-                polling.apply(session, polling.rules_for(RULES, looked), looked, self._now)
+                polling.apply(session, RULES, looked, self._now)
                 session.rollback()
         finally:
             event.remove(db.engine(self.url), "before_cursor_execute", note)

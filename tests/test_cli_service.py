@@ -414,7 +414,7 @@ def test_accounts_show_their_standing(
     assert re.search(r"missing +5 +0 +rests [89]\d s more: quota: used up", lines["rests"])
     assert re.search(r"not configured +5 +1 +works$", lines["left"])
     assert re.search(r"missing +5 +0 +works", lines["fresh"])
-    short = "short of requests: looks at a job are stretched"
+    short = "short of requests: jobs wait for their looks"
     assert re.search(rf"missing +5 +0 +{short} +https://", lines["short"])
     assert re.search(rf"missing +1.25 of 5 +0 +slowed by 429, {short} +https://", lines["both"])
     rows = {row["name"]: row for row in json.loads(done("accounts", "--json"))}

@@ -72,6 +72,7 @@ GROUPS = {
         "schedule",
         "lifecycle",
         "remaining",
+        "ranking",
         "events",
         "narrative",
         "sandbox_answers",

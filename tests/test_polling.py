@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -24,13 +23,14 @@ from worker import (
     ledger,
     lifecycle,
     polling,
+    ranking,
     schedule,
     settings,
     tracking,
     upstream,
 )
 from worker.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
-from worker.curves import MIDDLES, Curve
+from worker.curves import MIDDLES, Curve, Sample, learn
 from worker.models import Account, Delivery, Job, PollError, Transition
 from worker.polling import Claimed, Looked, Slot
 from worker.sandbox import Sandbox
@@ -136,7 +136,7 @@ def apply(
     url: str, results: Sequence[Looked], now: datetime = NOW
 ) -> tuple[list[tuple[ledger.Change, Looked]], int]:
     with db.transaction(url) as session:
-        return polling.apply(session, polling.rules_for(RULES, results), results, now)
+        return polling.apply(session, RULES, results, now)
 
 
 def look_at(url: str, answer: Answer, now: datetime = NOW, video_id: str | None = None) -> None:
@@ -386,84 +386,158 @@ class TestConcurrentClaims:
         self.check(crowded_url, turns)
 
 
-# --------------------------------------------------------- what a look costs
-
-USUAL = schedule.Plans().least_price
+# ------------------------------------------- more jobs are due than there are slots
 
 
-def add_looked_at(url: str, names: Iterable[str], interval: float, late: float) -> None:
-    """Running jobs that are so late for a look, so long after the one before."""
-    due = after(-late)
-    add_jobs(
-        url, names, due, state="running", upstream_status="running",
-        tracked_at=after(-600), last_polled_at=after(-interval, due),
-    )  # fmt: skip
+def add_looked_at(url: str, names: Iterable[str], ago: float, age: float, **values: Any) -> None:
+    """Jobs that are due, of this age, looked at so many seconds ago."""
+    columns: dict[str, Any] = {
+        "state": "running", "upstream_status": "running", "tracked_at": after(-age),
+        "last_polled_at": after(-ago), "deadline_at": after(3_600),
+    }  # fmt: skip
+    add_jobs(url, names, after(-1), **(columns | values))
 
 
-def price_of(url: str, name: str = "default") -> float:
-    price: float = account(url, name)["look_price"]
-    return price
-
-
-class TestPriceOfALook:
+class TestMoreAreDueThanMayBeLookedAt:
     @pytest.fixture
     def url(self, database_url: str) -> str:
         add_account(database_url)
         return database_url
 
-    def test_is_nothing_while_looks_are_on_time(self, url: str) -> None:
-        add_looked_at(url, ids(12), 10, 0)
-        for step in range(5):
-            claim(url, now=after(step / 2))
-        assert price_of(url) == 0
+    def taken(self, url: str, limit: int = 64, now: datetime = NOW) -> set[str]:
+        return {each.row["video_id"] for each in claim(url, limit, now).items}
 
-    def test_rises_with_every_claim_that_is_late_and_full(self, url: str) -> None:
-        add_looked_at(url, ids(30), 10, 10)
-        prices = [0.0]
-        for step in range(4):
-            assert claim(url, now=after(step)).items
-            prices.append(price_of(url))
-        expected = schedule.look_price(0, USUAL, [(10.0, 10.0)] * 5, 0)
-        assert prices[1] == pytest.approx(expected)
-        assert prices[1] > USUAL
-        assert prices == sorted(set(prices))
+    def test_those_go_first_that_have_probably_ended_for_longest(self, url: str) -> None:
+        add_looked_at(url, ["young"], 5, 40)
+        add_looked_at(url, ["just looked at"], 5, 150)
+        add_looked_at(url, ["likely"], 20, 150)
+        add_looked_at(url, ["forgotten"], 55, 150)
+        order = [self.taken(url, 1) for _ in range(4)]
+        assert order == [{"forgotten"}, {"likely"}, {"just looked at"}, {"young"}]
 
-    def test_a_look_at_a_time_raises_it_too(self, url: str) -> None:
-        add_looked_at(url, ids(4), 10, 10)
-        slow = Configured("default", ACCOUNT.base_url, KEY, 0.5)
-        for step in range(4):
-            assert len(claim(url, now=after(3 * step), configured=slow).items) == 1
-        assert price_of(url) > USUAL * 2**0.015
+    def test_what_was_learned_of_a_model_counts(self, url: str) -> None:
+        """At the age of 100 s: these end between 60 and 130 s, those not before 150 s."""
+        soon = schedule.Known(learn("soon", [Sample(60.0 + n) for n in range(70)]), 0.1)
+        late = schedule.Known(learn("late", [Sample(150.0 + n) for n in range(70)]), 0.1)
+        plans = schedule.Plans(kinds={"soon": soon, "late": late})
+        add_looked_at(url, ids(5), 30, 100, model="late")
+        add_looked_at(url, ["a", "b"], 20, 100, model="soon")
+        with db.transaction(url) as session:
+            batch = polling.claim(session, ACCOUNT, 2, now=NOW, plans=plans)
+        assert {each.row["video_id"] for each in batch.items} == {"a", "b"}
 
-    def test_a_first_look_has_waited_for_nothing(self, url: str) -> None:
-        """No look was due before it; that a thousand come in together is no shortage yet."""
-        add_jobs(url, ids(5), after(-30))
-        assert claim(url).items
-        assert price_of(url) == 0
+    def test_new_ones_wait_for_their_turn(self, url: str) -> None:
+        add_jobs(url, ["new"], after(-2))
+        add_looked_at(url, ["running"], 30, 100)
+        assert self.taken(url, 1) == {"running"}
+        assert job(url, "new")["next_poll_at"] == after(-2)
+        assert self.taken(url, 1) == {"new"}
 
-    def test_falls_to_nothing_while_slots_are_left_over(self, url: str) -> None:
-        set_account(url, look_price=10 * USUAL, next_slot_at=NOW)
-        prices: list[float] = []
-        second = 0
-        while not prices or prices[-1]:
-            second += 1
-            claim(url, now=after(second))
-            prices.append(price_of(url))
-        assert prices == sorted(prices, reverse=True)
-        assert 5 < len(prices) < 60
+    def test_a_deadline_is_told_in_time(self, url: str) -> None:
+        add_looked_at(url, ids(3), 60, 100)
+        add_looked_at(url, ["over"], 1, 100, deadline_at=after(-0.5))
+        add_looked_at(url, ["told"], 1, 100, deadline_at=after(-60), state="expired",
+                      expired_at=after(-59), error_code="deadline")  # fmt: skip
+        assert self.taken(url, 1) == {"over"}
+        assert "told" not in self.taken(url, 3)
 
-    def test_falls_by_what_a_claim_leaves_over(self, url: str) -> None:
-        set_account(url, look_price=1.0, next_slot_at=NOW)
-        add_looked_at(url, ids(2), 10, 0)
-        assert len(claim(url).items) == 2  # of five
-        assert price_of(url) == pytest.approx(schedule.look_price(1.0, USUAL, [], 3))
+    def test_a_finished_job_without_its_url_is_asked_again_first(self, url: str) -> None:
+        add_looked_at(url, ids(3), 6, 100)
+        add_looked_at(url, ["finished"], 5, 100, resultless_since=after(-5), resultless_count=1)
+        assert self.taken(url, 1) == {"finished"}
 
-    def test_falls_by_the_slots_that_went_by(self, url: str) -> None:
-        set_account(url, look_price=1.0, next_slot_at=after(-5))
-        add_looked_at(url, ids(9), 10, 0)
+    def test_each_gets_its_turn(self, url: str) -> None:
+        """However many likelier ones there are: one that never ends is looked at, too."""
+        add_looked_at(url, ["old"], 10, 50_000, deadline_at=after(9_999_999))
+        add_looked_at(url, ids(8), 20, 120)
+        others = update(Job).where(Job.video_id != "old")
+        taken = []
+        for second in range(0, 2_000, 40):
+            with db.transaction(url) as session:  # they go on as they are
+                session.execute(others.values(
+                    tracked_at=after(second - 120), last_polled_at=after(second - 20),
+                    next_poll_at=after(second - 1), deadline_at=after(second + 3_600),
+                ))  # fmt: skip
+            taken.append(self.taken(url, 4, after(second)))
+        assert "old" not in taken[0]
+        assert any("old" in each for each in taken)
+
+    def test_a_claim_chooses_from_those_that_are_due_longest(
+        self, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(polling, "RIVALS", polling.RIVALS.limit(3))
+        add_jobs(url, ids(3), after(-60))
+        add_looked_at(url, ["likely"], 60, 150)
+        assert "likely" not in self.taken(url, 2)
+
+    def test_the_slots_are_for_those_that_were_chosen(self, url: str) -> None:
+        add_looked_at(url, ids(30), 30, 100)
+        batch = claim(url)
+        assert len(batch.items) == 5
+        assert len({each.slot.opens for each in batch.items}) == 5
+        assert batch.again < polling.HORIZON
+
+    @pytest.mark.parametrize("flagged", [0.0, 7.0])
+    def test_those_that_others_hold_are_left_to_them(
+        self, postgresql_url: str, flagged: float
+    ) -> None:
+        add_account(postgresql_url, look_price=flagged)
+        add_looked_at(postgresql_url, ["held"], 60, 150)
+        add_looked_at(postgresql_url, ids(4), 20, 150)
+        with db.transaction(postgresql_url) as session:
+            held = select(Job.id).where(Job.video_id == "held").with_for_update()
+            session.execute(held)
+            assert "held" not in self.taken(postgresql_url, 2)
+
+
+class TestPriceOfALook:
+    """What `reelwatch accounts` tells of a budget that is too short."""
+
+    @pytest.fixture
+    def url(self, database_url: str) -> str:
+        add_account(database_url)
+        return database_url
+
+    def price(self, url: str, name: str = "default") -> float:
+        found: float = account(url, name)["look_price"]
+        return found
+
+    def test_is_nothing_while_all_get_their_slots(self, url: str) -> None:
+        add_looked_at(url, ids(5), 60, 100)
+        claim(url)
+        assert self.price(url) == 0
+
+    def test_is_what_the_last_one_that_was_chosen_is_worth(self, url: str) -> None:
+        add_looked_at(url, ids(5), 40, 100)
+        add_looked_at(url, ids(5, "less"), 20, 100)
         assert len(claim(url).items) == 5
-        gone = 5 / SPAN.total_seconds()
-        assert price_of(url) == pytest.approx(schedule.look_price(1.0, USUAL, [], gone))
+        (worth,) = {
+            ranking.gain(dict(row), RULES.plans, NOW)
+            for row in rows(url, Job) if "less" not in row["video_id"]
+        }  # fmt: skip
+        assert self.price(url) == pytest.approx(worth)
+
+    def test_is_nothing_while_those_left_over_have_just_become_due(self, url: str) -> None:
+        """That many are due within one moment is no shortage yet."""
+        add_looked_at(url, ids(9), 8, 100)
+        assert len(claim(url).items) == 5
+        assert self.price(url) == 0
+
+    def test_is_nothing_again_when_slots_suffice(self, url: str) -> None:
+        set_account(url, look_price=7.0)
+        add_looked_at(url, ids(4), 60, 100)
+        assert len(claim(url).items) == 4
+        assert self.price(url) == 0
+
+    def test_is_nothing_again_when_nothing_is_due(self, url: str) -> None:
+        set_account(url, look_price=7.0)
+        assert not claim(url).items
+        assert self.price(url) == 0
+
+    def test_is_a_number_after_a_deadline(self, url: str) -> None:
+        add_looked_at(url, ids(9), 60, 100, deadline_at=after(-1))
+        claim(url)
+        assert self.price(url) == polling.PRICE_MOST
 
     @pytest.mark.parametrize(
         "values",
@@ -476,135 +550,15 @@ class TestPriceOfALook:
     )
     def test_keeps_still_where_nothing_can_be_learned(self, url: str, values: Any) -> None:
         set_account(url, look_price=1.0, **({"next_slot_at": NOW} | values))
-        add_looked_at(url, ids(9), 10, 10)
+        add_looked_at(url, ids(9), 60, 100)
         claim(url)
-        assert price_of(url) == 1.0
+        assert self.price(url) == 1.0
 
     def test_is_each_accounts_own(self, url: str) -> None:
         add_account(url, "other", look_price=1.0)
-        add_looked_at(url, ids(9), 10, 10)
+        add_looked_at(url, ids(9), 60, 100)
         claim(url)
-        assert price_of(url) != price_of(url, "other") == 1.0
-
-    @pytest.mark.parametrize(("price", "seconds"), [(0.0, 6), (5.0, 35), (25.0, 78)])
-    def test_what_is_claimed_at_a_high_one_is_due_late(
-        self, url: str, monkeypatch: pytest.MonkeyPatch, price: float, seconds: float
-    ) -> None:
-        monkeypatch.setattr(polling, "random", lambda: 0.5)
-        set_account(url, look_price=price, next_slot_at=NOW)
-        add_looked_at(url, ["a"], 10, 0)
-        (claimed,) = claim(url).items
-        assert claimed.look_price == price
-        apply(url, [looked(claimed, replace(RUNNING, created_at=after(-120)))])
-        wait = (job(url, "a")["next_poll_at"] - NOW).total_seconds()
-        plan = replace(RULES.plans, look_price=price).plan(None)
-        assert wait == pytest.approx(schedule.until_next_look(plan, 120, None, 0.5), abs=1e-5)
-        assert wait == pytest.approx(seconds, rel=0.2)
-
-    def test_of_a_group_the_highest_counts(self, url: str) -> None:
-        """Its results may come from several claims."""
-        set_account(url, look_price=80.0, next_slot_at=NOW)
-        add_looked_at(url, ids(2), 10, 0)
-        dear, cheap = claim(url).items
-        apply(url, [looked(replace(cheap, look_price=0.0), RUNNING), looked(dear, RUNNING)])
-        assert all(row["next_poll_at"] > after(30) for row in rows(url, Job))
-
-
-class TestFirstLooks:
-    """Most jobs have not ended when they come in: while looks are dear, others go first."""
-
-    NEW = ("new-1", "new-2", "new-3")
-
-    @pytest.fixture
-    def url(self, database_url: str) -> str:
-        add_account(database_url, look_price=20.0, next_slot_at=NOW)
-        add_jobs(database_url, self.NEW, after(-1))
-        return database_url
-
-    def claimed(self, url: str, limit: int = 64, now: datetime = NOW) -> list[str]:
-        return [each.row["video_id"] for each in claim(url, limit, now).items]
-
-    def test_are_put_off_and_running_jobs_go_first(self, url: str) -> None:
-        add_looked_at(url, ["running-1", "running-2"], 10, 0)
-        assert self.claimed(url, 2) == ["running-1", "running-2"]
-        wait = replace(RULES.plans, look_price=20.0).first_look(None)
-        for name in self.NEW:
-            row = job(url, name)
-            assert row["next_poll_at"] == after(-1 + wait)
-            assert (row["lease_token"], row["polls"]) == (None, 0)
-
-    def test_are_put_off_once(self, url: str) -> None:
-        assert self.claimed(url) == []
-        (due,) = {job(url, name)["next_poll_at"] for name in self.NEW}
-        set_account(url, look_price=1e5, next_slot_at=due)
-        assert self.claimed(url, now=due) == list(self.NEW)
-
-    def test_none_of_them_is_lost(self, url: str) -> None:
-        """However long looks stay dear: each is claimed within a ceiling of that price."""
-        seen: list[str] = []
-        for second in range(120):
-            set_account(url, look_price=20.0, next_slot_at=after(second))
-            seen += self.claimed(url, now=after(second))
-        # After the lease: nobody wrote anything down.
-        assert set(seen) == set(self.NEW)
-
-    @pytest.mark.parametrize("price", [0.0, 1.5 * USUAL])
-    def test_are_made_at_once_while_looks_are_not_dear(self, url: str, price: float) -> None:
-        set_account(url, look_price=price)
-        assert self.claimed(url) == list(self.NEW)
-
-    def test_are_made_at_once_after_a_quiet_time(self, url: str) -> None:
-        """What looks cost last night says nothing about this morning."""
-        set_account(url, next_slot_at=after(-3_600))
-        assert self.claimed(url) == list(self.NEW)
-        assert price_of(url) == 0
-
-    def test_nobody_waits_for_longer_once_the_budget_suffices_again(self, url: str) -> None:
-        """What was planned while looks were dear is planned no more; who has expired stays slow."""
-        with db.transaction(url) as session:
-            session.execute(update(Job).values(next_poll_at=after(400)))
-        add_jobs(url, ["old"], after(400), state="expired", expired_at=NOW, error_code="deadline")
-        set_account(url, look_price=20.0, next_slot_at=after(-3_600))
-        assert self.claimed(url) == []
-        assert price_of(url) == 0
-        latest = after(RULES.pace.ceiling)
-        assert {job(url, name)["next_poll_at"] for name in self.NEW} == {latest}
-        assert job(url, "old")["next_poll_at"] == after(400)
-
-    def test_that_have_waited_long_enough_are_made(self, url: str) -> None:
-        for table in ("tracked_at", "next_poll_at"):
-            with db.transaction(url) as session:
-                session.execute(update(Job).values({table: after(-1_000)}))
-        assert self.claimed(url) == list(self.NEW)
-
-    @pytest.mark.parametrize(
-        "values",
-        [{"last_polled_at": after(-1)}, {"next_poll_at": NOW}, {"tracked_at": after(-3_600)}],
-        ids=["looked at", "put off, rechecked, or left by a worker that died", "old"],
-    )
-    def test_other_looks_are_not_put_off(self, url: str, values: Any) -> None:
-        with db.transaction(url) as session:
-            session.execute(update(Job).where(Job.video_id == "new-2").values(**values))
-        assert self.claimed(url) == ["new-2"]
-
-    def test_are_made_by_the_deadline(self, url: str) -> None:
-        """Its passing is to be told in time."""
-        with db.transaction(url) as session:
-            session.execute(update(Job).values(deadline_at=after(7)))
-        self.claimed(url)
-        assert {row["next_poll_at"] for row in rows(url, Job)} == {after(7)}
-
-    def test_one_claim_puts_off_only_so_many(
-        self, url: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(polling, "PUT_OFF", 1)
-        assert self.claimed(url, 1) == []
-        assert [job(url, name)["next_poll_at"] > NOW for name in self.NEW] == [True, True, False]
-
-    def test_those_put_off_leave_their_slots_to_others(self, url: str) -> None:
-        """And the slots that nobody wants make looks cheaper."""
-        self.claimed(url)
-        assert price_of(url) == pytest.approx(schedule.look_price(20.0, USUAL, [], 5))
+        assert self.price(url) != self.price(url, "other") == 1.0
 
 
 # ---------------------------------------------------------------- the fence

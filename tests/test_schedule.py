@@ -27,7 +27,6 @@ from worker.schedule import (
     Plans,
     Recovery,
     clamp,
-    look_price,
     next_attempt,
     paced,
     pause_seconds,
@@ -82,7 +81,6 @@ NEW_PLANS = st.builds(Plan, CURVES, st.floats(-3, 6).map(lambda power: 10.0**pow
 AGES = st.floats(0, 1e7)
 WORDS = st.none() | st.sampled_from(["queued", "upsampling", "never heard of"])
 HINTS = st.none() | st.builds(Hint, st.floats(0, 1e7), WORDS, st.none() | st.floats(0, 1))
-WAITS = st.lists(st.tuples(st.floats(-1e9, 1e9), st.floats(-1e9, math.inf)), max_size=8)
 
 
 def drawn(curve: Curve, random: Random) -> float:
@@ -318,124 +316,31 @@ class TestPrice:
         assert 0 < price_for(curve, pace, target) <= 1e6
 
 
-class TestLookPrice:
-    USUAL = 0.1
-
-    @given(WAITS, st.floats(0, 1e6))
-    def test_looks_on_time_cost_nothing(self, waits: list[tuple[float, float]], un: float) -> None:
-        on_time = [(interval, min(0.0, late)) for interval, late in waits]
-        assert look_price(0.0, self.USUAL, on_time, un) == 0.0
-
-    @given(
-        st.floats(0, 1e6), st.floats(1e-3, 1e6), WAITS,
-        st.floats(0, 1e9) | st.just(math.inf),
-    )  # fmt: skip
-    def test_is_never_below_zero_nor_without_bound(
-        self, price: float, usual: float, waits: list[tuple[float, float]], unused: float
-    ) -> None:
-        found = look_price(price, usual, waits, unused)
-        assert 0 <= found <= 1e6
-        assert found == 0 or found >= usual
-
-    def test_is_bounded_by_the_usual_one(self) -> None:
-        """A shortage that lasted for hours must not take hours to be forgotten."""
-        prices = [1.0]
-        for _ in range(2_000):
-            prices.append(look_price(prices[-1], self.USUAL, [(10.0, 10.0)] * 5, 0))
-        assert prices[-1] == prices[-2]
-        assert 100 * self.USUAL < prices[-1] < 100_000 * self.USUAL
-
-    def test_nor_after_any_number_of_waits(self) -> None:
-        assert self.USUAL < look_price(1.0, self.USUAL, [(1.0, 1e9)] * 100_000, 0) <= 1e6
-
-    @given(st.floats(0.2, 1e5), WAITS, st.floats(0, 50))
-    def test_rises_with_waits_and_falls_with_unused_slots(
-        self, price: float, waits: list[tuple[float, float]], unused: float
-    ) -> None:
-        usual = self.USUAL
-        calm = look_price(price, usual, waits, unused)
-        assert look_price(price, usual, [*waits, (10.0, 10.0)], unused) >= calm
-        assert look_price(price, usual, waits, unused + 1) <= calm
-
-    @pytest.mark.parametrize(
-        ("late", "unused", "by"),
-        [
-            ([], 0, 1.0),
-            ([0.0] * 5, 0, 1.0),
-            ([10.0], 0, 2**0.006),  # as late as its interval is long
-            ([30.0], 0, 4**0.006),
-            ([10.0] * 5, 0, 2**0.03),
-            ([], 5, math.exp(-0.03)),
-            ([10.0] * 5, 5, 2**0.03 * math.exp(-0.03)),
-            ([1e9], 0, 4**0.006),  # away for long: no more than one that is three intervals late
-            ([], 100, math.exp(-0.6)),
-            ([], 1e9, 0.0),
-        ],
-    )
-    def test_by_known_waits(self, late: list[float], unused: float, by: float) -> None:
-        found = look_price(10.0, self.USUAL, [(10.0, seconds) for seconds in late], unused)
-        assert found == pytest.approx(10.0 * by)
-
-    def test_what_has_waited_counts_by_its_interval(self) -> None:
-        rare, often = (look_price(1, 0.1, [(interval, 5.0)], 0) for interval in (60.0, 5.0))
-        assert 1 < rare < often
-
-    @pytest.mark.parametrize("count", [1, 2, 5, 60])
-    def test_small_claims_add_up(self, count: int) -> None:
-        """A slow account makes one look at a time."""
-        price = 0.0
-        for _ in range(400 // count):
-            price = look_price(price, self.USUAL, [(10.0, 5.0)] * count, 0)
-        assert price == pytest.approx(self.USUAL * 1.5 ** (0.006 * (400 // count) * count), rel=0.1)
-
-    def test_is_forgotten_when_slots_are_left_over_again(self) -> None:
-        price, claims = 5.0, 0
-        while price and claims < 1_000:
-            price = look_price(price, self.USUAL, [(10.0, 0.0)] * 3, 2)
-            claims += 1
-        assert 300 < claims < 900
-
-    def test_keeps_still_where_waits_and_left_over_slots_weigh_each_other_up(self) -> None:
-        assert look_price(3.0, self.USUAL, [(10.0, 10.0)], math.log(2)) == pytest.approx(3.0)
-
-
 class TestPlans:
     PLANS = Plans(PACE, 4.0, {"veo3": Known(LEARNED, 1.0)})
 
     def test_what_was_learned_of_a_model_counts_for_it_alone(self) -> None:
         assert self.PLANS.curve("veo3") is LEARNED
-        assert self.PLANS.usual_price("veo3") == 1.0
+        assert self.PLANS.price("veo3") == 1.0
         for model in ("veo3-fast", "sora-2", "", None):
             assert self.PLANS.curve(model) is prior(model)
-            assert self.PLANS.usual_price(model) == price_for(prior(model), PACE, 4.0)
+            assert self.PLANS.price(model) == price_for(prior(model), PACE, 4.0)
 
     def test_the_least_price_is_that_of_the_kind_whose_looks_cost_least(self) -> None:
         kinds = {"veo3": Known(LEARNED, 1.0), "sora-2": Known(LEARNED, 0.3)}
         assert replace(self.PLANS, kinds=kinds).least_price == 0.3
         assert self.PLANS.least_price == 1.0
-        assert replace(self.PLANS, kinds={}).least_price == self.PLANS.usual_price(None)
-
-    @pytest.mark.parametrize(
-        ("look_price", "short"), [(0.0, False), (1.0, False), (2.0, False), (2.1, True), (9, True)]
-    )
-    def test_the_budget_is_short_well_above_it(self, look_price: float, short: bool) -> None:
-        assert replace(self.PLANS, look_price=look_price).short is short
+        assert replace(self.PLANS, kinds={}).least_price == self.PLANS.price(None)
 
     def test_a_higher_target_is_a_dearer_look(self) -> None:
-        prices = [Plans(PACE, target).usual_price("sora-2") for target in (4.0, 8.0, 16.0)]
+        prices = [Plans(PACE, target).price("sora-2") for target in (4.0, 8.0, 16.0)]
         assert prices == sorted(set(prices))
-
-    @pytest.mark.parametrize("look_price", [0.0, 0.5, 1.0, 1.1])
-    def test_a_price_that_is_not_above_the_usual_changes_nothing(self, look_price: float) -> None:
-        plan = replace(self.PLANS, look_price=look_price).plan("veo3")
-        assert plan is self.PLANS.plan("veo3")
-        assert (plan.curve, plan.price, plan.pace) == (LEARNED, 1.0, PACE)
 
     @pytest.mark.parametrize("model", ["veo3", "sora-2"])
     def test_dear_looks_are_rare(self, model: str) -> None:
-        usual = self.PLANS.usual_price(model)
+        curve, usual = self.PLANS.curve(model), self.PLANS.price(model)
         plans = [
-            replace(self.PLANS, look_price=usual * dearer).plan(model)
+            Plan(curve, usual * dearer, Pace(5, 60 * math.sqrt(dearer)))
             for dearer in (1, 2, 8, 64, 512)
         ]
         looks = [plan.expected[0] for plan in plans]
@@ -444,20 +349,6 @@ class TestPlans:
             intervals = [plan.interval(age) for plan in plans]
             assert all(later >= sooner - 1.4 for sooner, later in pairwise(intervals))
             assert intervals[-1] > 1.5 * intervals[0]
-
-    @pytest.mark.parametrize(
-        ("look_price", "price"), [(2.0, 2.0), (2.1, 2.0), (2.7, 2**1.5), (64.0, 64.0)]
-    )
-    def test_the_price_goes_in_steps(self, look_price: float, price: float) -> None:
-        plan = replace(self.PLANS, look_price=look_price).plan("veo3")
-        assert plan.price == pytest.approx(price)
-        assert plan.pace.floor == 5
-        assert plan.pace.ceiling == pytest.approx(60 * math.sqrt(price))
-
-    @pytest.mark.parametrize("price", [0.0, 3.0, 900.0])
-    def test_a_first_look_waits_as_the_plan_says(self, price: float) -> None:
-        plans = replace(self.PLANS, look_price=price)
-        assert plans.first_look("veo3") == plans.plan("veo3").interval(0)
 
     def test_a_quick_failure_does_not_hide_what_comes_later(self) -> None:
         """With few looks to a job, the first one goes past the few that fail at once."""
@@ -490,9 +381,79 @@ class TestPlans:
         assert schedule._plan.cache_info().misses == made
 
     def test_a_plan_is_made_once(self) -> None:
-        dear = replace(self.PLANS, look_price=9.0)
-        assert dear.plan("veo3") is replace(self.PLANS, look_price=9.1).plan("veo3")
-        assert dear.plan("veo3.1") is dear.plan("veo2")  # of equal priors
+        assert self.PLANS.plan("veo3") is replace(self.PLANS).plan("veo3")
+        assert self.PLANS.plan("veo3.1") is self.PLANS.plan("veo2")  # of equal priors
+
+
+class TestGain:
+    """What a look is worth when not all that are due can be made."""
+
+    PLANS = Plans(PACE, 4.0, {"veo3": Known(LEARNED, 1.0)})
+
+    @given(CURVES, PACES, HINTS, SPANS)
+    def test_is_a_number_for_any_job(
+        self, curve: Curve, pace: Pace, hint: Hint | None, waited: float
+    ) -> None:
+        plans = Plans(pace, 4.0, {"veo3": Known(curve, 1.0)})
+        seen = hint or Hint(0.0)
+        assert 0 <= plans.gain("veo3", seen, seen.age + waited) < math.inf
+        assert plans.gain("veo3", seen, seen.age) == 0
+
+    @pytest.mark.parametrize("seen", [0.0, 60.0, 120.0, 180.0, 400.0])
+    def test_grows_with_waiting(self, seen: float) -> None:
+        plans = Plans(PACE, 4.0)  # a prior, whose chance of ending never rises
+        gains = [plans.gain(None, Hint(seen), seen + waited) for waited in range(60, 900, 20)]
+        assert gains == sorted(set(gains))
+
+    def test_whose_chance_of_ending_has_passed_goes_before_whose_end_is_near(self) -> None:
+        young, old = 30.0, 36.0
+        early, late = (
+            Curve(tuple(before if age < young else after for age in MIDDLES))
+            for before, after in ((0.005, 0.001), (0.001, 0.03))
+        )
+        assert early.still_open(old) > late.still_open(old)
+        plans = Plans(PACE, 4.0, {"early": Known(early, 1.0), "late": Known(late, 1.0)})
+        assert plans.gain("early", Hint(0.0), old) > 2 * plans.gain("late", Hint(0.0), old)
+
+    @given(CURVES, PACES, st.floats(0, 1e7))
+    def test_nobody_is_forgotten(self, curve: Curve, pace: Pace, seen: float) -> None:
+        """After the ceiling a look is worth its price, whatever is known of the kind."""
+        plans = Plans(pace, 4.0, {"veo3": Known(curve, 0.7)})
+        assert plans.gain("veo3", Hint(seen), seen + pace.ceiling) >= 0.7 * (1 - 1e-6)
+
+    @pytest.mark.parametrize("age", [10.0, 60.0, 120.0, 170.0])
+    def test_is_about_the_price_when_the_plan_makes_a_look_due(self, age: float) -> None:
+        plans = Plans(Pace(0.1, 1_000), 4.0)
+        due = age + plans.plan("veo3").interval(age)
+        assert plans.gain("veo3", Hint(age), due) == pytest.approx(plans.price("veo3"), rel=0.5)
+
+    def test_knows_what_was_learned_and_what_was_said(self) -> None:
+        courses = [Course([(0.0, "queued"), (0.8, "finishing")])] * 30
+        curve = learn("veo3", [Sample(60.0 + 4 * n) for n in range(30)], courses)
+        plans = Plans(PACE, 4.0, {"veo3": Known(curve, 1.0)})
+        queued, silent, finishing = (
+            plans.gain("veo3", Hint(100.0, word), 120.0) for word in ("queued", None, "finishing")
+        )
+        assert queued < 0.7 * silent
+        assert finishing > 1.3 * silent
+
+    def test_what_was_told_is_forgotten_when_it_proves_wrong(self) -> None:
+        told = [Progressed(share / 20, share / 20) for share in range(1, 20)]
+        curve = learn("veo3", [Sample(100.0 + n) for n in range(40)], (), told)
+        plans = Plans(PACE, 4.0, {"veo3": Known(curve, 1.0)})
+        assert curve.given(Hint(3e4, None, 0.1)).still_open(3e4) < 1e-7
+        wrong = plans.gain("veo3", Hint(3e4, None, 0.1), 3e4 + 20)
+        assert wrong == plans.gain("veo3", Hint(3e4), 3e4 + 20)
+
+    @pytest.mark.parametrize(("hazard", "waited"), [(0.01, 10.0), (0.5, 20.0), (1.0, 3.0)])
+    @pytest.mark.parametrize("seen", [0.0, 5.0, 300.0, 20_000.0])
+    def test_is_the_mean_delay_of_a_steady_kind(
+        self, hazard: float, waited: float, seen: float
+    ) -> None:
+        """To any age: where next to none lasts so long, rounding must not be all that is left."""
+        curve = Curve((hazard,) * BINS)
+        expected = waited - (1 - math.exp(-hazard * waited)) / hazard
+        assert curve.overdue(seen, seen + waited) == pytest.approx(expected, rel=1e-3)
 
 
 class TestNextTry:

@@ -131,8 +131,8 @@ def accounts(as_json: bool) -> None:
     look finds out when it works again.
 
     Its rate is lower than configured after a 429 and rises again while there is quiet. An account
-    is short of requests while its jobs want more looks than the rate allows: each job is then
-    looked at more rarely, most of all where an end is unlikely.
+    is short of requests while its jobs want more looks than the rate allows: those that have most
+    likely ended are then looked at first.
     """
     with db.reading(options.database()) as session:
         now, stored = db.now(session), history.list_accounts(session)
@@ -181,7 +181,7 @@ def _standing(row: Mapping[str, Any], now: Any, *, slowed: bool) -> str:
         return f"rests {wait:.0f} s more: {row['pause_reason']}"
     said = ["slowed by 429"] if slowed else []
     if row["look_price"] > 0:
-        said.append("short of requests: looks at a job are stretched")
+        said.append("short of requests: jobs wait for their looks")
     return ", ".join(said) or "works"
 
 

@@ -11,6 +11,7 @@ duration has passed. `Curve.given()` combines that with the curve by Bayes' rule
 """
 
 import math
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +40,8 @@ SHARES = 20  # steps of the share of its duration that a job has behind it
 _STAGE_JOBS = 3  # finished jobs from which on a stage word, or a progress, tells something
 _TELLING = 1.5  # times as likely at one share as at another
 _WORDS_MOST = 40  # upstream may make up a new one each time
-_TOLD_MOST = 256  # curves of what was told, of some 14 kB each, that a process keeps
+_TOLD_MOST = 1_024  # curves of what was told, of some 4 kB each, that a process keeps
+_FEW_LEFT = 16.0  # -log of a share of jobs below which rounding counts
 _STAGE_DOUBT = 0.3  # jobs' worth of doubt about a stage at each share
 _SPREAD_PRIOR, _SPREAD_WEIGHT, _SPREAD_MIN = 0.15, 1.0, 0.02
 _PROGRESS_DOUBT = 0.02
@@ -100,22 +102,23 @@ class Curve:
     stages: Mapping[str, Sequence[float]] = field(default_factory=dict)  # likelihood by share
     progress_spread: float | None = None  # of the share around the progress; None: never given
 
-    # Of the chance to last: H = -log S at each edge, and the integral of S up to it.
+    # Of the chance to last: H = -log S at each edge, and the integral of S up to it. Arrays take a
+    # quarter of the memory of tuples, and a process keeps many curves.
 
     @cached_property
-    def cumulated(self) -> tuple[float, ...]:
+    def cumulated(self) -> Sequence[float]:
         """-log of the share of jobs that last, at each edge."""
         steps = (h * w for h, w in zip(self.hazards, WIDTHS, strict=True))
-        return tuple(accumulate(steps, initial=0.0))
+        return array("d", accumulate(steps, initial=0.0))
 
     @cached_property
-    def lasting(self) -> tuple[float, ...]:
+    def lasting(self) -> Sequence[float]:
         """The integral of the share of jobs that last, from 0 to each edge."""
         parts = (
             math.exp(-c) * _mean_lasting(h * w) * w
             for c, h, w in zip(self.cumulated, self.hazards, WIDTHS, strict=False)
         )
-        return tuple(accumulate(parts, initial=0.0))
+        return array("d", accumulate(parts, initial=0.0))
 
     def at(self, age: float) -> tuple[float, float]:
         """(-log S, integral of S) at an age."""
@@ -131,13 +134,26 @@ class Curve:
         """The share of jobs that last longer than this."""
         return math.exp(-self.at(age)[0])
 
+    def overdue(self, since: float, age: float) -> float:
+        """The seconds since its end, 0 if it goes on, to be expected of a job of this age.
+
+        Of one that had not ended at the age `since`.
+        """
+        waited = max(0.0, age - since)
+        ended, lasted = self.at(since)
+        if ended < _FEW_LEFT:
+            return max(0.0, waited - (self.at(since + waited)[1] - lasted) * math.exp(ended))
+        # So few last so long that rounding would be all that is left.
+        return waited * (1 - _mean_lasting(self.hazards[bin_of(since)] * waited))
+
     def given(self, hint: Hint) -> "Curve":
         """The curve of those jobs of its kind for which upstream would have said this."""
-        if hint.progress is None or self.progress_spread is None:
-            # Of a word only the step of the age matters: many jobs share the answer.
-            word = hint.word or ""
-            return _given_word(self, word, bin_of(hint.age)) if word in self.stages else self
-        return self._given(hint)
+        if hint.progress is not None and self.progress_spread is not None:
+            return _given(self, hint._replace(word=None))
+        if (hint.word or "") not in self.stages:
+            return self
+        # Of a word only the step of the age matters: many jobs share the answer.
+        return _given(self, Hint(MIDDLES[bin_of(hint.age)], hint.word))
 
     def _given(self, hint: Hint) -> "Curve":
         likelihood = self._likelihood(hint)
@@ -154,7 +170,7 @@ class Curve:
             share = min(weights[place] / left, 1 - 1e-9)
             hazards[place] = max(_HAZARD_MIN, -math.log1p(-share) / WIDTHS[place])
             left -= weights[place]
-        return Curve(tuple(hazards), self.jobs)
+        return Curve(array("d", hazards), self.jobs)
 
     def eta(self, hint: Hint, age: float) -> Eta | None:
         """The remaining time of a job of this age; None while too little is known of its kind."""
@@ -194,8 +210,8 @@ class Curve:
 
 
 @lru_cache(_TOLD_MOST)
-def _given_word(curve: Curve, word: str, place: int) -> Curve:
-    return curve._given(Hint(MIDDLES[place], word))
+def _given(curve: Curve, hint: Hint) -> Curve:
+    return curve._given(hint)
 
 
 def from_json(body: Mapping[str, Any]) -> Curve | None:

@@ -88,7 +88,7 @@ class Account(Base):
     paused_until: Mapped[datetime | None]
     pause_reason: Mapped[str | None] = mapped_column(Text)
     pauses_in_row: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
-    # Seconds of delay that a request is worth while the budget is short; 0: there is enough of it.
+    # Seconds of delay that a look must save to be made while the budget is short; 0: it is not.
     look_price: Mapped[float] = mapped_column(Float, default=0.0, server_default="0")
 
     __table_args__ = (

@@ -5,7 +5,8 @@ only while the row still bears that token: a worker that was killed, stopped or 
 nothing, and its jobs come due again when the lease is over.
 
 The rate is kept by the account's row. Every claim reserves *slots* on it, one moment per look, and
-the worker sends each look in its slot or not at all. So any number of workers stay within it.
+the worker sends each look in its slot or not at all. So any number of workers stay within it. When
+more jobs are due than there are slots, those go first whose looks are worth most.
 """
 
 import secrets
@@ -23,7 +24,7 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from worker import db, fanout, forecasts, ledger, lifecycle, schedule, upstream
+from worker import db, fanout, forecasts, ledger, lifecycle, ranking, schedule, upstream
 from worker.answers import Answer, Report, Trouble
 from worker.ledger import jobs
 from worker.lifecycle import Account as Effect
@@ -77,7 +78,21 @@ LEASED = (
 TOKENS = db.tokens_of(jobs, key_share=True)
 STEPS = select(jobs.c.id, *STEP_COLUMNS).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
 
-PUT_OFF = 500  # first looks that one claim puts off, at most
+RANKED_MOST = 2_000  # due jobs that one claim chooses from, the longest due ones
+PRICE_MOST = 1e6  # seconds; a deadline that has passed is beyond all price
+SHORT = 4.0  # times its price: so much more worth are looks that a short budget makes wait
+RIVALS = (
+    select(*(jobs.c[name] for name in ranking.COLUMNS))
+    .where(jobs.c.account == bindparam("name"), jobs.c.next_poll_at <= bindparam("now"))
+    .order_by(jobs.c.next_poll_at, jobs.c.id)
+    .limit(RANKED_MOST)
+)
+CHOSEN = (
+    select(*CLAIM_COLUMNS)
+    .where(jobs.c.id.in_(bindparam("ids", expanding=True)), jobs.c.next_poll_at <= bindparam("now"))
+    .order_by(jobs.c.next_poll_at, jobs.c.id)
+    .with_for_update(skip_locked=True, key_share=True)
+)
 
 Asker = Callable[[Configured, str, datetime], upstream.Look]
 
@@ -97,7 +112,6 @@ class Claimed:
     row: Mapping[str, Any]  # CLAIM_COLUMNS of it
     slot: Slot
     probe: bool = False  # the account was paused: this look finds out whether it works again
-    look_price: float = 0.0  # of the account
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,23 +221,19 @@ class _Poller:
                 log.exception("look_not_written", job=results[0].claimed.row["id"])
 
     def _record(self, results: Sequence[Looked]) -> None:
-        rules = rules_for(self._rules, results)  # solved here, not while rows are locked
+        self._prepare(results)
         with db.transaction(self._settings.database_url) as session:
-            changes, owed = apply(session, rules, results)
+            changes, owed = apply(session, self._rules, results)
         for change, looked in changes:
             _log_look(change, looked)
         if owed:
             self._nudge()
 
-
-def rules_for(rules: lifecycle.Rules, results: Sequence[Looked]) -> lifecycle.Rules:
-    """The rules at the price that the results were claimed at, their plans solved."""
-    price = max((looked.claimed.look_price for looked in results), default=0.0)
-    plans = replace(rules.plans, look_price=price)
-    for looked in results:
-        if looked.look is not None and isinstance(looked.look.answer, Report):
-            plans.plan(looked.claimed.row["model"] or looked.look.answer.model)
-    return replace(rules, plans=plans)
+    def _prepare(self, results: Sequence[Looked]) -> None:
+        """Solve plans here and not while rows are locked."""
+        for looked in results:
+            if looked.look is not None and isinstance(looked.look.answer, Report):
+                self._rules.plans.plan(looked.claimed.row["model"] or looked.look.answer.model)
 
 
 # ------------------------------------------------------------------- claim
@@ -239,8 +249,8 @@ def claim(
 ) -> fanout.Batch[Claimed]:
     """Take up to `limit` due jobs of the account, each with a slot within its rate.
 
-    The longer they had to wait for that, the dearer looks become: jobs are then due later, most of
-    all those that are unlikely to have ended.
+    If more are due, those whose looks are worth most by `plans`: who is likely to have ended for a
+    while.
     """
     row = _locked_account(session, account.name)
     clock = _Clock.read(session, now)
@@ -251,50 +261,23 @@ def claim(
     distance = timedelta(seconds=(1 + SLACK) / values["requests_per_second"])
     first = max(clock.now + timedelta(seconds=lead), row["next_slot_at"] or clock.now)
     free = _slots_within(first - clock.now, distance, max(HORIZON, lead))
-    plans = plans or schedule.Plans()
-    plans = replace(plans, look_price=_price_now(row, plans, clock.now, distance))
     wanted = min(1 if probe else limit, free)
-    taken = _take(session, account.name, wanted, clock.now, plans)
+    taken, price = _take(session, row, wanted, clock.now, plans or schedule.Plans())
     slots = [first + distance * place for place in range(len(taken) + 1)]
-    if not probe:
-        values["look_price"] = _price_next(plans, taken, clock.now, wanted - len(taken))
+    if wanted and not probe:
+        values["look_price"] = price
     if taken:
         values["next_slot_at"] = slots[-1]
     if taken and probe:  # one at a time; the next one if this one's worker dies
         values["paused_until"] = clock.now + LEASE
     _write_account(session, row, values)
-    if row["look_price"] and not values.get("look_price", row["look_price"]):
-        _bring_forward(session, account.name, clock.now, plans.pace)
     token = secrets.token_hex(16)
     _lease(session, [each["id"] for each in taken], clock.now, token)
     claimed = [
-        Claimed({**each, "lease_token": token}, clock.slot(at), probe, plans.look_price)
+        Claimed({**each, "lease_token": token}, clock.slot(at), probe)
         for each, at in zip(taken, slots, strict=False)
     ]
     return fanout.Batch(claimed, _again(claimed, wanted, slots[-1] - clock.now))
-
-
-def _price_now(row: RowMapping, plans: schedule.Plans, now: datetime, distance: timedelta) -> float:
-    """What a look costs, after the slots that have gone by without one."""
-    last = row["next_slot_at"] or now
-    return schedule.look_price(
-        row["look_price"], plans.least_price, (), max(0.0, (now - last) / distance)
-    )
-
-
-def _price_next(
-    plans: schedule.Plans, taken: Sequence[RowMapping], now: datetime, left_over: int
-) -> float:
-    """What a look costs from now on, by how late these are and how many slots were left over."""
-    waits = [
-        (
-            (row["next_poll_at"] - row["last_polled_at"]).total_seconds(),
-            (now - row["next_poll_at"]).total_seconds(),
-        )
-        for row in taken
-        if row["last_polled_at"] is not None
-    ]
-    return schedule.look_price(plans.look_price, plans.least_price, waits, left_over)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,52 +335,21 @@ def _slots_within(wait: timedelta, distance: timedelta, horizon: float) -> int:
 
 
 def _take(
-    session: Session, account: str, count: int, now: datetime, plans: schedule.Plans
-) -> Sequence[RowMapping]:
-    """Up to so many due jobs, locked; while looks are dear, first ones may be put off."""
+    session: Session, account: RowMapping, count: int, now: datetime, plans: schedule.Plans
+) -> tuple[Sequence[RowMapping], float]:
+    """Up to so many due jobs, locked; and the price of a look: 0 while there are slots enough."""
     if not count:
-        return []
-    most = count + PUT_OFF if plans.short else count
-    rows = session.execute(DUE, {"name": account, "now": now, "count": most}).mappings().all()
-    if not plans.short:
-        return rows
-    later = {row["id"]: at for row in rows if (at := _first_look(row, plans)) and at > now}
-    _put_off(session, later)
-    return [row for row in rows if row["id"] not in later][:count]
-
-
-def _first_look(row: RowMapping, plans: schedule.Plans) -> datetime | None:
-    """When a job that has just come in should be looked at first, at this price.
-
-    None if it has been looked at, or has been put off already.
-    """
-    if row["last_polled_at"] is not None or row["next_poll_at"] > row["tracked_at"]:
-        return None
-    wait = timedelta(seconds=plans.first_look(row["model"]))
-    due: datetime = min(row["tracked_at"] + wait, row["deadline_at"])
-    return due
-
-
-def _put_off(session: Session, until: Mapping[int, datetime]) -> None:
-    if until:
-        statement = update(jobs).where(jobs.c.id == bindparam("job"))
-        rows = [{"job": job_id, "due": at} for job_id, at in until.items()]
-        session.connection().execute(statement.values(next_poll_at=bindparam("due")), rows)
-
-
-def _bring_forward(session: Session, account: str, now: datetime, pace: schedule.Pace) -> None:
-    """The budget suffices again: no job waits for longer than it would have without that."""
-    latest = now + timedelta(seconds=pace.ceiling)
-    session.execute(
-        update(jobs)
-        .where(
-            jobs.c.account == account,
-            jobs.c.next_poll_at > latest,
-            jobs.c.state != lifecycle.State.EXPIRED,  # which are looked at slowly in any case
-            jobs.c.lease_token.is_(None),
-        )
-        .values(next_poll_at=latest)
-    )
+        return [], 0.0
+    due = {"name": account["name"], "now": now}
+    if not account["look_price"]:
+        rows = session.execute(DUE, {**due, "count": count + 1}).mappings().all()
+        if len(rows) <= count:
+            return rows, 0.0
+    rivals = [dict(row) for row in session.execute(RIVALS, due).mappings()]
+    ids, worth = ranking.first(rivals, count, plans, now)
+    rows = session.execute(CHOSEN, {"ids": ids, "now": now}).mappings().all() if ids else []
+    short = len(rivals) > count and worth > SHORT * plans.least_price
+    return rows, min(worth, PRICE_MOST) if short else 0.0
 
 
 def _lease(session: Session, job_ids: Sequence[int], now: datetime, token: str) -> None:
@@ -434,8 +386,7 @@ def apply(
 ) -> tuple[list[tuple[ledger.Change, Looked]], int]:
     """Decide on each result and write it down, unless its row has been taken from it meanwhile.
 
-    `rules` are `rules_for` the results. Returns the changes that were written, each with its look,
-    and the number of events they owe.
+    Returns the changes that were written, each with its look, and the number of events they owe.
     """
     # Whoever else writes to a job takes the token away: what the claim has read still holds.
     asked = [looked.claimed.row for looked in results if looked.look is not None]

@@ -23,19 +23,28 @@ def remaining(row: Mapping[str, Any], curve: Curve, now: datetime) -> Eta | None
     """
     if row["state"] not in FORETOLD or row["errors_in_row"]:
         return None
-    seen = row["last_polled_at"] or row["tracked_at"]
-    begun = row["upstream_created_at"] or row["tracked_at"]
-    age = max(0.0, (seen - begun).total_seconds())
-    progress = row["progress"] if row["progress_at"] == seen else None
-    found = curve.eta(Hint(age, row["upstream_status"], progress), age)
+    said, since = last_said(row, now)
+    found = curve.eta(said, said.age)
     if found is None:
         return None
-    since = max(0.0, (now - seen).total_seconds())
     p50, p90 = (
         round(max(0.0, seconds - since), _DIGITS)
         for seconds in (found.p50_seconds, found.p90_seconds)
     )
     return Eta(p50, p90, found.slower_than_95_percent)
+
+
+def last_said(row: Mapping[str, Any], now: datetime) -> tuple[Hint, float]:
+    """What upstream said at the last look, and how many seconds ago that was.
+
+    Before the first look: nothing, when the job was tracked.
+    """
+    seen = row["last_polled_at"] or row["tracked_at"]
+    begun = row["upstream_created_at"] or row["tracked_at"]
+    age = max(0.0, (seen - begun).total_seconds())
+    progress = row["progress"] if row["progress_at"] == seen else None
+    since = max(0.0, (now - seen).total_seconds())
+    return Hint(age, row["upstream_status"], progress), since
 
 
 def as_json(eta: Eta | None) -> dict[str, Any] | None:

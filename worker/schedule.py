@@ -7,6 +7,7 @@ When to look at a job is a question of price. A look has a *price*: the seconds 
 request is worth. While h is constant the best interval is sqrt(2 * price / h); h is not constant,
 so a `Plan` solves it for the whole curve, backwards from the oldest age: from each age the next
 look is the one with the least sum of price, expected delay until then, and the cost of going on.
+When more looks are due than the rate allows, those with the most expected gain go first.
 """
 
 import math
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 
-from worker.curves import Curve, Hint, prior
+from worker.curves import Curve, Hint, bin_of, prior
 
 TARGET_DELAY = 3.0  # seconds from upstream's end of a job to the look that notices it, on average
 JITTER = 0.1  # ± share of every interval
@@ -93,8 +94,6 @@ _FORGOTTEN = 1e-7  # of the jobs last so long: beyond, the ceiling is good enoug
 _CERTAIN = 50.0  # -log of a share of jobs that there are none of
 _TOLD_FURTHER = 8  # steps past the best wait so far, before the rest is thought to be worse
 _PRICE_MIN, _PRICE_MAX = 1e-3, 1e6
-_SHORT = 2.0  # times the usual price
-_PRICE_STEPS = 2.0  # per doubling: a plan is made for each step only
 
 
 class Plan:
@@ -229,63 +228,58 @@ class Known:
 
 @dataclass(frozen=True)
 class Plans:
-    """The plans of one account's models, for what a look costs there at the moment.
-
-    `look_price` is what the account's budget makes a look cost: 0 while there is enough of it.
-    `kinds` has what was learned by model; other models go by their prior.
+    """The plans of one account's models. `kinds` has what was learned, by model; others go by their
+    prior.
     """
 
     pace: Pace = field(default_factory=Pace)
     target_delay: float = TARGET_DELAY
     kinds: Mapping[str, Known] = field(default_factory=dict)
-    look_price: float = 0.0
 
     def curve(self, model: str | None) -> Curve:
         """What is known of a model's durations."""
         known = self.kinds.get(model or "")
         return known.curve if known else prior(model)
 
-    def usual_price(self, model: str | None) -> float:
-        """What a look at a model's job costs while there is budget enough."""
+    def price(self, model: str | None) -> float:
+        """What a look at a model's job may cost, in seconds of delay."""
         known = self.kinds.get(model or "")
-        return known.price if known else self._prior_price(model)
+        return known.price if known else _prior_price(prior(model), self.pace, self.target_delay)
 
     @property
     def least_price(self) -> float:
-        """What a look costs where it costs least while there is budget enough."""
-        return min((known.price for known in self.kinds.values()), default=self._prior_price(None))
+        """What a look may cost where it costs least."""
+        return min((known.price for known in self.kinds.values()), default=self.price(None))
 
     def prepare(self) -> None:
         """Make the plans that are wanted first, at a time when nobody waits for that."""
         for model in (None, *self.kinds):
             self.plan(model)
 
-    def first_look(self, model: str | None) -> float:
-        """Seconds that a first look may wait while the budget is short.
-
-        It makes sure of the id, and where a job gets two looks in all it would be half of them.
-        """
-        return self.plan(model).interval(0.0)
-
-    @property
-    def short(self) -> bool:
-        """Is the budget so short that a first look is worth putting off?"""
-        return self.look_price > _SHORT * self.least_price
-
-    def _prior_price(self, model: str | None) -> float:
-        return _prior_price(prior(model), self.pace, self.target_delay)
-
     def plan(self, model: str | None) -> Plan:
         """The plan for a model."""
-        price = self.usual_price(model)
-        ratio = self.look_price / price
-        if ratio <= 1:
-            return _plan(self.curve(model), price, self.pace)
-        steps = round(_PRICE_STEPS * math.log2(ratio))
-        dearer = 2.0 ** (steps / _PRICE_STEPS)
-        # Who looks less at all looks less often at what is unlikely to end, too.
-        pace = Pace(self.pace.floor, self.pace.ceiling * math.sqrt(dearer))
-        return _plan(self.curve(model), price * dearer, pace)
+        return _plan(self.curve(model), self.price(model), self.pace)
+
+    def gain(self, model: str | None, hint: Hint, age: float) -> float:
+        """What a look now is worth, in seconds of delay per request, upstream having said `hint`
+        at the last one; the job is `age` seconds old now.
+
+        That is the price at which now would be the best time for it, which has two sides. So much
+        delay is expected to have come together. And another second costs more of it, but may bring
+        the end, which saves the look after this one: while the chance of that rises, waiting pays.
+        The geometric mean of both orders jobs better than either. Where no end is expected, waiting
+        for the ceiling counts as the price: nobody is forgotten.
+        """
+        curve, price = self.curve(model), self.price(model)
+        told = curve.given(hint)
+        if told.still_open(hint.age) < _FORGOTTEN:  # it ends later than was told
+            told = curve
+        waited = max(0.0, age - hint.age)
+        chance = told.hazards[bin_of(age)] + 2 * price / self.pace.ceiling**2
+        ended = min(_CERTAIN, told.at(hint.age + waited)[0] - told.at(hint.age)[0])
+        saved = math.expm1(ended) ** 2 / (2 * chance)
+        at_least = price * (waited / self.pace.ceiling) ** 2
+        return math.sqrt(saved * told.overdue(hint.age, age)) + at_least
 
 
 _CACHED_PLANS = 64  # of some 50 kB each
@@ -297,32 +291,6 @@ def _plan(curve: Curve, price: float, pace: Pace) -> Plan:
 
 
 # --------------------------------------------------------------- accounts
-
-_PRICE_GAIN = 0.003  # per look: a price that follows every wait would swing
-_UNUSED_WEIGHT = 2.0  # what a rush or an outage has raised is to fall as soon as slots are left
-_PRICE_TIMES = 4096.0  # the usual price, at most: 64 times the interval
-_WAIT_MOST = 4.0  # times the interval: one job that was away for long says little about the others
-
-
-def look_price(
-    price: float, usual: float, waits: Sequence[tuple[float, float]], unused: float
-) -> float:
-    """What the budget makes a look cost, after another claim; 0 while no price is needed.
-
-    `waits` has, for each look, its interval and how much later than that it is made, in seconds;
-    `unused` is the number of slots for which there was no look; `usual` is what a look costs while
-    there is budget enough. With the square of the interval goes what a look is worth: it is that
-    which is learned here of what others had to give way for.
-    """
-    raised = sum(
-        2 * math.log(min(_WAIT_MOST, 1 + max(0.0, late) / max(interval, 0.1)))
-        for interval, late in waits
-    )
-    change = raised - _UNUSED_WEIGHT * unused
-    if not price and change <= 0:
-        return 0.0
-    found = max(price, usual) * math.exp(max(-50.0, min(50.0, _PRICE_GAIN * change)))
-    return 0.0 if change <= 0 and found <= usual else min(_PRICE_MAX, _PRICE_TIMES * usual, found)
 
 
 def slower(rate: float) -> float:

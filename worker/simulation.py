@@ -1,24 +1,27 @@
 """What if: jobs of a known course, looked at by a plan, on a clock of numbers. Pure.
 
-One account, one budget: looks are made in order of their due times, each in a slot of its own, as
-the workers do it; the price of looks follows the waits as it does there. What network, database and
-processes cost is not in it.
+One account, one budget: each look has a slot of its own, and when more are due than there are slots
+those worth most go first, as the workers do it. What network, database and processes cost is not in
+it.
 """
 
 import heapq
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from typing import NamedTuple
 
 from worker.curves import Course, Curve, Hint, Progressed, Sample, learn
-from worker.schedule import Known, Plans, look_price, price_for
+from worker.schedule import Known, Plans, price_for
 
 _LEARN_SHARE = 0.25  # more jobs than the last time, until it is learned anew
 _LEARN_MOST = 1_000  # finished jobs that a curve is learned from
 _HALF_LIFE = 300.0
 _SLOT_SHARE = 1.1  # the distance of the slots, as a share of what the rate allows
+_CLAIM_SECONDS = 0.5  # of slots that a claim takes
+_AT_ONCE_MOST = 64  # looks of one claim
 
 
 class Video(NamedTuple):
@@ -138,6 +141,19 @@ def run(
     return _Run(policy, requests_per_second, first_look=first_look).over(videos)
 
 
+_NOTHING = Hint(0.0)
+
+
+@dataclass(slots=True)
+class _Open:
+    """A video that has not been seen to end."""
+
+    video: Video
+    due: float
+    said: Hint = _NOTHING  # at the last look
+    looks: int = 0
+
+
 class _Run:
     def __init__(
         self, policy: Learner | Policy, requests_per_second: float, *, first_look: bool
@@ -145,71 +161,71 @@ class _Run:
         self.learner = policy if isinstance(policy, Learner) else None
         self.interval: Policy = policy.interval if isinstance(policy, Learner) else policy
         self.distance = _SLOT_SHARE / requests_per_second
+        self.at_once = max(1, round(min(_AT_ONCE_MOST, _CLAIM_SECONDS * requests_per_second)))
         self.first_look = first_look
         self.outcome = Outcome()
         self.slot = 0.0
-        # (due, tie, since when, the last word before, video)
-        self.queue: list[tuple[float, int, float, Hint | None, Video]] = []
+        self.waiting: list[tuple[float, int, _Open]] = []  # by when they are due
+        self.due: list[_Open] = []  # in that order
         self.ties = count()
 
     def over(self, videos: Iterable[Video]) -> Outcome:
         coming = sorted(videos, key=lambda video: video.created, reverse=True)
-        while coming or self.queue:
-            while coming and (not self.queue or coming[-1].created <= self._next_at()):
+        while coming or self.waiting or self.due:
+            if not self.due:
+                comes = coming[-1].created if coming else math.inf
+                falls = self.waiting[0][0] if self.waiting else math.inf
+                self.slot = max(self.slot, min(comes, falls))
+            while coming and coming[-1].created <= self.slot:
                 self._come_in(coming.pop())
-            due, _, since, said, video = heapq.heappop(self.queue)
-            if not self._put_off(due, since, said, video):
-                self._look(due, since, said, video)
+            while self.waiting and self.waiting[0][0] <= self.slot:
+                self.due.append(heapq.heappop(self.waiting)[2])
+            for job in self._claimed():
+                self._look(job)
         return self.outcome
 
-    def _next_at(self) -> float:
-        """When the next look will be made."""
-        return max(self.slot, self.queue[0][0])
-
     def _come_in(self, video: Video) -> None:
-        due = video.created
-        if not self.first_look:
-            due += self.interval(video, 0.0, Hint(0.0))
-        self._push(due, video.created, None, video)
-        self.outcome.most_open = max(self.outcome.most_open, len(self.queue))
+        first = 0.0 if self.first_look else self.interval(video, 0.0, _NOTHING)
+        self._wait(_Open(video, video.created + first))
+        self.outcome.most_open = max(self.outcome.most_open, len(self.waiting) + len(self.due))
 
-    def _push(self, due: float, since: float, said: Hint | None, video: Video) -> None:
-        heapq.heappush(self.queue, (due, next(self.ties), since, said, video))
+    def _wait(self, job: _Open) -> None:
+        heapq.heappush(self.waiting, (job.due, next(self.ties), job))
 
-    def _put_off(self, due: float, since: float, said: Hint | None, video: Video) -> bool:
-        """While looks are dear, a first one waits until it is worth its price."""
-        learner = self.learner
-        if learner is None or not learner.plans.short or due > video.created:
-            return False
-        later = video.created + learner.plans.first_look(video.model)
-        if later <= max(self.slot, due):
-            return False
-        self._push(later, since, said, video)
-        return True
+    def _claimed(self) -> Sequence[_Open]:
+        """Those that are looked at next: as many as one claim of a worker takes."""
+        learner, due = self.learner, self.due
+        if len(due) <= self.at_once:
+            self.due = []
+            return due
+        if learner is None:
+            self.due = due[self.at_once :]
+            return due[: self.at_once]
+        best = heapq.nlargest(self.at_once, due, key=partial(_gain, learner.plans, self.slot))
+        chosen = set(map(id, best))
+        self.due = [job for job in due if id(job) not in chosen]
+        return best
 
-    def _look(self, due: float, since: float, said: Hint | None, video: Video) -> None:
-        at = max(self.slot, due)
-        self._price(video, said, due, since, at)
+    def _look(self, job: _Open) -> None:
+        at = max(self.slot, job.due)
         self.slot = at + self.distance
         self.outcome.looks += 1
+        video, said = job.video, job.said if job.looks else None
         age = at - video.created
         if age >= video.seconds:
             self.outcome.delays.append(age - video.seconds)
             if self.learner is not None:
                 self.learner.ended(video, said)
             return
-        hint = Hint(age, _word_at(video, age), video.progress(age))
-        self._push(at + self.interval(video, age, hint), at, hint, video)
+        job.looks += 1
+        job.said = Hint(age, _word_at(video, age), video.progress(age))
+        job.due = at + self.interval(video, age, job.said)
+        self._wait(job)
 
-    def _price(self, video: Video, said: Hint | None, due: float, since: float, at: float) -> None:
-        if self.learner is None or not self.distance:
-            return
-        plans = self.learner.plans
-        unused = max(0.0, (due - self.slot) / self.distance)
-        waits = [(due - since, at - due)] if said is not None else []
-        price = look_price(plans.look_price, plans.least_price, waits, unused)
-        if price != plans.look_price:
-            self.learner.plans = replace(plans, look_price=price)
+
+def _gain(plans: Plans, now: float, job: _Open) -> float:
+    """What a look at this job is worth now."""
+    return plans.gain(job.video.model, job.said, now - job.video.created)
 
 
 def _until_end(video: Video) -> list[tuple[float, str]]:
