@@ -256,10 +256,20 @@ class TestLearning:
         alone = learn("veo3", ended)
         beside = learn("veo3", [*ended, *[Sample(100.0, ended=False)] * 30])
         assert beside.jobs == alone.jobs == 30
-        assert all(one <= other for one, other in zip(beside.hazards, alone.hazards, strict=True))
+        until = bin_of(100)
+        assert all(a < b for a, b in zip(beside.hazards[:until], alone.hazards, strict=False))
         assert beside.hazards[bin_of(80)] < 0.7 * alone.hazards[bin_of(80)]
-        assert beside.hazards[bin_of(1_000)] == alone.hazards[bin_of(1_000)]
+        assert beside.hazards[bin_of(1_000)] == pytest.approx(alone.hazards[bin_of(1_000)], rel=0.1)
         assert beside.still_open(100) > alone.still_open(100)
+
+    def test_great_ages_are_guessed_by_the_models_own_scale(self) -> None:
+        """Its name may start like that of much quicker ones; few jobs ever get so old."""
+        known = learn("veo3", [Sample(5 * seconds) for seconds in lognormal(20)])
+        unknown = learn("nobody's", [Sample(5 * seconds) for seconds in lognormal(20)])
+        for age in (100, 400, 1_500, 6_000):
+            assert known.hazards[bin_of(age)] == pytest.approx(
+                unknown.hazards[bin_of(age)], rel=0.15
+            )
 
     def test_only_running_jobs_are_learned_from_too(self) -> None:
         curve = learn("veo3", [Sample(1_000.0, ended=False)] * 10)

@@ -202,10 +202,10 @@ class TestDurations:
     def test_only_so_many_are_read_and_the_newest(
         self, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(learning, "NEWEST", 20)
-        add_many(url, ((40.0 if ago < 20 else 400.0, 60.0 + ago) for ago in range(50)))
+        monkeypatch.setattr(learning, "NEWEST", 60)
+        add_many(url, ((40.0 if ago < 60 else 400.0, 60.0 + ago) for ago in range(120)))
         curve = learned(url)
-        assert curve.jobs == 20
+        assert curve.jobs == 60
         assert median(curve) == pytest.approx(40, rel=0.2)
 
 

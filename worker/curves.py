@@ -30,10 +30,11 @@ WIDTHS = tuple(b - a for a, b in pairwise(EDGES))
 MIDDLES = tuple((a + b) / 2 for a, b in pairwise(EDGES))
 _HAZARD_MIN = 1e-9
 
-PRIOR_JOBS = 2.0  # finished jobs that the prior counts as
+PRIOR_JOBS = 3.0  # finished jobs that the prior counts as
 _QUICK_UNTIL = 10.0  # failures at once
 _EARLY_UNTIL, _EARLY_SHARE = 0.5, 0.3  # of the typical duration, and of the hazard
 _OLD_FROM = 3.0  # typical durations: from there on, the older a job, the longer it may take
+_OLD_FROM_KNOWN = 2.0  # the same once finished jobs have told what is typical
 _BANDWIDTH, _NARROWING = 0.45, 0.25  # of the smoothing, in powers of e: for one job, and its root
 
 SHARES = 20  # steps of the share of its duration that a job has behind it
@@ -41,6 +42,7 @@ _STAGE_JOBS = 3  # finished jobs from which on a stage word, or a progress, tell
 _TELLING = 1.5  # times as likely at one share as at another
 _WORDS_MOST = 40  # upstream may make up a new one each time
 _TOLD_MOST = 1_024  # curves of what was told, of some 4 kB each, that a process keeps
+_NAMES_MOST = 256  # of models, whose priors are found at once
 _FEW_LEFT = 16.0  # -log of a share of jobs below which rounding counts
 _STAGE_DOUBT = 0.3  # jobs' worth of doubt about a stage at each share
 _SPREAD_PRIOR, _SPREAD_WEIGHT, _SPREAD_MIN = 0.15, 1.0, 0.02
@@ -134,17 +136,19 @@ class Curve:
         """The share of jobs that last longer than this."""
         return math.exp(-self.at(age)[0])
 
-    def overdue(self, since: float, age: float) -> float:
-        """The seconds since its end, 0 if it goes on, to be expected of a job of this age.
+    def awaited(self, since: float, age: float) -> tuple[float, float]:
+        """What may have happened from `since`, when a job was still open, to `age`.
 
-        Of one that had not ended at the age `since`.
+        As -log of the chance that it has not ended, and the seconds since its end that are to be
+        expected, 0 being those of a job that goes on.
         """
-        waited = max(0.0, age - since)
         ended, lasted = self.at(since)
-        if ended < _FEW_LEFT:
-            return max(0.0, waited - (self.at(since + waited)[1] - lasted) * math.exp(ended))
-        # So few last so long that rounding would be all that is left.
-        return waited * (1 - _mean_lasting(self.hazards[bin_of(since)] * waited))
+        if ended > _FEW_LEFT:  # so few that rounding would be all that is left
+            more = self.hazards[bin_of(since)] * (age - since)
+            return more, (age - since) * (1 - _mean_lasting(more))
+        ended_then, lasted_then = self.at(age)
+        late = age - since - (lasted_then - lasted) * math.exp(ended)
+        return ended_then - ended, max(0.0, late)
 
     def given(self, hint: Hint) -> "Curve":
         """The curve of those jobs of its kind for which upstream would have said this."""
@@ -241,6 +245,7 @@ def typical_seconds(model: str | None) -> float:
     return TYPICAL_SECONDS[max(known, key=len)] if known else TYPICAL_UNKNOWN
 
 
+@lru_cache(_NAMES_MOST)
 def prior(model: str | None) -> Curve:
     """What is assumed of a model before any of its jobs has finished."""
     return _prior(typical_seconds(model))
@@ -253,13 +258,17 @@ def _prior(typical: float) -> Curve:
     A guess at a shape that turns out to be wrong costs more than such looks; that few jobs end
     well before the typical time, and that old ones may grow much older, is safe to assume.
     """
-    return Curve(tuple(_prior_hazard(middle, typical) for middle in MIDDLES))
+    return _guessed(typical, _OLD_FROM)
 
 
-def _prior_hazard(age: float, typical: float) -> float:
+def _guessed(typical: float, old_from: float) -> Curve:
+    return Curve(tuple(_guessed_hazard(middle, typical, old_from) for middle in MIDDLES))
+
+
+def _guessed_hazard(age: float, typical: float, old_from: float) -> float:
     if _QUICK_UNTIL < age < _EARLY_UNTIL * typical:
         return _EARLY_SHARE / typical
-    return min(1.0, _OLD_FROM * typical / age) / typical
+    return min(1.0, old_from * typical / age) / typical
 
 
 # ---------------------------------------------------------------- learning
@@ -279,7 +288,6 @@ def learn(
     each moment of a job's life by itself, or the young lives of jobs that go on would outweigh
     those of the jobs that have ended.
     """
-    base = prior(model)
     samples, progressed = list(samples), list(progressed)
     ends, exposure = [0.0] * BINS, [0.0] * BINS
     for sample in samples:
@@ -293,21 +301,33 @@ def learn(
     count = sum(ends)
     kernel = _kernel(count)
     ends, exposure = _smoothed(ends, kernel), _smoothed(exposure, kernel)
-    # The prior counts as jobs that live and end by it: of few of them is left at great ages.
-    assumed = [
-        PRIOR_JOBS * (after - before)
-        for before, after in pairwise(math.exp(-cumulated) for cumulated in base.cumulated)
-    ]
-    lived = [PRIOR_JOBS * (after - before) for before, after in pairwise(base.lasting)]
-    hazards = tuple(
-        max(_HAZARD_MIN, (ends[place] - assumed[place]) / (exposure[place] + lived[place]))
-        for place in range(BINS)
-    )
+    found = _shrunk(ends, exposure, prior(model))
+    if count:
+        # What few jobs say of great ages is filled in by a prior of their own scale, not by one of
+        # all models' that their name happens to start with.
+        typical = found.age_at(math.log(2))
+        found = _shrunk(ends, exposure, _guessed(typical, _OLD_FROM_KNOWN))
     return Curve(
-        hazards,
+        found.hazards,
         jobs=sum(sample.ended for sample in samples),
         stages=_stages(list(courses)),
         progress_spread=_spread(progressed),
+    )
+
+
+def _shrunk(ends: Sequence[float], exposure: Sequence[float], towards: Curve) -> Curve:
+    """The hazards of what ended and lived in each step, and of the prior's jobs.
+
+    These live and end by the prior: of few of them is left at great ages.
+    """
+    shares = pairwise(math.exp(-cumulated) for cumulated in towards.cumulated)
+    assumed = [PRIOR_JOBS * (before - after) for before, after in shares]
+    lived = [PRIOR_JOBS * (after - before) for before, after in pairwise(towards.lasting)]
+    return Curve(
+        tuple(
+            max(_HAZARD_MIN, (ends[place] + assumed[place]) / (exposure[place] + lived[place]))
+            for place in range(BINS)
+        )
     )
 
 

@@ -274,12 +274,12 @@ class Plans:
         told = curve.given(hint)
         if told.still_open(hint.age) < _FORGOTTEN:  # it ends later than was told
             told = curve
-        waited = max(0.0, age - hint.age)
+        age = max(age, hint.age)
+        ended, delay = told.awaited(hint.age, age)
         chance = told.hazards[bin_of(age)] + 2 * price / self.pace.ceiling**2
-        ended = min(_CERTAIN, told.at(hint.age + waited)[0] - told.at(hint.age)[0])
-        saved = math.expm1(ended) ** 2 / (2 * chance)
-        at_least = price * (waited / self.pace.ceiling) ** 2
-        return math.sqrt(saved * told.overdue(hint.age, age)) + at_least
+        saved = math.expm1(min(_CERTAIN, ended)) ** 2 / (2 * chance)
+        at_least = price * ((age - hint.age) / self.pace.ceiling) ** 2
+        return math.sqrt(saved * delay) + at_least
 
 
 _CACHED_PLANS = 64  # of some 50 kB each
