@@ -59,7 +59,7 @@ class Plan:
         return int(ALLOWED * self.rate)
 
 
-FULL = Plan(4.0, 500, 300, 380.0, 60.0, 500.0)
+FULL = Plan(3.0, 500, 300, 330.0, 60.0, 400.0)
 QUICK = Plan(40.0, 60, 20, 40.0, 20.0, 120.0)
 
 

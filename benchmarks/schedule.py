@@ -26,7 +26,11 @@ PACE = Pace(0.5, 600.0)  # wide, so that the plans show and not their bounds
 DELAYS = (1.5, 3.0, 6.0)  # seconds
 MAIN_DELAY = 3.0  # the default
 BACKOFFS = (1.5, 2.0)  # factors
-HISTORIES = 10  # each learned from other jobs: one of 100 may be lucky
+HISTORIES = {
+    0: 1,
+    100: 40,
+    1_000: 10,
+}  # by their length; each of other jobs: a short one may be lucky
 WORDY_SHARE = 0.65
 PROGRESS_ERROR = 0.1  # of the share that has passed
 
@@ -44,7 +48,7 @@ Made = Callable[[Any], Row]  # a row, of what was calculated
 
 def _pending(pool: Executor, *, quick: bool) -> Iterator[tuple[Made, Future[Any]]]:
     """The rows to come, in their order, and what each waits for."""
-    jobs = 20 if quick else 1_000  # of each history
+    jobs = 200 if quick else 10_000  # looked at by those who have learned, of all histories
     for place, (_, median, _sigma) in enumerate(MODELS):
         goal = f"1. requests per job, median {median:g} s"
         best = optimum(place)
@@ -56,8 +60,9 @@ def _pending(pool: Executor, *, quick: bool) -> Iterator[tuple[Made, Future[Any]
                 continue
             at = f"at a target of {delay:g} s"
             count = jobs * (5 if most else 1)
+            few = max(40, count // 10)
             made = partial(_row, goal, f"no history, of fixed, {at}", 1.0, 1.0)
-            yield made, pool.submit(_of_fixed, place, 0, delay, count)
+            yield made, pool.submit(_of_fixed, place, 0, delay, few)
             for finished, limit in ((100, 1.05), (1_000, 1.02))[: 1 if quick else 2]:
                 what = f"{finished} finished jobs, of that optimum, {at}"
                 made = partial(_row, goal, what, limit, 1 / best)
@@ -67,13 +72,13 @@ def _pending(pool: Executor, *, quick: bool) -> Iterator[tuple[Made, Future[Any]
                 ("words", "stage words", 0.2),
                 ("progress", "progress", 0.04),
             ):
-                finished, few = 100 if quick else 1_000, max(4, int(share * count))
+                finished, few = 100 if quick else 1_000, max(40, int(share * count))
                 made = partial(_row, goal, f"with {name}, of fixed, {at}", WORDY_SHARE, 1.0)
                 if most:
                     yield made, pool.submit(_of_fixed, place, finished, delay, few, said)
         for factor in BACKOFFS:
             made = partial(_backoff_row, goal, factor)
-            yield made, pool.submit(_of_backoff, place, factor, jobs, 5 * jobs)
+            yield made, pool.submit(_of_backoff, place, factor, jobs // 10, jobs // 2)
 
 
 def _row(
@@ -98,11 +103,12 @@ def _of_fixed(
 ) -> tuple[float, int]:
     """Our requests per job as a share of the best fixed interval's at our mean delay, and the jobs.
 
-    Of `count` jobs for each history that was learned from.
+    Of `count` jobs in all, shared among the histories that were learned from.
     """
     jobs, ours = [], Outcome()
-    for seed in range(HISTORIES if finished else 1):
-        fresh = videos(place, count, 1_000 + seed, said)
+    histories = min(HISTORIES[finished], count // 40)
+    for seed in range(histories):
+        fresh = videos(place, count // histories, 1_000 + seed, said)
         outcome = run(fresh, _learned(place, finished, delay, seed, said), first_look=False)
         ours.looks += outcome.looks
         ours.delays += outcome.delays

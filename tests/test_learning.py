@@ -233,6 +233,20 @@ class TestOpenJobs:
         place = curves.bin_of(100_000)
         assert beside.hazards[place] == pytest.approx(alone.hazards[place], rel=1e-3)
 
+    def test_cancelled_ones_count_up_to_the_last_look_too(self, url: str, alone: Curve) -> None:
+        """They took longer than somebody would wait: not to count them is to forget the slow."""
+        over = {"next_poll_at": None, "state": "cancelled"}
+        add_open(url, 300.0, 40, **over, finished_at=now(url))
+        beside = learned(url)
+        assert beside.jobs == alone.jobs == 20
+        assert beside.still_open(300) > 0.3  # no more of them count than have ended
+        assert beside.still_open(300) < 0.6
+
+    def test_cancelled_ones_that_nobody_looked_at_say_nothing(self, url: str, alone: Curve) -> None:
+        over = {"next_poll_at": None, "state": "cancelled", "last_polled_at": None}
+        add_open(url, 300.0, 20, **over, finished_at=now(url))
+        assert learned(url).hazards == pytest.approx(alone.hazards, rel=0.01)
+
     def test_count_from_upstreams_beginning(self, url: str, alone: Curve) -> None:
         add_open(url, 2.0, 20, upstream_created_at=now(url) - timedelta(seconds=300))
         assert learned(url).still_open(300) > alone.still_open(300) + 0.2

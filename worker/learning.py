@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Row, func, select
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
@@ -35,6 +36,8 @@ DURATION_COLUMNS = (
     jobs.c.id, jobs.c.tracked_at, jobs.c.upstream_created_at, jobs.c.finished_at,
     jobs.c.upstream_finished_at,
 )  # fmt: skip
+
+_BEGAN = func.coalesce(jobs.c.upstream_created_at, jobs.c.tracked_at).label("began")
 
 
 def learn(database_url: str, plans: Plans) -> int:
@@ -78,6 +81,7 @@ def _curve(session: Session, account: str, model: str) -> curves.Curve:
         model,
         [
             *(Sample(_seconds(*span), began_ago=_seconds(span[0], now)) for span in spans.values()),
+            *_cancelled(session, account, model, now, len(ended)),
             *_open(session, account, model, now),
         ],
         _courses(session, spans, weights),
@@ -134,12 +138,39 @@ def _open(session: Session, account: str, model: str, now: datetime) -> list[Sam
         jobs.c.next_poll_at.is_not(None),
         jobs.c.last_polled_at.is_not(None),
     )
-    began = func.coalesce(jobs.c.upstream_created_at, jobs.c.tracked_at).label("began")
-    query = select(began, jobs.c.last_polled_at).where(*mine).limit(OPEN_MOST)
+    query = select(_BEGAN, jobs.c.last_polled_at).where(*mine).limit(OPEN_MOST)
     rows = session.execute(query).all()
     weight = 1.0
     if len(rows) == OPEN_MOST:  # these stand for the others
         weight = session.execute(select(func.count()).where(*mine)).scalar_one() / OPEN_MOST
+    return _censored(rows, now, weight)
+
+
+def _cancelled(
+    session: Session, account: str, model: str, now: datetime, most: int
+) -> list[Sample]:
+    """The jobs that nobody wanted to wait for any more, up to the last look.
+
+    They took longer than that: who cancels what takes long would leave the quick ones to be learned
+    from. The newest, no more than there are of those that ended.
+    """
+    query = (
+        select(_BEGAN, jobs.c.last_polled_at)
+        .where(
+            jobs.c.account == account,
+            jobs.c.model == model,
+            jobs.c.finished_at.is_not(None),
+            jobs.c.state == State.CANCELLED,
+            jobs.c.last_polled_at.is_not(None),
+        )
+        .order_by(jobs.c.finished_at.desc())
+        .limit(most)
+    )
+    return _censored(session.execute(query).all(), now)
+
+
+def _censored(rows: Iterable[Row[Any]], now: datetime, weight: float = 1.0) -> list[Sample]:
+    """Of (began, last look): jobs that had not ended by then."""
     return [
         Sample(age, ended=False, weight=weight, began_ago=_seconds(began, now))
         for began, looked_at in rows
