@@ -169,7 +169,7 @@ def _cancelled(
     return _censored(session.execute(query).all(), now)
 
 
-def _censored(rows: Iterable[Row[Any]], now: datetime, weight: float = 1.0) -> list[Sample]:
+def _censored(rows: Iterable[Row[Any, Any]], now: datetime, weight: float = 1.0) -> list[Sample]:
     """Of (began, last look): jobs that had not ended by then."""
     return [
         Sample(age, ended=False, weight=weight, began_ago=_seconds(began, now))
