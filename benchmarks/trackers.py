@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import re
 import sys
@@ -27,7 +28,7 @@ from worker.embedded import new_secret
 SECRET = new_secret()
 KEY = "sk-benchmark-0123456789abcdef"
 CONCURRENCY = 8  # processes of a worker: Reelwatch's own default, and so the peers' too
-START_SECONDS = 60.0
+START_SECONDS = 180.0  # of a machine that does much else
 
 _databases = itertools.count(1)  # of Redis; each tracker has its own
 
@@ -199,9 +200,13 @@ def _celery_worker(module: str) -> list[str]:
 
 
 @contextmanager
-def naive_celery(upstream: Upstream, interval: float) -> Iterator[Tracker]:
-    """Beat makes a task of every open job."""
-    more = {"PEER_BROKER_URL": new_broker(), "PEER_INTERVAL": str(interval)}
+def naive_celery(upstream: Upstream, interval: float, rate: float = math.inf) -> Iterator[Tracker]:
+    """Beat makes a task of every open job; no more than `rate` of them run in a second."""
+    more = {
+        "PEER_BROKER_URL": new_broker(),
+        "PEER_INTERVAL": str(interval),
+        "PEER_RATE": str(rate),
+    }
     commands = [_celery_worker("peer_celery"), _celery("peer_celery", "beat")]
     with _peer("naive Celery", upstream, commands, "", more) as tracker:
         wait_for_worker(more["PEER_BROKER_URL"])
