@@ -25,7 +25,7 @@ def tick() -> None:
     """
     apart = 1 / float(peers.setting("RATE"))
     for place, video_id in enumerate(peers.open_ids(peers.setting("DATABASE_URL"))):
-        look.apply_async((video_id,), countdown=place * apart or None)
+        look.apply_async((video_id,), countdown=place * apart)
 
 
 @app.task(name="naive.look")
