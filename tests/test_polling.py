@@ -489,6 +489,25 @@ class TestMoreAreDueThanMayBeLookedAt:
             session.execute(held)
             assert "held" not in self.taken(postgresql_url, 2)
 
+    def test_one_that_is_cancelled_meanwhile_is_not_claimed(
+        self, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        add_account(postgresql_url, look_price=7.0)  # it has been short for a while
+        add_looked_at(postgresql_url, ids(9), 30, 100)
+        choose = ranking.first
+
+        def chosen(*args: Any) -> tuple[list[int], float]:
+            found = choose(*args)
+            with db.transaction(postgresql_url) as session:
+                over = update(Job).where(Job.id == found[0][0])
+                session.execute(over.values(state="cancelled", next_poll_at=None, finished_at=NOW))
+            return found
+
+        monkeypatch.setattr(ranking, "first", chosen)
+        assert len(claim(postgresql_url).items) == 4
+        (cancelled,) = rows(postgresql_url, Job, state="cancelled")
+        assert (cancelled["next_poll_at"], cancelled["lease_token"]) == (None, None)
+
 
 class TestPriceOfALook:
     """What `reelwatch accounts` tells of a budget that is too short."""
