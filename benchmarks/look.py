@@ -251,7 +251,7 @@ POLL_CHANGED = f"the same, every {CHANGED}th look with a new word"
 
 def rows(quick: bool) -> list[Row]:
     """The cost of each contender, and how they compare with the bare loop."""
-    looks, rounds = (200, 2) if quick else (1_000, 3)
+    looks, rounds = (200, 2) if quick else (600, 3)
     found = []
     with serving() as url, postgres() as server, logging_to_nowhere():
         settings = prepared(server.create_database(), url)

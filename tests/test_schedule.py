@@ -427,6 +427,14 @@ class TestGain:
         due = age + plans.plan("veo3").interval(age)
         assert plans.gain("veo3", Hint(age), due) == pytest.approx(plans.price("veo3"), rel=0.5)
 
+    def test_of_an_unknown_kind_solves_nothing(self) -> None:
+        """It is asked for while an account's row is locked."""
+        plans = Plans(Pace(6, 66), 4.0)
+        plans.prepare()
+        solved = schedule._prior_price.cache_info().misses
+        assert plans.gain("sora-2", Hint(10.0), 60.0) > 0
+        assert schedule._prior_price.cache_info().misses == solved
+
     def test_knows_what_was_learned_and_what_was_said(self) -> None:
         courses = [Course([(0.0, "queued"), (0.8, "finishing")])] * 30
         curve = learn("veo3", [Sample(60.0 + 4 * n) for n in range(30)], courses)

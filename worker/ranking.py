@@ -35,7 +35,7 @@ def _worth(ranked: tuple[float, int]) -> float:
 
 
 def gain(row: Mapping[str, Any], plans: Plans, now: datetime) -> float:
-    """What a look at this job is worth now, in seconds of delay that it is expected to end.
+    """What a look at this job is worth now, in seconds of delay, as `Plans.gain` has it.
 
     Infinite for a job whose deadline has passed: that is to be told, and no plan knows of it.
     """

@@ -270,7 +270,9 @@ class Plans:
         The geometric mean of both orders jobs better than either. Where no end is expected, waiting
         for the ceiling counts as the price: nobody is forgotten.
         """
-        curve, price = self.curve(model), self.price(model)
+        curve = self.curve(model)
+        # A prior's own price may have to be solved for yet; this one is there.
+        price = self.price(model if model in self.kinds else None)
         told = curve.given(hint)
         if told.still_open(hint.age) < _FORGOTTEN:  # it ends later than was told
             told = curve
