@@ -404,7 +404,7 @@ def _filled(urls: Sequence[str], sizes: tuple[Size, Size]) -> tuple[Ground, Grou
 
 def rows(quick: bool) -> list[Row]:
     """The figures; `quick`: of a smaller history, and fewer turns."""
-    sizes, turns = ((FEW, SOME), 20) if quick else ((FEW, MANY), 160)
+    sizes, turns = ((FEW, SOME), 20) if quick else ((FEW, MANY), 100)
     figures = []
     for kind in ("PostgreSQL", "SQLite"):
         with grounds(kind, sizes) as (few, many):

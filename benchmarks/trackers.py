@@ -127,7 +127,7 @@ def reelwatch(upstream: Upstream, name: str = "Reelwatch", **more: str) -> Itera
     tracker = Tracker(name, url, take, environment["BROKER_URL"], environment)
     with running(tracker):
         tracker.processes = [process(WORKER, environment), process(BEAT, environment)]
-        tracker.processes[0].wait_for("ready", START_SECONDS)
+        wait_for_worker(tracker.broker_url)
         yield tracker
     db.dispose()
 
