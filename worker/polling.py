@@ -78,7 +78,7 @@ LEASED = (
 TOKENS = db.tokens_of(jobs, key_share=True)
 STEPS = select(jobs.c.id, *STEP_COLUMNS).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
 
-RANKED_MOST = 1_000  # due jobs that one claim chooses from, the longest due ones
+RANKED_MOST = 500  # due jobs that one claim chooses from, the longest due ones
 PRICE_MOST = 1e6  # seconds; a deadline that has passed is beyond all price
 SHORT = 4.0  # times its price: so much more worth are looks that a short budget makes wait
 RIVALS = (
