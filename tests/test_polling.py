@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -404,8 +405,13 @@ class TestMoreAreDueThanMayBeLookedAt:
         add_account(database_url)
         return database_url
 
-    def taken(self, url: str, limit: int = 64, now: datetime = NOW) -> set[str]:
-        return {each.row["video_id"] for each in claim(url, limit, now).items}
+    def taken(self, url: str, slots: int, now: datetime = NOW) -> set[str]:
+        """By an account that may ask so often in a second."""
+        rate = Configured("default", ACCOUNT.base_url, KEY, float(slots))
+        set_account(url, next_slot_at=None)
+        found = {each.row["video_id"] for each in claim(url, 64, now, configured=rate).items}
+        assert len(found) <= slots
+        return found
 
     def test_those_go_first_that_have_probably_ended_for_longest(self, url: str) -> None:
         add_looked_at(url, ["young"], 5, 40)
@@ -423,7 +429,8 @@ class TestMoreAreDueThanMayBeLookedAt:
         add_looked_at(url, ids(5), 30, 100, model="late")
         add_looked_at(url, ["a", "b"], 20, 100, model="soon")
         with db.transaction(url) as session:
-            batch = polling.claim(session, ACCOUNT, 2, now=NOW, plans=plans)
+            batch = polling.claim(session, replace(ACCOUNT, requests_per_second=2.0), 64, now=NOW,
+                                  plans=plans)  # fmt: skip
         assert {each.row["video_id"] for each in batch.items} == {"a", "b"}
 
     def test_new_ones_wait_for_their_turn(self, url: str) -> None:
@@ -469,6 +476,18 @@ class TestMoreAreDueThanMayBeLookedAt:
         add_jobs(url, ids(3), after(-60))
         add_looked_at(url, ["likely"], 60, 150)
         assert "likely" not in self.taken(url, 2)
+
+    @pytest.mark.parametrize(("limit", "first"), [(2, "waited"), (16, "likely")])
+    def test_few_free_threads_take_those_that_are_due_longest(
+        self, url: str, limit: int, first: str
+    ) -> None:
+        """They ask often: ranking hundreds for two looks would cost more than it gains."""
+        add_jobs(url, ids(20, "waited"), after(-60), tracked_at=after(-60))
+        add_looked_at(url, ids(20, "likely"), 60, 150)
+        quick = replace(ACCOUNT, requests_per_second=100.0)
+        taken = [each.row["video_id"] for each in claim(url, limit, configured=quick).items]
+        assert len(taken) == limit
+        assert all(first in name for name in taken)
 
     def test_the_slots_are_for_those_that_were_chosen(self, url: str) -> None:
         add_looked_at(url, ids(30), 30, 100)
@@ -535,6 +554,14 @@ class TestPriceOfALook:
             for row in rows(url, Job) if "less" not in row["video_id"]
         }  # fmt: skip
         assert self.price(url) == pytest.approx(worth)
+
+    def test_few_free_threads_tell_it_too(self, url: str) -> None:
+        add_looked_at(url, ids(9), 60, 100)
+        quick = replace(ACCOUNT, requests_per_second=100.0)
+        assert len(claim(url, 2, configured=quick).items) == 2
+        assert self.price(url) == pytest.approx(
+            ranking.gain(dict(rows(url, Job)[0]), RULES.plans, NOW)
+        )
 
     def test_is_nothing_while_those_left_over_have_just_become_due(self, url: str) -> None:
         """That many are due within one moment is no shortage yet."""

@@ -78,6 +78,9 @@ LEASED = (
 TOKENS = db.tokens_of(jobs, key_share=True)
 STEPS = select(jobs.c.id, *STEP_COLUMNS).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
 
+# A claim that free threads and not slots make small comes often: to rank jobs for it costs more
+# than it gains.
+RANKED_LEAST = 16
 RANKED_MOST = 500  # due jobs that one claim chooses from, the longest due ones
 PRICE_MOST = 1e6  # seconds; a deadline that has passed is beyond all price
 SHORT = 4.0  # times its price: so much more worth are looks that a short budget makes wait
@@ -249,8 +252,8 @@ def claim(
 ) -> fanout.Batch[Claimed]:
     """Take up to `limit` due jobs of the account, each with a slot within its rate.
 
-    If more are due, those whose looks are worth most by `plans`: who is likely to have ended for a
-    while.
+    If the rate allows no more while more are due, those whose looks are worth most by `plans`: who
+    is likely to have ended for a while.
     """
     row = _locked_account(session, account.name)
     clock = _Clock.read(session, now)
@@ -262,7 +265,8 @@ def claim(
     first = max(clock.now + timedelta(seconds=lead), row["next_slot_at"] or clock.now)
     free = _slots_within(first - clock.now, distance, max(HORIZON, lead))
     wanted = min(1 if probe else limit, free)
-    taken, price = _take(session, row, wanted, clock.now, plans or schedule.Plans())
+    ranked = free <= limit or wanted >= RANKED_LEAST
+    taken, price = _take(session, row, wanted, clock.now, plans or schedule.Plans(), ranked=ranked)
     slots = [first + distance * place for place in range(len(taken) + 1)]
     if wanted and not probe:
         values["look_price"] = price
@@ -335,21 +339,37 @@ def _slots_within(wait: timedelta, distance: timedelta, horizon: float) -> int:
 
 
 def _take(
-    session: Session, account: RowMapping, count: int, now: datetime, plans: schedule.Plans
+    session: Session,
+    account: RowMapping,
+    count: int,
+    now: datetime,
+    plans: schedule.Plans,
+    *,
+    ranked: bool,
 ) -> tuple[Sequence[RowMapping], float]:
-    """Up to so many due jobs, locked; and the price of a look: 0 while there are slots enough."""
+    """Up to so many due jobs, locked; and the price of a look: 0 while there are slots enough.
+
+    If there are more, those that are worth most, or, not `ranked`, those that are due longest.
+    """
     if not count:
         return [], 0.0
     due = {"name": account["name"], "now": now}
-    if not account["look_price"]:
+    if not (ranked and account["look_price"]):
         rows = session.execute(DUE, {**due, "count": count + 1}).mappings().all()
         if len(rows) <= count:
             return rows, 0.0
+        if not ranked:
+            last = rows[count - 1]
+            return rows[:count], _price(ranking.gain(dict(last), plans, now), plans)
     rivals = [dict(row) for row in session.execute(RIVALS, due).mappings()]
     ids, worth = ranking.first(rivals, count, plans, now)
     rows = session.execute(CHOSEN, {"ids": ids, "now": now}).mappings().all() if ids else []
-    short = len(rivals) > count and worth > SHORT * plans.least_price
-    return rows, min(worth, PRICE_MOST) if short else 0.0
+    return rows, _price(worth, plans) if len(rivals) > count else 0.0
+
+
+def _price(worth: float, plans: schedule.Plans) -> float:
+    """What a look costs where the last one to be made is worth that; 0: no more than usual."""
+    return min(worth, PRICE_MOST) if worth > SHORT * plans.least_price else 0.0
 
 
 def _lease(session: Session, job_ids: Sequence[int], now: datetime, token: str) -> None:
