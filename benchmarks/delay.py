@@ -213,7 +213,7 @@ def _missed(race: Race) -> Iterator[Row]:
     missed = sum(said["count"] for said in race.reelwatch.logged("slots_missed"))
     looks = sum(race.asked.figures(key(name)).requests for name in OURS)
     yield Row(GOAL, "Reelwatch: slots that came too late to be used",
-              100 * missed / (missed + looks), "%", None, "lower")  # fmt: skip
+              100 * missed / max(1, missed + looks), "%", None, "lower")  # fmt: skip
 
 
 def _refusals(race: Race, began: float) -> Iterator[Row]:

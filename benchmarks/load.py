@@ -27,6 +27,7 @@ minutes; a shorter run shows the growth and is held to nothing.
 
 import argparse
 import bisect
+import math
 import os
 import statistics
 import sys
@@ -358,8 +359,10 @@ def busy(deployed: Fleet) -> float:
 
 
 def at_most(seconds: Sequence[float], share: float) -> float:
-    """What that share of them stays below."""
+    """What that share of them stays below; NaN, which meets no goal, where there are none."""
     ordered = sorted(seconds)
+    if not ordered:
+        return math.nan
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 

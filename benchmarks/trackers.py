@@ -127,7 +127,10 @@ def reelwatch(upstream: Upstream, name: str = "Reelwatch", **more: str) -> Itera
     tracker = Tracker(name, url, take, environment["BROKER_URL"], environment)
     with running(tracker):
         tracker.processes = [process(WORKER, environment), process(BEAT, environment)]
-        wait_for_worker(tracker.broker_url)
+        if more.get("LOG_LEVEL", "info") == "info":
+            tracker.processes[0].wait_for("ready", START_SECONDS)
+        else:  # it does not say so; it answers a little before it is
+            wait_for_worker(tracker.broker_url)
         yield tracker
     db.dispose()
 
