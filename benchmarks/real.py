@@ -10,7 +10,6 @@ nothing; the first look, which makes sure of the id, is not counted. Spans are d
 """
 
 import argparse
-import math
 import time
 from collections.abc import Iterator, Sequence
 from statistics import fmean
@@ -72,7 +71,7 @@ def _told(notes: Sequence[Note], cut_at: float, kind: str, optimum: float) -> It
     # What goes on at the end of the run was looked at until then, by the fixed interval, too.
     lasted = [min(note.ends_at, cut_at) - note.starts_at for note in notes]
     durations = [note.ends_at - note.starts_at for note in ended]
-    fixed = _fixed_looks(lasted, durations, late)
+    fixed = schedule.fixed_looks(durations, late, lasted)
     note = (
         f"{len(notes)} jobs, {len(ended)} ended, {looks:.1f} looks a job and the first; "
         f"{SCALE * late:.2f} s late on average; run {SCALE:g} times as fast"
@@ -80,16 +79,6 @@ def _told(notes: Sequence[Note], cut_at: float, kind: str, optimum: float) -> It
     yield Row(GOAL, f"{kind}, of fixed", looks / fixed, "", 1.0, "lower", note)
     yield Row(GOAL, f"{kind}, of the optimum by age", looks / fixed / optimum, "",
               OF_OPTIMUM, "lower")  # fmt: skip
-
-
-def _fixed_looks(lasted: Sequence[float], durations: Sequence[float], late: float) -> float:
-    """The looks per job of the fixed interval that is that late on average."""
-    low, high = late, 4 * late
-    for _ in range(40):
-        interval = (low + high) / 2
-        found = fmean(math.ceil(each / interval) * interval - each for each in durations)
-        low, high = (interval, high) if found < late else (low, interval)
-    return fmean(math.ceil(each / interval) for each in lasted)
 
 
 def main() -> None:

@@ -113,7 +113,7 @@ def _of_fixed(
         ours.looks += outcome.looks
         ours.delays += outcome.delays
         jobs += fresh
-    fixed = _fixed_looks([job.seconds for job in jobs], ours.mean_delay)
+    fixed = fixed_looks([job.seconds for job in jobs], ours.mean_delay)
     return ours.looks_per_job / fixed, len(jobs)
 
 
@@ -128,14 +128,19 @@ def _learned(place: int, finished: int, delay: float, seed: int, said: str) -> L
     return Learner(learner.plans, learning=False)
 
 
-def _fixed_looks(seconds: Sequence[float], mean_delay: float) -> float:
-    """The looks per job of the fixed interval that is that late on average."""
+def fixed_looks(
+    durations: Sequence[float], mean_delay: float, lasted: Sequence[float] | None = None
+) -> float:
+    """The looks per job of the fixed interval that is that late on average.
+
+    `lasted`: for how long each job was looked at, where some had not ended yet.
+    """
     low, high = mean_delay, 4 * mean_delay
     for _ in range(40):
         interval = (low + high) / 2
-        late = fmean(math.ceil(each / interval) * interval - each for each in seconds)
+        late = fmean(math.ceil(each / interval) * interval - each for each in durations)
         low, high = (interval, high) if late < mean_delay else (low, interval)
-    return fmean(math.ceil(each / interval) for each in seconds)
+    return fmean(math.ceil(each / interval) for each in lasted or durations)
 
 
 def _of_backoff(place: int, factor: float, finished: int, count: int) -> tuple[float, float]:

@@ -120,8 +120,8 @@ class Plan:
         place = bisect_right(self._ages, age) - 1
         if place >= len(self._ages) - 1:
             return self._ceiling
-        told = self.curve.given(hint) if hint else self.curve
-        if told is self.curve or told.still_open(age) < _FORGOTTEN:  # it ends later than was told
+        told = _told(self.curve, hint, age) if hint else self.curve
+        if told is self.curve:
             return self._ages[self._next[place]] - self._ages[place]
         return self._interval_told(told, age)
 
@@ -184,6 +184,12 @@ class Plan:
                 best, least = wait, cost
             wait += step
         return best
+
+
+def _told(curve: Curve, hint: Hint, age: float) -> Curve:
+    """The curve by what upstream said; the kind's own for a job that lasts longer than was told."""
+    told = curve.given(hint)
+    return curve if told.still_open(age) < _FORGOTTEN else told
 
 
 def _ages(curve: Curve, floor: float) -> Sequence[float]:
@@ -273,9 +279,7 @@ class Plans:
         curve = self.curve(model)
         # A prior's own price may have to be solved for yet; this one is there.
         price = self.price(model if model in self.kinds else None)
-        told = curve.given(hint)
-        if told.still_open(hint.age) < _FORGOTTEN:  # it ends later than was told
-            told = curve
+        told = _told(curve, hint, hint.age)
         age = max(age, hint.age)
         ended, delay = told.awaited(hint.age, age)
         chance = told.hazards[bin_of(age)] + 2 * price / self.pace.ceiling**2
