@@ -58,6 +58,8 @@ SPACING = 1.1  # slots are this much further apart than the rate says (docs/deci
 SHORTEST, LONGEST = 0.75, 6.75  # of a job's duration, in intervals between looks
 SETTLE_SECONDS = 10.0  # after the last arrival, until what is measured counts
 SAMPLE_SECONDS = 1.0
+AROUND_SECONDS = 5.0  # of a moment, the samples that tell of it
+TOLD_MOMENTS = 10  # of a run, at which the size of each process is told
 REFILL_SECONDS = 1.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -140,6 +142,20 @@ class Memory:
             if first and last:
                 grown[name] = statistics.median(last) / statistics.median(first) - 1
         return grown
+
+    def course(self, moments: Sequence[float]) -> dict[str, list[float]]:
+        """By process, the mebibytes that it had at those moments, seconds after the start.
+
+        A moment is left out for a process that began later or had ended.
+        """
+        return {
+            name: [
+                statistics.median(near) / 2**20
+                for moment in moments
+                if (near := [size for at, size in samples if abs(at - moment) <= AROUND_SECONDS])
+            ]
+            for name, samples in self.samples.items()
+        }
 
     def mebibytes(self, until: float) -> list[float]:
         """The last sizes of the processes that were alive then."""
@@ -442,6 +458,11 @@ def main() -> int:
             f"  {table}: {count / jobs:.2f} rows a job, {size / max(1, count):,.0f} bytes a row, "
             f"{indexes / max(1, count):,.0f} of them indexes"
         )
+    step = plan.seconds / TOLD_MOMENTS
+    moments = [step * place for place in range(1, TOLD_MOMENTS + 1)]
+    print(f"  MiB of each process, every {step:.0f} s:")
+    for name, sizes in outcome.memory.course(moments).items():
+        print(f"    {name}: " + " ".join(f"{size:.1f}" for size in sizes))
     return 1 if any(row.met is False for row in told) else 0
 
 

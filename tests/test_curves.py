@@ -2,7 +2,9 @@
 
 import json
 import math
+from dataclasses import replace
 from random import Random
+from weakref import ref
 
 import pytest
 from hypothesis import given, settings
@@ -488,6 +490,29 @@ class TestGiven:
 
     def test_a_word_counts_where_no_progress_came_with_it(self) -> None:
         assert TOLD.given(Hint(60, "upsampling")).hazards != TOLD.hazards
+
+    def test_is_worked_out_once(self) -> None:
+        told = TOLD.given(Hint(60, "upsampling"))
+        assert TOLD.given(Hint(60, "upsampling")) is told
+        assert TOLD.given(Hint(60, "queued")) is not told
+
+    def test_goes_with_its_curve(self) -> None:
+        curve = replace(TOLD)
+        told = ref(curve.given(Hint(60, "upsampling")))
+        assert told() is not None
+        del curve
+        assert told() is None
+
+    def test_of_all_curves_no_more_than_so_many_are_kept(self) -> None:
+        first, second = replace(TOLD), replace(TOLD)
+        told = [
+            ref(curve.given(Hint(60, None, progress / 2_000)))
+            for curve in (first, second)
+            for progress in range(600)
+        ]
+        kept = [each() is not None for each in told]
+        assert sum(kept) == 1_024
+        assert all(kept[-1_024:])  # the newest
 
     def test_what_upstream_says_may_be_wrong(self) -> None:
         """A job that is called all but done goes on for an hour: that it may go on is not lost."""

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from random import Random
 from statistics import mean
+from unittest.mock import patch
+from weakref import ref
 
 import pytest
 from hypothesis import given, settings
@@ -374,11 +376,17 @@ class TestPlans:
         curve = learn("veo3", samples(10))
         plans = Plans(Pace(7, 70), 4.0, {"odd": Known(curve, 1.0)})
         plans.prepare()
-        made = schedule._plan.cache_info().misses
-        plans.plan("odd")
-        plans.plan(None)
+        with patch.object(schedule, "Plan", side_effect=AssertionError("made too late")):
+            plans.plan("odd")
+            plans.plan(None)
         assert plans.least_price == 1.0
-        assert schedule._plan.cache_info().misses == made
+
+    def test_a_plan_goes_with_what_it_was_made_from(self) -> None:
+        known = Known(LEARNED, 1.0)
+        plan = ref(known.plan(PACE))
+        assert known.plan(PACE) is plan()
+        del known
+        assert plan() is None
 
     def test_a_plan_is_made_once(self) -> None:
         assert self.PLANS.plan("veo3") is replace(self.PLANS).plan("veo3")
@@ -431,9 +439,9 @@ class TestGain:
         """It is asked for while an account's row is locked."""
         plans = Plans(Pace(6, 66), 4.0)
         plans.prepare()
-        solved = schedule._prior_price.cache_info().misses
+        solved = schedule._assumed.cache_info().misses
         assert plans.gain("sora-2", Hint(10.0), 60.0) > 0
-        assert schedule._prior_price.cache_info().misses == solved
+        assert schedule._assumed.cache_info().misses == solved
 
     def test_knows_what_was_learned_and_what_was_said(self) -> None:
         courses = [Course([(0.0, "queued"), (0.8, "finishing")])] * 30

@@ -13,11 +13,13 @@ duration has passed. `Curve.given()` combines that with the curve by Bayes' rule
 import math
 from array import array
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
+from weakref import ref
 
 # Medians of published samples by the start of the model's name.
 TYPICAL_SECONDS = {"veo3.1-fast": 120.0, "veo": 100.0, "sora": 180.0, "grok": 90.0}
@@ -103,6 +105,7 @@ class Curve:
     jobs: int = 0
     stages: Mapping[str, Sequence[float]] = field(default_factory=dict)  # likelihood by share
     progress_spread: float | None = None  # of the share around the progress; None: never given
+    _told: dict[Hint, "Curve"] = field(default_factory=dict, init=False, repr=False)
 
     # Of the chance to last: H = -log S at each edge, and the integral of S up to it. Arrays take a
     # quarter of the memory of tuples, and a process keeps many curves.
@@ -153,11 +156,17 @@ class Curve:
     def given(self, hint: Hint) -> "Curve":
         """The curve of those jobs of its kind for which upstream would have said this."""
         if hint.progress is not None and self.progress_spread is not None:
-            return _given(self, hint._replace(word=None))
-        if (hint.word or "") not in self.stages:
+            hint = hint._replace(word=None)
+        elif (hint.word or "") in self.stages:
+            # Of a word only the step of the age matters: many jobs share the answer.
+            hint = Hint(MIDDLES[bin_of(hint.age)], hint.word)
+        else:
             return self
-        # Of a word only the step of the age matters: many jobs share the answer.
-        return _given(self, Hint(MIDDLES[bin_of(hint.age)], hint.word))
+        told = self._told.get(hint)
+        if told is None:
+            told = self._told[hint] = self._given(hint)
+            _keep(self, hint)
+        return told
 
     def _given(self, hint: Hint) -> "Curve":
         likelihood = self._likelihood(hint)
@@ -213,9 +222,16 @@ class Curve:
         }
 
 
-@lru_cache(_TOLD_MOST)
-def _given(curve: Curve, hint: Hint) -> Curve:
-    return curve._given(hint)
+_kept: deque[tuple[ref[Curve], Hint]] = deque()  # what all curves have been told, the oldest first
+
+
+def _keep(curve: Curve, hint: Hint) -> None:
+    """What a curve was told is kept with it, and goes with it; of all curves' the newest."""
+    _kept.append((ref(curve), hint))
+    if len(_kept) > _TOLD_MOST:
+        oldest, forgotten = _kept.popleft()
+        if (owner := oldest()) is not None:
+            owner._told.pop(forgotten, None)
 
 
 def from_json(body: Mapping[str, Any]) -> Curve | None:

@@ -219,17 +219,26 @@ def price_for(curve: Curve, pace: Pace, target_delay: float) -> float:
     return best
 
 
-@lru_cache(64)
-def _prior_price(curve: Curve, pace: Pace, target_delay: float) -> float:
-    return price_for(curve, pace, target_delay)
-
-
 @dataclass(frozen=True)
 class Known:
     """What is known of one kind of job: its curve, and the price of a look at it."""
 
     curve: Curve
     price: float
+    # Kept here, so that they go when something else is known of the kind.
+    _plans: dict[Pace, Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def plan(self, pace: Pace) -> Plan:
+        """The plan for such jobs: some 50 kB, and calculated once."""
+        if pace not in self._plans:
+            self._plans[pace] = Plan(self.curve, self.price, pace)
+        return self._plans[pace]
+
+
+@lru_cache(64)
+def _assumed(curve: Curve, pace: Pace, target_delay: float) -> Known:
+    """What goes for kinds of which only a prior is known."""
+    return Known(curve, price_for(curve, pace, target_delay))
 
 
 @dataclass(frozen=True)
@@ -249,8 +258,7 @@ class Plans:
 
     def price(self, model: str | None) -> float:
         """What a look at a model's job may cost, in seconds of delay."""
-        known = self.kinds.get(model or "")
-        return known.price if known else _prior_price(prior(model), self.pace, self.target_delay)
+        return self._known(model).price
 
     @property
     def least_price(self) -> float:
@@ -264,7 +272,7 @@ class Plans:
 
     def plan(self, model: str | None) -> Plan:
         """The plan for a model."""
-        return _plan(self.curve(model), self.price(model), self.pace)
+        return self._known(model).plan(self.pace)
 
     def gain(self, model: str | None, hint: Hint, age: float) -> float:
         """What a look now is worth, in seconds of delay per request, upstream having said `hint`
@@ -287,13 +295,9 @@ class Plans:
         at_least = price * ((age - hint.age) / self.pace.ceiling) ** 2
         return math.sqrt(saved * delay) + at_least
 
-
-_CACHED_PLANS = 64  # of some 50 kB each
-
-
-@lru_cache(_CACHED_PLANS)
-def _plan(curve: Curve, price: float, pace: Pace) -> Plan:
-    return Plan(curve, price, pace)
+    def _known(self, model: str | None) -> Known:
+        known = self.kinds.get(model or "")
+        return known or _assumed(prior(model), self.pace, self.target_delay)
 
 
 # --------------------------------------------------------------- accounts
