@@ -22,7 +22,7 @@ delay: from *due*, or from upstream's end if that was later, to *written*.
 
 Memory is the resident size of each process of the workers and beats, every second. Growth is
 from the median of the first fifth after the warm-up to that of the last fifth. The warm-up is five
-minutes; a shorter run shows the growth and is held to nothing.
+minutes from a process's first work; a shorter run shows the growth and is held to nothing.
 """
 
 import argparse
@@ -40,10 +40,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 from unittest.mock import patch
 
 from sqlalchemy import text
 
+from benchmarks import cpu
 from benchmarks.result import Row
 from tests.fleet import MODELS, Fleet, fleet
 from tests.servers import POSTGRES_SETTINGS, postgres, redis
@@ -54,6 +56,7 @@ GOAL = "load"
 BEYOND_SECONDS = 2.0  # of an end's delay, beyond the schedule's own: at most, for 99 of 100
 GROWTH = 0.05  # of a process's memory, from minute five on
 WARM_UP_SECONDS = 300.0
+WORKED_SECONDS = 3.0  # of processor time: a worker's child has had a turn or two then
 SPACING = 1.1  # slots are this much further apart than the rate says (docs/decisions/0002)
 SHORTEST, LONGEST = 0.75, 6.75  # of a job's duration, in intervals between looks
 SETTLE_SECONDS = 10.0  # after the last arrival, until what is measured counts
@@ -61,7 +64,6 @@ SAMPLE_SECONDS = 1.0
 AROUND_SECONDS = 5.0  # of a moment, the samples that tell of it
 TOLD_MOMENTS = 10  # of a run, at which the size of each process is told
 REFILL_SECONDS = 1.0
-TICKS = os.sysconf("SC_CLK_TCK")
 
 CLAIMS = """
 CREATE UNLOGGED TABLE claims_seen (job_id bigint, look integer, due timestamptz, at timestamptz);
@@ -118,27 +120,44 @@ FULL = Plan(10_000, 200.0, 210.0)
 QUICK = Plan(100, 50.0, 15.0)
 
 
+class Size(NamedTuple):
+    """One look at a process."""
+
+    at: float  # seconds after the start
+    resident: int  # bytes
+    processor: float  # seconds that it has used so far
+
+
 @dataclass
 class Memory:
     """The resident sizes of processes over time."""
 
-    samples: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
+    samples: dict[str, list[Size]] = field(default_factory=lambda: defaultdict(list))
 
     def take(self, deployed: Fleet, at: float) -> None:
         """One sample of each process, `at` seconds after the start."""
         for number, each in enumerate(deployed.processes):
-            for place, pid in enumerate(family(each.pid)):
+            for place, used in enumerate(sorted(cpu.used(each.pid))):
                 name = f"process {number}" + (f", child {place}" if place else "")
-                if (size := resident(pid)) is not None:
-                    self.samples[f"{name} (pid {pid})"].append((at, size))
+                if (size := resident(used.pid)) is not None:
+                    self.samples[f"{name} (pid {used.pid})"].append(Size(at, size, used.seconds))
 
-    def growth(self, since: float, until: float) -> dict[str, float]:
-        """By process, the share by which it grew from the span's first fifth to its last."""
-        fifth = (until - since) / 5
+    def growth(self, warm_up: float, until: float) -> dict[str, float]:
+        """By process, the share by which it grew from the first to the last fifth of its time.
+
+        That begins so long after its first work, for Celery gives work to the first process that is
+        free, and to the last ones late or never. Who has not worked for three times as long until
+        then is left out.
+        """
         grown = {}
         for name, samples in self.samples.items():
-            first = [size for at, size in samples if since <= at < since + fifth]
-            last = [size for at, size in samples if until - fifth <= at <= until]
+            worked = next((s.at for s in samples if s.processor >= WORKED_SECONDS), math.inf)
+            since = worked + warm_up
+            if worked + 3 * warm_up > until:
+                continue
+            fifth = (until - since) / 5
+            first = [s.resident for s in samples if since <= s.at < since + fifth]
+            last = [s.resident for s in samples if until - fifth <= s.at <= until]
             if first and last:
                 grown[name] = statistics.median(last) / statistics.median(first) - 1
         return grown
@@ -152,7 +171,7 @@ class Memory:
             name: [
                 statistics.median(near) / 2**20
                 for moment in moments
-                if (near := [size for at, size in samples if abs(at - moment) <= AROUND_SECONDS])
+                if (near := [s.resident for s in samples if abs(s.at - moment) <= AROUND_SECONDS])
             ]
             for name, samples in self.samples.items()
         }
@@ -160,7 +179,7 @@ class Memory:
     def mebibytes(self, until: float) -> list[float]:
         """The last sizes of the processes that were alive then."""
         ends = [samples[-1] for samples in self.samples.values()]
-        return [size / 2**20 for at, size in ends if at >= until - 2 * SAMPLE_SECONDS]
+        return [each.resident / 2**20 for each in ends if each.at >= until - 2 * SAMPLE_SECONDS]
 
 
 @dataclass(frozen=True)
@@ -238,7 +257,8 @@ class Moment:
     def now(cls, deployed: Fleet) -> "Moment":
         """The counters now."""
         ((log_bytes, commits),) = deployed.rows(WRITTEN)
-        return cls(time.time(), busy(deployed), float(log_bytes), float(commits))
+        used = cpu.seconds(*(each.pid for each in deployed.processes))
+        return cls(time.time(), used, float(log_bytes), float(commits))
 
 
 def _run(plan: Plan, deployed: Fleet) -> Outcome:
@@ -343,15 +363,6 @@ def _matched(deployed: Fleet, asked: dict[str, list[float]]) -> dict[str, list[L
 # ---------------------------------------------------------------- processes
 
 
-def family(pid: int) -> list[int]:
-    """A process and its children, which for a worker are those that run the tasks."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except FileNotFoundError:  # it has just ended
-        return []
-    return [pid, *map(int, children)]
-
-
 def resident(pid: int) -> int | None:
     """Bytes of memory that a process has; None if it has ended."""
     try:
@@ -359,16 +370,6 @@ def resident(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-def busy(deployed: Fleet) -> float:
-    """Seconds of processor time that the workers and beats have used."""
-    used = 0.0
-    for each in deployed.processes:
-        for pid in family(each.pid):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            used += (int(fields[11]) + int(fields[12])) / TICKS
-    return used
 
 
 # ------------------------------------------------------------------- telling
@@ -387,10 +388,10 @@ def figures(outcome: Outcome) -> list[Row]:
     plan = outcome.plan
     sizes = f"{plan.open:,} open jobs at {plan.rate:g}/s"
     about = f"{outcome.span:.0f} s, {outcome.looks:,} looks, {len(outcome.beyond):,} ends"
-    long = plan.seconds >= 2 * WARM_UP_SECONDS
-    since = WARM_UP_SECONDS if long else min(60.0, plan.seconds / 3)
-    grown = outcome.memory.growth(since, plan.seconds)
-    name, most = max(grown.items(), key=lambda pair: pair[1])
+    long = plan.seconds >= 4 * WARM_UP_SECONDS
+    warm_up = WARM_UP_SECONDS if long else min(60.0, plan.seconds / 6)
+    grown = outcome.memory.growth(warm_up, plan.seconds)
+    name, most = max(grown.items(), key=lambda pair: pair[1], default=("none", math.nan))
     sizes_now = outcome.memory.mebibytes(plan.seconds)
     late = outcome.lateness
     return [
@@ -409,9 +410,9 @@ def figures(outcome: Outcome) -> list[Row]:
         Row(
             GOAL, "growth of a process's memory", 100 * most, "%",
             100 * GROWTH if long else None, "lower",
-            f"{name}, the one that grew most from minute {since / 60:.0f} to "
-            f"{plan.seconds / 60:.0f}; {len(sizes_now)} processes, {sum(sizes_now):,.0f} MiB "
-            f"together, the largest {max(sizes_now):.0f}",
+            f"{name}, the one that grew most from {warm_up:.0f} s after its first work on; "
+            f"of {len(sizes_now)} processes {len(grown)} have worked for long enough; together "
+            f"{sum(sizes_now):,.0f} MiB, the largest {max(sizes_now):.0f}",
         ),
         Row(
             GOAL, "processor time of workers and beats for a look",

@@ -320,7 +320,7 @@ class TestLearning:
         """Its younger days are too long ago, and those that ended then have been forgotten."""
         running = [Sample(1_000.0, ended=False, began_ago=1_000.0)] * 50
         without, beside = (learn("veo3", [*SOON, *more], horizon=300.0) for more in ([], running))
-        young, old = bin_of(500), bin_of(850)
+        young, old = bin_of(150), bin_of(850)
         assert beside.hazards[:young] == pytest.approx(without.hazards[:young], rel=0.01)
         assert beside.hazards[old] < 0.1 * without.hazards[old]
 

@@ -136,6 +136,29 @@ class TestDurations:
         add_ended(url, 40.0, 50, **upstream)
         assert median(learned(url)) == pytest.approx(400, rel=0.1)
 
+    @pytest.mark.parametrize(
+        ("after", "shortest", "longest"),
+        [
+            (4.0, 3.0, 6.0),  # noticed at the age of 40
+            (0.0, 0.0, 2.0),
+            (-50.0, 0.0, 2.0),  # our clock is ahead, or it was tracked a little late
+            (45.0, 35.0, 45.0),  # our clock is behind
+            (-500.0, 35.0, 45.0),  # it may have ended long before, or upstream's clock be wrong
+        ],
+    )
+    def test_are_from_tracking_to_upstreams_end_where_it_gives_no_beginning(
+        self, url: str, after: float, shortest: float, longest: float
+    ) -> None:
+        """As it does for most failures: what fails at once may be noticed late."""
+        ended = now(url) - timedelta(seconds=60 + 40 - after)
+        add_ended(url, 40.0, 50, state="failed", upstream_finished_at=ended)
+        assert shortest < median(learned(url)) < longest
+
+    def test_a_job_that_ended_in_its_first_second_took_half_of_one(self, url: str) -> None:
+        at = now(url) - timedelta(seconds=300)
+        add_ended(url, 40.0, 50, upstream_created_at=at, upstream_finished_at=at)
+        assert median(learned(url)) < 2.0
+
     def test_a_beginning_in_the_future_is_left_out(self, url: str) -> None:
         add_ended(url, 40.0, 5)
         add_ended(url, 40.0, 50, upstream_created_at=now(url) + timedelta(hours=1))

@@ -38,6 +38,7 @@ _EARLY_UNTIL, _EARLY_SHARE = 0.5, 0.3  # of the typical duration, and of the haz
 _OLD_FROM = 3.0  # typical durations: from there on, the older a job, the longer it may take
 _OLD_FROM_KNOWN = 2.0  # the same once finished jobs have told what is typical
 _BANDWIDTH, _NARROWING = 0.45, 0.25  # of the smoothing, in powers of e: for one job, and its root
+_BLUR_SECONDS, _BLUR_MOST = 5.0, 1.5  # of one job's: no sharper than looks are apart
 
 SHARES = 20  # steps of the share of its duration that a job has behind it
 _STAGE_JOBS = 3  # finished jobs from which on a stage word, or a progress, tells something
@@ -305,20 +306,24 @@ def learn(
     those of the jobs that have ended.
     """
     samples, progressed = list(samples), list(progressed)
-    ends, exposure = [0.0] * BINS, [0.0] * BINS
+    at_risk, ends, exposure = [0.0] * BINS, [0.0] * BINS, [0.0] * BINS
     for sample in samples:
         last = bin_of(sample.seconds)
         for place in range(last):
             share = _remembered(sample.began_ago - MIDDLES[place], half_life, horizon)
+            at_risk[place] += sample.weight * share
             exposure[place] += sample.weight * share * WIDTHS[place]
         share = sample.weight * _remembered(sample.began_ago - sample.seconds, half_life, horizon)
+        at_risk[last] += share
         exposure[last] += share * max(0.0, sample.seconds - EDGES[last])
         ends[last] += share if sample.ended else 0.0
-    count = sum(ends)
-    kernel = _kernel(count)
-    ends, exposure = _smoothed(ends, kernel), _smoothed(exposure, kernel)
+    any_ended = any(ends)
+    # Of a hundred jobs two may be slow; what these say of an age goes for others near it.
+    counts = [math.sqrt(left * max(at_risk)) for left in at_risk]
+    kernels = [_kernel(age, count) for age, count in zip(MIDDLES, counts, strict=True)]
+    ends, exposure = _smoothed(ends, kernels), _smoothed(exposure, kernels)
     found = _shrunk(ends, exposure, prior(model))
-    if count:
+    if any_ended:
         # What few jobs say of great ages is filled in by a prior of their own scale, not by one of
         # all models' that their name happens to start with.
         typical = found.age_at(math.log(2))
@@ -354,20 +359,26 @@ def _remembered(ago: float, half_life: float, horizon: float) -> float:
     return 1.0 if math.isinf(half_life) else 0.5 ** (max(0.0, ago) / half_life)
 
 
-def _kernel(count: float) -> Sequence[float]:
-    """The weights of the neighbours, from the step itself outwards."""
-    width = max(0.5, _BANDWIDTH * max(1.0, count) ** -_NARROWING / math.log(_RATIO))
+def _kernel(age: float, jobs: float) -> Sequence[float]:
+    """The weights of a step's neighbours when smoothing, from the step itself outwards.
+
+    Wider for fewer jobs, and for ages so young that their steps are small parts of a second: three
+    that failed within two seconds do not say that none fails after five.
+    """
+    share = max(_BANDWIDTH, min(_BLUR_MOST, _BLUR_SECONDS / age))
+    width = max(0.5, share * max(1.0, jobs) ** -_NARROWING / math.log(_RATIO))
     return [math.exp(-0.5 * (away / width) ** 2) for away in range(math.ceil(3 * width) + 1)]
 
 
-def _smoothed(values: Sequence[float], kernel: Sequence[float]) -> list[float]:
-    smooth = [0.0] * BINS
-    whole = kernel[0] + 2 * sum(kernel[1:])
-    for place, value in enumerate(values):
-        if value:
-            for away, part in enumerate(kernel):
-                for near in {place - away, place + away}:
-                    smooth[min(BINS - 1, max(0, near))] += value * part / whole
+def _smoothed(values: Sequence[float], kernels: Sequence[Sequence[float]]) -> list[float]:
+    """By step, the weighted mean of the values around it."""
+    smooth = []
+    for place, kernel in enumerate(kernels):
+        whole = kernel[0] * values[place]
+        for away, part in enumerate(kernel[1:], start=1):
+            below, above = max(0, place - away), min(BINS - 1, place + away)
+            whole += part * (values[below] + values[above])
+        smooth.append(whole / (2 * sum(kernel) - kernel[0]))
     return smooth
 
 

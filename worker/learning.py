@@ -27,6 +27,8 @@ APART = timedelta(seconds=10)  # several beats at once learn no more often than 
 NEWEST = 1_000  # finished jobs that a curve is learned from
 OPEN_MOST = 1_000
 HALF_LIFE = 300  # jobs later, a job counts half
+CLOCKS_APART = timedelta(seconds=60)  # upstream's and ours at most, as far as durations go
+AT_ONCE = timedelta(seconds=0.5)  # of a job that ended in the second in which it began
 IDS_AT_ONCE = 500  # values in one IN list
 
 # Ends that upstream did not set a time to, or that are none of a video.
@@ -119,11 +121,22 @@ def _has_duration() -> Sequence[ColumnElement[bool]]:
 
 
 def _span(row: RowMapping) -> tuple[datetime, datetime] | None:
-    """From creation to end, by upstream's clock where that gave both; None: there is no span."""
-    begin, end = row["upstream_created_at"], row["upstream_finished_at"]
-    if begin is None or end is None or end <= begin:
-        begin, end = begin or row["tracked_at"], row["finished_at"]
-    return (begin, end) if end > begin else None
+    """From creation to end, by upstream's clock as far as it told; None: there is no span.
+
+    Most failures tell of their end alone. What was tracked just before then counts from there: to
+    take our own time for the end, of which a look may have told a minute later, would be to learn
+    that nothing fails at once. If the clocks are far apart, ours is all there is.
+    """
+    begin, end, noticed = (
+        row["upstream_created_at"], row["upstream_finished_at"], row["finished_at"]
+    )  # fmt: skip
+    if begin is None:
+        begin = row["tracked_at"]
+        if end is not None and end >= begin - CLOCKS_APART:
+            end = min(max(begin, end), noticed)
+    if end is None or end < begin:
+        end = noticed
+    return (begin, max(end, begin + AT_ONCE)) if end >= begin else None
 
 
 def _seconds(begin: datetime, end: datetime) -> float:
