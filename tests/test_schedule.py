@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from worker import schedule
 from worker.curves import BINS, MIDDLES, Course, Curve, Hint, Progressed, Sample, learn, prior
 from worker.schedule import (
+    BELOW_REFUSED,
     PAUSE_FIRST,
     PAUSE_MAX,
     QUIET_SECONDS,
@@ -595,9 +596,9 @@ class TestRate:
         ("quiet", "expected"),
         [
             (15, Recovery(4.0, 0, 6.0)),
-            (30, Recovery(5.0, 0, 6.0)),
-            (46, Recovery(5.4, 1, 6.0)),
-            (599, Recovery(5.4, 14, 6.0)),
+            (30, Recovery(4.92, 0, 6.0)),
+            (46, Recovery(4.92, 1, 6.0)),
+            (599, Recovery(4.92, 14, 6.0)),
             (600, Recovery(4.0, 0, None)),
         ],
     )
@@ -609,8 +610,9 @@ class TestRate:
         assert replace(found, rate=expected.rate) == expected
 
     def test_at_its_highest_quiet_goes_on_being_counted(self) -> None:
-        assert recovered(Recovery(5.4, 500, 6.0), 10.0) == Recovery(5.4, 500, 6.0)
-        assert recovered(Recovery(5.4, 600, 6.0), 10.0) == Recovery(6.4, 0, None)
+        highest = BELOW_REFUSED * 6.0
+        assert recovered(Recovery(highest, 500, 6.0), 10.0) == Recovery(highest, 500, 6.0)
+        assert recovered(Recovery(highest, 600, 6.0), 10.0) == Recovery(highest + 1.0, 0, None)
 
     @pytest.mark.parametrize("limit", [0.9, 1.7, 3.0, 4.2, 4.9])
     def test_a_limit_is_learned(self, limit: float) -> None:
