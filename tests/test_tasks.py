@@ -436,9 +436,9 @@ def test_only_json_and_no_results(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ticks_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rather than pile up while no worker runs; and they wait behind no flood of new ids."""
     got = configuration(monkeypatch, BROKER_URL="redis://h/0")
-    scheduled = {each["task"]: each["options"] for each in got["beat_schedule"].values()}
-    expiring = {"expires": application.MESSAGE_EXPIRES}
-    assert scheduled == {"worker.tick": expiring, "worker.learn": expiring}
+    scheduled = {each["task"]: each["options"]["expires"] for each in got["beat_schedule"].values()}
+    expires = application.MESSAGE_EXPIRES
+    assert scheduled == {"worker.tick": expires, "worker.learn": expires}
     for task in scheduled:
         assert got["task_routes"][task] == {"queue": "reelwatch.work"}
     assert got["beat_scheduler"] == "celery.beat:Scheduler"
