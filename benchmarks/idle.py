@@ -48,8 +48,12 @@ def _measured(tracker: Tracker, seconds: float) -> Iterator[Row]:
     cost, after = meter.read(), cpu.used(*tracker.pids)
     statements = LOGGED.findall(_log()[logged:])
     tracker.check()
+    roles = dict(zip(tracker.pids, ("worker", "beat"), strict=True))
     shares = sorted(
-        (100 * (each.seconds - before[each.pid].seconds) / cost.seconds, each.name)
+        (
+            100 * (each.seconds - before[each.pid].seconds) / cost.seconds,
+            roles.get(each.pid, "a child of worker"),
+        )
         for each in after
         if each.pid in before
     )

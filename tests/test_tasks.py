@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Connection
 from kombu.exceptions import OperationalError as BrokerError
+from kombu.transport import redis
 from redis import Redis
 from sqlalchemy import event, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -26,7 +28,7 @@ from tests.logs import Lines
 from tests.seeding import jobs_in
 from tests.servers import PostgresServer, Process, eventually, process
 from worker import celery as application
-from worker import db, delivery, fanout, heartbeat, polling, settings, tasks, tracking
+from worker import db, delivery, fanout, heartbeat, messages, polling, settings, tasks, tracking
 from worker.errors import SettingsError
 from worker.listener import Listener
 from worker.models import Account, Delivery, Heartbeat, Job
@@ -431,6 +433,23 @@ def test_only_json_and_no_results(monkeypatch: pytest.MonkeyPatch) -> None:
     assert got["task_ignore_result"] is True
     assert got["broker_connection_max_retries"] is None
     assert got["worker_prefetch_multiplier"] == 1
+
+
+def test_all_that_is_published_goes_through_one_client(
+    monkeypatch: pytest.MonkeyPatch, redis_url: str
+) -> None:
+    """Until the connections are given up, after a fault: then through one that has the new ones."""
+    monkeypatch.setattr(redis.Transport, "Channel", redis.Channel)
+    messages.guard_redis()
+    with Connection(redis_url) as connection:
+        channel: Any = connection.channel()
+        client = channel._create_client()
+        assert channel._create_client() is client
+        channel._disconnect_pools()
+        renewed = channel._create_client()
+        assert renewed is not client
+        assert renewed.connection_pool is channel.pool
+        assert renewed.ping()
 
 
 def test_ticks_expire(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,13 @@ Celery carries nudges. What is due, and who works on it, stands in the database;
 late message costs time at most.
 """
 
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import structlog
 from celery import Celery, signals
+from celery.schedules import schedule
 from kombu import Queue
 from kombu.transport import pyamqp
 from sqlalchemy.exc import SQLAlchemyError
@@ -85,10 +88,15 @@ def configuration() -> dict[str, Any]:
         "beat_enable_remote_control": True,  # for health checks: silent once it has stopped ticking
         "beat_remote_control_max_tick_age": 20,
         "beat_schedule": {
-            "tick": {"task": "worker.tick", "schedule": TICK_SECONDS, "options": BEATEN},
-            "learn": {"task": "worker.learn", "schedule": LEARN_SECONDS, "options": BEATEN},
+            "tick": {"task": "worker.tick", "schedule": _every(TICK_SECONDS), "options": BEATEN},
+            "learn": {"task": "worker.learn", "schedule": _every(LEARN_SECONDS), "options": BEATEN},
         },
     }
+
+
+def _every(seconds: float) -> schedule:
+    """Celery's own clock converts between time zones, several times for every tick."""
+    return schedule(seconds, nowfun=partial(datetime.now, UTC))
 
 
 def _transport_options(current: settings.Settings) -> dict[str, Any]:
@@ -105,6 +113,11 @@ app.add_defaults(configuration)
 def _configure_logging(**_: object) -> None:
     """Being connected, this keeps Celery from setting up logging of its own."""
     log.configure(settings.current())
+
+
+@signals.beat_init.connect
+def _before_beating(**_: object) -> None:
+    messages.guard_redis()
 
 
 @signals.worker_init.connect

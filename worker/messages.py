@@ -106,6 +106,16 @@ def _shown(value: object) -> str:
 class _Channel(redis.Channel):
     """Goes on after an entry of a queue that is no message at all: kombu would end the worker."""
 
+    _publisher: Any = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """One client for what is published: to make one anew takes as long as a message does."""
+        if asynchronous:
+            return super()._create_client(asynchronous)  # type: ignore[misc]  # not in its stubs
+        if self._publisher is None or self._publisher.connection_pool is not self.pool:
+            self._publisher = super()._create_client()  # type: ignore[misc]
+        return self._publisher
+
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]  # not in its stubs
@@ -115,5 +125,5 @@ class _Channel(redis.Channel):
 
 
 def guard_redis() -> None:
-    """Have this process's worker go on after entries of Redis's queues that are no messages."""
+    """Have this process go on after entries of Redis's queues that are no messages."""
     redis.Transport.Channel = _Channel
