@@ -69,7 +69,7 @@ def test_a_hint_says_what_upstream_said_at_that_age() -> None:
 @pytest.mark.usefixtures("uncounted")
 class TestPlayedAtLength:
     def test_needs_fewer_looks_than_a_fixed_interval_that_is_as_late(self) -> None:
-        videos = lognormal(600)
+        videos = lognormal(300)
         ours = run(videos, Learner(Plans(Pace(1.0, 60.0))))
         fixed = run(videos, every(2 * ours.mean_delay))
         assert fixed.mean_delay == pytest.approx(ours.mean_delay, rel=0.15)
@@ -83,14 +83,14 @@ class TestPlayedAtLength:
                 return video._replace(stages=begins)
             return video._replace(progress=lambda age: round(age / video.seconds, 2))
 
-        silent = lognormal(500)
+        silent = lognormal(200)
         plans = Plans(Pace(1.0, 60.0))
         dumb, told = run(silent, Learner(plans)), run(map(telling, silent), Learner(plans))
         assert told.looks < 0.8 * dumb.looks
         assert told.mean_delay < 1.2 * dumb.mean_delay
 
     def test_a_short_budget_is_shared_better_than_in_turns(self) -> None:
-        videos = lognormal(1_500, apart=0.5)
+        videos = lognormal(1_000, apart=0.5)
         turns = run(videos, every(0.0), 5.0, first_look=False)
         ours = run(videos, Learner(Plans()), 5.0)
         assert len(ours.delays) == len(videos)  # none is forgotten
