@@ -48,7 +48,7 @@ Made = Callable[[Any], Row]  # a row, of what was calculated
 
 def _pending(pool: Executor, *, quick: bool) -> Iterator[tuple[Made, Future[Any]]]:
     """The rows to come, in their order, and what each waits for."""
-    jobs = 200 if quick else 10_000  # looked at by those who have learned, of all histories
+    jobs = 80 if quick else 10_000  # looked at by those who have learned, of all histories
     for place, (_, median, _sigma) in enumerate(MODELS):
         goal = f"1. requests per job, median {median:g} s"
         best = optimum(place)

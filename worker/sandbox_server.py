@@ -77,8 +77,10 @@ class LocalService(ABC):
         """Serves, starting if need be, until `stop` is called elsewhere or Ctrl-C is pressed."""
         if self._server is None:
             self.start()
+        server = self._server
         try:
-            self._serving().thread.join()
+            if server is not None:  # else it has been stopped already
+                server.thread.join()
         finally:
             self.stop()
 
