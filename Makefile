@@ -47,7 +47,7 @@ test: .venv/test.stamp ## all tests; they bring their own PostgreSQL and Redis (
 check: .venv/dev.stamp ## what must hold before a change lands: format, lint, types, tests, coverage
 	@echo "format"; $(BIN)/ruff format --quiet --check .
 	@echo "lint"; $(BIN)/ruff check --quiet .
-	@nice -n 5 $(BIN)/python -m benchmarks --quick >.bench.log 2>&1 & bench=$$!; \
+	@nice -n 10 $(BIN)/python -m benchmarks --quick >.bench.log 2>&1 & bench=$$!; \
 	  echo "types; meanwhile all benchmarks, too small to judge by: do they run?"; \
 	  $(BIN)/python -m mypy --no-error-summary && \
 	  echo "tests, among them: migrations match models, imports keep to the layers" && \

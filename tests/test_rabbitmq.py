@@ -4,7 +4,7 @@ also in CI: no wheel brings it along.
 
 import pytest
 
-from tests.fleet import WORKER, fleet, scripted_ids, violations
+from tests.fleet import START_SECONDS, WORKER, fleet, scripted_ids, violations
 from tests.servers import eventually, rabbitmq, rabbitmq_missing
 
 pytestmark = pytest.mark.skipif(
@@ -24,7 +24,7 @@ def test_a_fleet_works_over_quorum_queues(postgresql_url: str) -> None:
         deployed.send("worker.track", *ids, webhook_url=f"{deployed.listener.url}/hook")
         eventually(lambda: deployed.rows(LOOKED_AT)[0][0] > 10, 30, deployed.log)
         deployed.of(WORKER)[0].kill()
-        deployed.start(WORKER)
+        replacement = deployed.start(WORKER)
         eventually(
             lambda: deployed.rows(ENDED)[0][0] == len(ids) and not deployed.open_work(),
             120,
@@ -32,4 +32,5 @@ def test_a_fleet_works_over_quorum_queues(postgresql_url: str) -> None:
         )
         assert violations(deployed, ids) == []
         assert {broker.queue_type(name) for name in ("reelwatch", "reelwatch.work")} == {"quorum"}
+        replacement.wait_for("ready", START_SECONDS)  # it may not have been needed
         assert set(deployed.terminate_all()) == {0}

@@ -16,10 +16,10 @@ from worker import db
 def recorded(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[pytest.MonkeyPatch]:
-    """Thirty jobs that took 60 to 89 s, a cancelled one, a lost one and a running one."""
+    """Twelve jobs that took 60 to 71 s, a cancelled one, a lost one and a running one."""
     with db.transaction(database_url) as session:
         seeding.add_account(session)
-        for number in range(32):
+        for number in range(14):
             began = seeding.at(seconds=100 * number)
             end = began + timedelta(seconds=58 + number)
             state, code = {0: ("cancelled", None), 1: ("failed", "not_found")}.get(
@@ -47,14 +47,14 @@ class TestSimulate:
         assert looks == sorted(looks, reverse=True)
         assert delays == sorted(delays)
         assert all(row["p99_delay_seconds"] >= row["mean_delay_seconds"] for row in rows)
-        assert all(row["requests_per_job"] == pytest.approx(row["requests"] / 30, abs=0.01)
+        assert all(row["requests_per_job"] == pytest.approx(row["requests"] / 12, abs=0.01)
                    for row in rows)  # fmt: skip
 
     @pytest.mark.usefixtures("uncounted")
     def test_marks_what_is_set_now(self, recorded: pytest.MonkeyPatch) -> None:
         recorded.setenv("REELWATCH_TARGET_DELAY", "4s")
         text = done("simulate", "--history")
-        assert text.startswith("30 finished jobs of the account 'default', played again\n")
+        assert text.startswith("12 finished jobs of the account 'default', played again\n")
         (now,) = [line for line in text.splitlines() if "as set now" in line]
         assert now.split()[:5] == ["5", "s", "4", "s", "5/s"]
 
