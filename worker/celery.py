@@ -7,12 +7,15 @@ Celery carries nudges. What is due, and who works on it, stands in the database;
 late message costs time at most.
 """
 
+import signal
+import threading
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import structlog
 from celery import Celery, signals
+from celery.beat import Service
 from celery.schedules import schedule
 from kombu import Queue
 from kombu.transport import pyamqp
@@ -116,8 +119,13 @@ def _configure_logging(**_: object) -> None:
 
 
 @signals.beat_init.connect
-def _before_beating(**_: object) -> None:
+def _before_beating(sender: Service, **_: object) -> None:
     messages.guard_redis()
+    # Celery's own handler closes the connection that a tick may be on its way through, and what
+    # that raises there can swallow the end: beat would go on until it is killed.
+    if threading.current_thread() is threading.main_thread():
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, lambda *_: sender.stop())
 
 
 @signals.worker_init.connect
