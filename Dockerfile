@@ -30,4 +30,4 @@ ENV PATH=/opt/reelwatch/bin:$PATH \
 # A number, so that an orchestrator can see that it is not root.
 USER 10001:10001
 WORKDIR /var/empty
-CMD ["celery", "-A", "worker", "worker", "--without-gossip", "--without-mingle"]
+CMD ["celery", "-A", "reelwatch", "worker", "--without-gossip", "--without-mingle"]

@@ -17,8 +17,8 @@ from benchmarks.courses import courses, instant
 from benchmarks.result import Row
 from benchmarks.trackers import Cost, Meter, Tracker
 from benchmarks.upstream import Note, Upstream, upstream
+from reelwatch.schedule import TARGET_DELAY
 from tests.servers import eventually
-from worker.schedule import TARGET_DELAY
 
 GOAL = "approaches"
 INTERVAL = 10.0

@@ -30,16 +30,16 @@ from sqlalchemy import bindparam, event, text
 from sqlalchemy.orm import Session
 
 from benchmarks.result import Row
+from reelwatch import db, polling
+from reelwatch.answers import Report, interpret
+from reelwatch.ledger import jobs
+from reelwatch.lifecycle import Rules
+from reelwatch.models import UtcDateTime
+from reelwatch.polling import Claimed, Looked
+from reelwatch.sandbox import answer
+from reelwatch.settings import Account
+from reelwatch.upstream import Look
 from tests import servers
-from worker import db, polling
-from worker.answers import Report, interpret
-from worker.ledger import jobs
-from worker.lifecycle import Rules
-from worker.models import UtcDateTime
-from worker.polling import Claimed, Looked
-from worker.sandbox import answer
-from worker.settings import Account
-from worker.upstream import Look
 
 LIMIT = 1.5  # times as long at the larger size, at most
 DUE = 100  # jobs due in quiet times

@@ -16,8 +16,8 @@ from benchmarks.courses import endless
 from benchmarks.result import Row
 from benchmarks.trackers import Cost, Meter, Tracker
 from benchmarks.upstream import Upstream, upstream
+from reelwatch.polling import THREADS
 from tests.processes import eventually, process
-from worker.polling import THREADS
 
 GOAL = "cpu per look"
 SHARE_OF_CELERY = 0.2

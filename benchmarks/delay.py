@@ -20,9 +20,9 @@ from benchmarks.courses import Course, courses, endless
 from benchmarks.result import Row
 from benchmarks.trackers import Tracker
 from benchmarks.upstream import Note, Upstream, upstream
+from reelwatch import tracking
+from reelwatch.schedule import TARGET_DELAY
 from tests.processes import Folder
-from worker import tracking
-from worker.schedule import TARGET_DELAY
 
 GOAL = "delay"
 SHARE_OF_NEWAPI = 0.25

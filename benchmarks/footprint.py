@@ -4,7 +4,7 @@
   PostgreSQL that keeps its files on disk and syncs each commit.
 - How many small transactions a second that PostgreSQL commits, by the number of clients: each
   writes one row of its own.
-- What a message that waits costs the broker's memory: `worker.track` as a producer sends it.
+- What a message that waits costs the broker's memory: `reelwatch.track` as a producer sends it.
 """
 
 import statistics
@@ -23,8 +23,8 @@ from sqlalchemy.engine import make_url
 
 from benchmarks.claims import BATCH, FEW, WARM_UP, Ground, Times
 from benchmarks.load import resident
+from reelwatch import db
 from tests import servers
-from worker import db
 
 TURNS = 200
 CLIENTS = (1, 4, 16, 64)
@@ -79,7 +79,7 @@ def publish(broker_url: str) -> None:
     with Celery("producer", broker=broker_url) as producer:
         for number in range(MESSAGES):
             producer.send_task(
-                "worker.track",
+                "reelwatch.track",
                 args=[f"veo3.1-fast:{1770350082 + number}-trii1OXZc3"],
                 kwargs={
                     "webhook_url": "https://app.example.com/reelwatch",

@@ -15,7 +15,7 @@ from benchmarks.courses import endless
 from benchmarks.result import Row
 from benchmarks.trackers import Meter, Tracker
 from benchmarks.upstream import upstream
-from worker import db
+from reelwatch import db
 
 GOAL = "idle"
 SHARE_OF_A_CORE = 1.0  # per cent, for each process

@@ -47,10 +47,10 @@ from sqlalchemy import text
 
 from benchmarks import cpu
 from benchmarks.result import Row
+from reelwatch import db, settings, tracking
+from reelwatch.sandbox_scripts import read_id, scripted_id
 from tests.fleet import MODELS, Fleet, fleet
 from tests.servers import POSTGRES_SETTINGS, postgres, redis
-from worker import db, settings, tracking
-from worker.sandbox_scripts import read_id, scripted_id
 
 GOAL = "load"
 BEYOND_SECONDS = 2.0  # of an end's delay, beyond the schedule's own: at most, for 99 of 100

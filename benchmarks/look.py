@@ -30,9 +30,9 @@ from requests.adapters import HTTPAdapter
 from sqlalchemy import text
 
 from benchmarks.result import Row
+from reelwatch import db, log, polling, upstream
+from reelwatch.settings import Settings
 from tests.servers import postgres, process
-from worker import db, log, polling, upstream
-from worker.settings import Settings
 
 GOAL = 0.8
 THREADS = (16, 64)

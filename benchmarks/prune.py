@@ -22,8 +22,8 @@ from typing import Any
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
+from reelwatch import db, pruning
 from tests import servers
-from worker import db, pruning
 
 LIMIT_SECONDS = 1.0  # no lock longer than this
 OWING = 500

@@ -23,13 +23,13 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from worker import fanout, polling
+from reelwatch import fanout, polling
 
 SHARES = (0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.02)
 TURNS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 BATCH = polling.THREADS
 LATENCY = 0.15  # seconds until upstream answers
-TICK_SECONDS = 1.0  # as `worker.celery` has it, whose import needs a broker
+TICK_SECONDS = 1.0  # as `reelwatch.celery` has it, whose import needs a broker
 SEED = 7
 
 

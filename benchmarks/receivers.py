@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 from sqlalchemy import text
 
+from reelwatch import db, delivery, settings
+from reelwatch.embedded import new_secret
+from reelwatch.listener import Listener
 from tests import seeding
 from tests.servers import postgres
-from worker import db, delivery, settings
-from worker.embedded import new_secret
-from worker.listener import Listener
 
 GOAL = 1.2
 

@@ -19,11 +19,11 @@ from sqlalchemy import create_engine, insert
 
 from benchmarks import cpu, peers
 from benchmarks.upstream import Upstream
+from reelwatch import db, settings, tracking
+from reelwatch.embedded import new_secret
 from tests import servers
 from tests.fleet import BEAT, WORKER
 from tests.processes import Folder, Process, process
-from worker import db, settings, tracking
-from worker.embedded import new_secret
 
 SECRET = new_secret()
 KEY = "sk-benchmark-0123456789abcdef"

@@ -21,8 +21,8 @@ from urllib.parse import parse_qs, unquote_plus, urlsplit
 import requests
 
 from benchmarks.courses import Course
+from reelwatch import sandbox_answers as answers
 from tests.processes import process
-from worker import sandbox_answers as answers
 
 WINDOW = 1.0  # seconds over which a key's limit, and its busiest second, are counted
 POLICY = "your request contains unsafe prompt or images"

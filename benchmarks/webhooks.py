@@ -18,10 +18,10 @@ from benchmarks import trackers
 from benchmarks.result import Row
 from benchmarks.trackers import Cost, Meter, Tracker
 from benchmarks.upstream import Upstream, upstream
+from reelwatch import db, tracking
+from reelwatch.sandbox_answers import Job, Look, completed
 from tests.processes import process
 from tests.servers import eventually
-from worker import db, tracking
-from worker.sandbox_answers import Job, Look, completed
 
 GOAL = "webhooks and intake"
 TIMES_CELERY = 3.0

@@ -1,10 +1,10 @@
-"""Runs the migrations on the connection that `worker.db.migrate` hands over, or on DATABASE_URL."""
+"""Runs the migrations on the connection that `reelwatch.db` hands over, or on DATABASE_URL."""
 
 from alembic import context
 from sqlalchemy import Connection
 
-from worker import db
-from worker.models import Base
+from reelwatch import db
+from reelwatch.models import Base
 
 
 def run(connection: Connection) -> None:
@@ -14,7 +14,7 @@ def run(connection: Connection) -> None:
         target_metadata=Base.metadata,
         render_as_batch=connection.dialect.name == "sqlite",  # SQLite alters by copying
         compare_type=True,
-        transactional_ddl=True,  # for SQLite too: `worker.db` begins its transactions itself
+        transactional_ddl=True,  # for SQLite too: `reelwatch.db` begins its transactions itself
     )
     with context.begin_transaction():
         if connection.dialect.name == "postgresql":  # two migrating at once: one waits
@@ -26,7 +26,7 @@ given = context.config.attributes.get("connection")
 if given is not None:
     run(given)
 else:
-    from worker import settings  # only `alembic` on the command line needs them
+    from reelwatch import settings  # only `alembic` on the command line needs them
 
     with db.engine(settings.load().database_url).connect() as connection:
         run(connection)

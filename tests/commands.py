@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from reelwatch import settings
+from reelwatch.cli import main
 from tests.environment import SECRET, set_variables
 from tests.logs import logging_put_back
-from worker import settings
-from worker.cli import main
 
 
 @contextmanager

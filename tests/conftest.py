@@ -18,8 +18,8 @@ from hypothesis import settings
 from tests.servers import PostgresServer, RedisServer, ServerMissing, is_setting, postgres, redis
 
 if TYPE_CHECKING:  # what needs none of the package's code runs without it
+    from reelwatch.sandbox import Sandbox
     from tests.logs import Lines
-    from worker.sandbox import Sandbox
 
 # Random examples in CI too: it goes on searching, and prints how to run again what it has found.
 settings.register_profile("ci", derandomize=False, print_blob=True, deadline=None, max_examples=25)
@@ -97,7 +97,7 @@ def fresh_process() -> Iterator[None]:
 
 def forget_all() -> None:
     for module, forget in KEPT.items():
-        if loaded := sys.modules.get(f"worker.{module}"):  # not needed so far: nothing kept
+        if loaded := sys.modules.get(f"reelwatch.{module}"):  # not needed so far: nothing kept
             attrgetter(forget)(loaded)()
 
 
@@ -254,7 +254,7 @@ def logged() -> Iterator["Lines"]:
 @pytest.fixture
 def sandbox() -> Iterator["Sandbox"]:
     """An upstream that acts out the scripts in its ids."""
-    from worker.sandbox import Sandbox  # noqa: PLC0415 - see the top
+    from reelwatch.sandbox import Sandbox  # noqa: PLC0415 - see the top
 
     with Sandbox() as running:
         yield running
@@ -306,7 +306,7 @@ def new_database(server: PostgresServer, template: str = "") -> Iterator[str]:
 
 def migrate(url: str) -> None:
     # Tests without a database run without the package's database code, too.
-    from worker import db  # noqa: PLC0415
+    from reelwatch import db  # noqa: PLC0415
 
     with without_settings(), connections_closed(url):
         db.migrate(url)
@@ -315,7 +315,7 @@ def migrate(url: str) -> None:
 @contextlib.contextmanager
 def connections_closed(url: str) -> Iterator[None]:
     """Ends with the package's connections closed: else they add up, and hold up DROP DATABASE."""
-    from worker import db  # noqa: PLC0415 - see above
+    from reelwatch import db  # noqa: PLC0415 - see above
 
     try:
         yield

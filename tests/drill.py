@@ -23,14 +23,14 @@ from typing import Any
 import psycopg
 from sqlalchemy import make_url
 
+from reelwatch import db
+from reelwatch.listener import Reaction, Received
+from reelwatch.polling import LEASE
+from reelwatch.sandbox import scripted_id
+from reelwatch.upstream import DEADLINE_SECONDS
 from tests.fleet import BEAT, WORKER, Fleet, fleet, scripted_ids, violations
 from tests.proxy import Proxy, Weather, detour
 from tests.servers import PostgresServer, Process, RedisServer, eventually, postgres, redis
-from worker import db
-from worker.listener import Reaction, Received
-from worker.polling import LEASE
-from worker.sandbox import scripted_id
-from worker.upstream import DEADLINE_SECONDS
 
 STEPPED_WORKER = (sys.executable, str(Path(__file__).with_name("stepped_worker.py")), *WORKER[1:])
 IDLE_TRANSACTION_LIMIT = 3.0  # seconds; one that waits for a broker takes longer
@@ -355,12 +355,12 @@ def run(drill: Drill, jobs: int, names: Sequence[str], longest: float) -> list[s
         deployed.start(WORKER, "-c", "4")
         deployed.start(BEAT)
     hook = f"{deployed.listener.url}/hook"
-    deployed.send("worker.track", *endless, webhook_url=hook, deadline=longest / 2)
+    deployed.send("reelwatch.track", *endless, webhook_url=hook, deadline=longest / 2)
     sent = list(endless)
     for number, name in enumerate(names):
         # A share before each fault: it befalls what has just come in and what is near its end.
         share = ids[number :: len(names)]
-        deployed.send("worker.track", *share, webhook_url=hook)
+        deployed.send("reelwatch.track", *share, webhook_url=hook)
         sent += share
         if name in FORGETTING:
             make_sure(deployed, sent, hook)
@@ -390,7 +390,7 @@ def make_sure(deployed: Fleet, sent: Sequence[str], hook: str) -> None:
 
     with contextlib.suppress(AssertionError):
         eventually(lambda: not missing(), 15)
-    deployed.send("worker.track", *missing(), webhook_url=hook)
+    deployed.send("reelwatch.track", *missing(), webhook_url=hook)
     eventually(lambda: not missing(), 60, lambda: f"{len(missing())} are not tracked")
 
 

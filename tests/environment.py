@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from worker import settings
+from reelwatch import settings
 
 SECRET = "whsec_" + base64.b64encode(b"a new secret of the producer!").decode()
 

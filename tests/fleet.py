@@ -18,17 +18,17 @@ from typing import Any
 from celery import Celery
 from sqlalchemy import text
 
+from reelwatch import db
+from reelwatch.embedded import new_secret
+from reelwatch.listener import Listener, Reaction, Received
+from reelwatch.sandbox import SCRIPTS, expected, scripted_id
 from tests.processes import UNCOUNTED
 from tests.servers import Process, eventually, postgres, process, redis
 from tests.upstream import Upstream, upstream
-from worker import db
-from worker.embedded import new_secret
-from worker.listener import Listener, Reaction, Received
-from worker.sandbox import SCRIPTS, expected, scripted_id
 
 MODELS = ("veo3.1-fast", "sora-2", "grok")
-WORKER = ("celery", "-A", "worker", "worker", "--without-gossip", "--without-mingle")
-BEAT = ("celery", "-A", "worker", "beat")
+WORKER = ("celery", "-A", "reelwatch", "worker", "--without-gossip", "--without-mingle")
+BEAT = ("celery", "-A", "reelwatch", "beat")
 
 # What is measured steps back behind what measures: on few cores upstream's and the receiver's
 # clocks stay true.
@@ -248,7 +248,7 @@ def run(deployed: Fleet, options: argparse.Namespace) -> int:
     started = time.monotonic()
     deployed.start_all()
     say("2 workers and 2 beats are up", started)
-    deployed.send("worker.track", *ids, webhook_url=f"{deployed.listener.url}/hook")
+    deployed.send("reelwatch.track", *ids, webhook_url=f"{deployed.listener.url}/hook")
     say(f"{len(ids)} ids sent", started)
     ended = "SELECT count(*) FROM jobs WHERE finished_at IS NOT NULL"
     eventually(lambda: deployed.rows(ended)[0][0] >= len(ids) // 3, 300, "a third has ended")

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
-from worker import forecasts
-from worker.curves import BINS, SLOW_JOBS, Curve
-from worker.schedule import Known
+from reelwatch import forecasts
+from reelwatch.curves import BINS, SLOW_JOBS, Curve
+from reelwatch.schedule import Known
 
 
 def steady(half: float, jobs: int = SLOW_JOBS) -> Curve:

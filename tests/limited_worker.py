@@ -1,4 +1,4 @@
-"""Celery with limits of seconds: `python limited_worker.py TURN SILENCE -A worker worker …`.
+"""Celery with limits of seconds: `python limited_worker.py TURN SILENCE -A reelwatch worker …`.
 
 TURN is when a turn's process is killed, SILENCE how long the database may say nothing.
 """
@@ -7,8 +7,8 @@ import sys
 
 from celery.__main__ import main
 
-from worker import db, tasks
-from worker.celery import app
+from reelwatch import db, tasks
+from reelwatch.celery import app
 
 turn, db.SILENCE_SECONDS = int(sys.argv.pop(1)), float(sys.argv.pop(1))
 for task in app.tasks.values():

@@ -9,8 +9,8 @@ from typing import Any
 
 import structlog
 
-from worker import log
-from worker.settings import Settings
+from reelwatch import log
+from reelwatch.settings import Settings
 
 
 class Lines(StringIO):

@@ -73,7 +73,7 @@ def process(
     cwd: Path = ROOT,
     niceness: int = 0,
 ) -> "Process":
-    """Starts a real child: `process(["celery", "-A", "worker", "beat"], {"BROKER_URL": …})`.
+    """Starts a real child: `process(["celery", "-A", "reelwatch", "beat"], {"BROKER_URL": …})`.
 
     A command that is installed beside this Python is taken from there. The child inherits this
     process's environment without the settings in it, then gets those in `env`. The higher its

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from worker import db
-from worker.lifecycle import FINAL
-from worker.models import Account, Attempt, Base, Delivery, Job, PollError, Transition
+from reelwatch import db
+from reelwatch.lifecycle import FINAL
+from reelwatch.models import Account, Attempt, Base, Delivery, Job, PollError, Transition
 
 Row = dict[str, Any]
 

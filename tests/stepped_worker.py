@@ -1,4 +1,4 @@
-"""Celery with a wall clock that is an hour ahead: `python stepped_worker.py -A worker worker …`."""
+"""Celery with a clock that is an hour ahead: `python stepped_worker.py -A reelwatch worker …`."""
 
 from datetime import UTC, datetime, timedelta
 

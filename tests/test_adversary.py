@@ -28,13 +28,13 @@ from sqlalchemy import select, update
 from sqlalchemy.engine import RowMapping
 from structlog.testing import capture_logs
 
+from reelwatch import db, polling, settings, tracking, upstream
+from reelwatch.answers import Report
+from reelwatch.models import Account, Base, Delivery, Job, PollError, Transition
+from reelwatch.words import ENDS
 from tests import seeding
 from tests.peers import Line, Peer, Script, answer, answering
 from tests.servers import eventually
-from worker import db, polling, settings, tracking, upstream
-from worker.answers import Report
-from worker.models import Account, Base, Delivery, Job, PollError, Transition
-from worker.words import ENDS
 
 MEGABYTE = 1024 * 1024
 CAP = 4 * MEGABYTE  # what the client takes of a body

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.breaker import (
+from reelwatch.breaker import (
     ALLOWANCE_FIRST,
     ALLOWANCE_MAX,
     FAILURES,

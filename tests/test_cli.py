@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from reelwatch import cli_errors, db, tracking
+from reelwatch.cli import SECTIONS
 from tests import seeding
 from tests.commands import Screen, command_environment, done, on_screen, run
 from tests.environment import SECRET
 from tests.kinds import know, steady
 from tests.processes import free_port
-from worker import cli_errors, db, tracking
-from worker.cli import SECTIONS
 
 URL = "https://hooks.example.com/video"
 COMMANDS = [name for section in SECTIONS.values() for name in section]

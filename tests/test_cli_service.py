@@ -24,17 +24,17 @@ import requests
 from rich.console import Console
 from sqlalchemy import insert, update
 
+from reelwatch import db, embedded, history, settings
+from reelwatch.cli_render import change_line
+from reelwatch.errors import SettingsError
+from reelwatch.listener import Listener
+from reelwatch.models import Destination, Heartbeat, Job
+from reelwatch.sandbox import SCRIPTS, Sandbox
 from tests import seeding
 from tests.commands import command_environment, done, on_screen, run
 from tests.environment import SECRET
 from tests.kinds import know, steady
 from tests.processes import Process, eventually, free_port, process
-from worker import db, embedded, history, settings
-from worker.cli_render import change_line
-from worker.errors import SettingsError
-from worker.listener import Listener
-from worker.models import Destination, Heartbeat, Job
-from worker.sandbox import SCRIPTS, Sandbox
 
 KEY = "sk-sandbox-key"
 
@@ -273,7 +273,7 @@ def test_a_broker_that_answers_is_fine_and_one_that_does_not_is_named(
     ("broker", "seconds_ago", "expected", "words"),
     [
         (None, None, "warning", "never: nothing looks at jobs until `reelwatch up` runs"),
-        ("redis", None, "wrong", "until `celery -A worker beat` and a worker runs"),
+        ("redis", None, "wrong", "until `celery -A reelwatch beat` and a worker runs"),
         (None, 16, "wrong", "the last one was 16s ago, it should come every second"),
         ("redis", 7_200, "wrong", "the last one was 120m00s ago|the last one was 2h00m ago"),
         (None, 13, "ok", r"1\d\.\d s ago"),
@@ -429,7 +429,7 @@ def test_accounts_show_their_standing(
 
 
 def test_the_command_runs_as_a_module_too() -> None:
-    with process([sys.executable, "-m", "worker.cli", "show"], {}, Path.cwd()) as called:
+    with process([sys.executable, "-m", "reelwatch.cli", "show"], {}, Path.cwd()) as called:
         assert called.wait(30) == 2
         assert called.output.startswith("Usage: reelwatch show [OPTIONS] ID")
 
@@ -703,6 +703,6 @@ def test_the_demo_is_shown_on_a_console_and_its_code_passed_on(
         consoles.append(console)
         return 1
 
-    monkeypatch.setattr("worker.demo.run", show)
+    monkeypatch.setattr("reelwatch.demo.run", show)
     assert run("demo").exit_code == 1
     assert not consoles[0].is_terminal

@@ -21,11 +21,8 @@ from sqlalchemy import CheckConstraint, UniqueConstraint, insert, inspect, selec
 from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
 from sqlalchemy.orm import Session
 
-from tests.conftest import new_database
-from tests.proxy import Weather, detour
-from tests.servers import PostgresServer, eventually, process
-from worker import db
-from worker.models import (
+from reelwatch import db
+from reelwatch.models import (
     Account,
     Attempt,
     Base,
@@ -38,6 +35,9 @@ from worker.models import (
     Transition,
     UtcDateTime,
 )
+from tests.conftest import new_database
+from tests.proxy import Weather, detour
+from tests.servers import PostgresServer, eventually, process
 
 AT = datetime(2026, 2, 6, 3, 58, 49, 98_765, tzinfo=UTC)
 
@@ -312,7 +312,7 @@ def plain(reflected: Any) -> str:
 MIGRATE_AT_ONCE = """
 import sys, time
 from pathlib import Path
-from worker import db
+from reelwatch import db
 print("ready")
 while not Path(sys.argv[2]).exists():
     time.sleep(0.001)
@@ -349,10 +349,10 @@ def test_an_installed_package_brings_its_migrations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (db.migrations() / "versions").is_dir()
-    monkeypatch.setattr(db, "__file__", str(tmp_path / "worker" / "db.py"))
+    monkeypatch.setattr(db, "__file__", str(tmp_path / "worker" / "reelwatch" / "db.py"))
     assert db.migrations() == tmp_path / "migrations"
-    (tmp_path / "worker" / "migrations").mkdir(parents=True)
-    assert db.migrations() == tmp_path / "worker" / "migrations"
+    (tmp_path / "worker" / "reelwatch" / "migrations").mkdir(parents=True)
+    assert db.migrations() == tmp_path / "worker" / "reelwatch" / "migrations"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the names are Linux's")

@@ -20,19 +20,19 @@ from standardwebhooks.webhooks import Webhook
 from svix.webhooks import Webhook as SvixWebhook
 from svix.webhooks import WebhookVerificationError
 
+from reelwatch import breaker, db, delivery, tasks
+from reelwatch.celery import configuration
+from reelwatch.destinations import deliveries
+from reelwatch.errors import Refused
+from reelwatch.listener import Listener, Received
+from reelwatch.models import Attempt, Delivery, Destination
+from reelwatch.sandbox_answers import Answer
+from reelwatch.sandbox_server import LocalService, Request
+from reelwatch.settings import Settings
 from tests import seeding
 from tests.logs import Lines
 from tests.peers import closed_port
 from tests.servers import RedisServer, eventually, process
-from worker import breaker, db, delivery, tasks
-from worker.celery import configuration
-from worker.destinations import deliveries
-from worker.errors import Refused
-from worker.listener import Listener, Received
-from worker.models import Attempt, Delivery, Destination
-from worker.sandbox_answers import Answer
-from worker.sandbox_server import LocalService, Request
-from worker.settings import Settings
 
 NEW = "whsec_" + base64.b64encode(b"a new secret of the producer!").decode()
 OLD = "whsec_" + base64.b64encode(b"an old secret of the producer").decode()
@@ -404,8 +404,8 @@ def test_without_a_secret_nothing_is_sent(database_url: str) -> None:
 
 ONE_TURN = """
 import sys
-from worker import delivery
-from worker.settings import load
+from reelwatch import delivery
+from reelwatch.settings import load
 delivery.deliver(load(), None)
 """
 

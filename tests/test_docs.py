@@ -17,16 +17,16 @@ from sqlalchemy import String, create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from standardwebhooks import Webhook
 
+from reelwatch import db
+from reelwatch.curves import Eta
+from reelwatch.delivery import signed_headers
+from reelwatch.embedded import new_secret
+from reelwatch.events import Subject, body
+from reelwatch.lifecycle import EventType
+from reelwatch.models import Job
 from tests import seeding
 from tests.kinds import know, steady
 from tests.servers import Process, ServerMissing, eventually, free_port, process
-from worker import db
-from worker.curves import Eta
-from worker.delivery import signed_headers
-from worker.embedded import new_secret
-from worker.events import Subject, body
-from worker.lifecycle import EventType
-from worker.models import Job
 
 ROOT = Path(__file__).parent.parent
 BODY = '{"type":"video.completed","data":{"video_id":"veo:1","video_url":"https://x.test/v.mp4"}}'
@@ -219,7 +219,7 @@ def test_tracking_by_message(redis_url: str) -> None:
     app: Celery = space["app"]
     with app.connection_for_read() as connection:
         message = connection.SimpleQueue("reelwatch").get(timeout=10)
-    assert message.headers["task"] == "worker.track"
+    assert message.headers["task"] == "reelwatch.track"
     args, kwargs, _ = message.payload
     assert args == ["veo3.1-fast:1770350082-trii1OXZc3"]
     assert kwargs["callback_queue"] == "shop"

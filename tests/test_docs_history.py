@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from reelwatch import db
+from reelwatch.models import Base
 from tests import seeding
 from tests.seeding import Row
-from worker import db
-from worker.models import Base
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "history.md"
 THE_VIDEO = "veo3.1-fast:1770350082-trii1OXZc3"

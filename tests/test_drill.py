@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from reelwatch import db, delivery, polling
+from reelwatch.models import Delivery, Job
 from tests import drill
 from tests.fleet import fleet, scripted_ids, violations
 from tests.servers import eventually, process
-from worker import db, delivery, polling
-from worker.models import Delivery, Job
 
 ENDED = "SELECT count(*) FROM jobs WHERE finished_at IS NOT NULL"
 

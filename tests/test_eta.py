@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select, update
 
-import worker
+import reelwatch
+from reelwatch import db, history, polling, settings
+from reelwatch.answers import Meaning, Report
+from reelwatch.curves import ETA_JOBS, Eta
+from reelwatch.errors import UnknownJob
+from reelwatch.models import Delivery, Job
+from reelwatch.upstream import Look
 from tests import seeding
 from tests.kinds import know, steady
-from worker import db, history, polling, settings
-from worker.answers import Meaning, Report
-from worker.curves import ETA_JOBS, Eta
-from worker.errors import UnknownJob
-from worker.models import Delivery, Job
-from worker.upstream import Look
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 STEADY = {"p50_seconds": 30.0, "p90_seconds": 122.9, "slower_than_95_percent": False}
@@ -68,24 +68,24 @@ def statements(url: str) -> Iterator[list[str]]:
 def test_python_gets_it_by_id_and_account(url: str) -> None:
     mine = add_job(url)
     theirs = add_job(url, account="acme")
-    assert worker.eta(mine) == Eta(30.0, 122.9, slower_than_95_percent=False)
-    assert worker.eta(theirs, "acme") == Eta(60.0, 222.5, slower_than_95_percent=False)
-    assert worker.eta(theirs, account="acme") == worker.eta(theirs, "acme")
+    assert reelwatch.eta(mine) == Eta(30.0, 122.9, slower_than_95_percent=False)
+    assert reelwatch.eta(theirs, "acme") == Eta(60.0, 222.5, slower_than_95_percent=False)
+    assert reelwatch.eta(theirs, account="acme") == reelwatch.eta(theirs, "acme")
 
 
 def test_python_gets_it_within_ones_own_transaction(url: str) -> None:
     video_id = add_job(url)
     with db.transaction(url) as session:
         session.execute(update(Job).values(last_polled_at=NOW))
-        assert worker.eta(video_id, session=session) == Eta(40.0, 132.9, False)
+        assert reelwatch.eta(video_id, session=session) == Eta(40.0, 132.9, False)
         session.rollback()
-    assert worker.eta(video_id) == Eta(30.0, 122.9, slower_than_95_percent=False)
+    assert reelwatch.eta(video_id) == Eta(30.0, 122.9, slower_than_95_percent=False)
 
 
 def test_an_unknown_id_is_an_error_that_names_who_knows_it(url: str) -> None:
     theirs = add_job(url, account="acme")
     with pytest.raises(UnknownJob, match=r"it is for 'acme'"):
-        worker.eta(theirs)
+        reelwatch.eta(theirs)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_all_ways_of_reading_say_the_same(
         (listed,), (live,) = history.list_jobs(session), history.live_jobs(session)
         told = history.story(session, video_id)["job"]
     assert [listed["eta"], live["eta"], told["eta"]] == [known] * 3
-    found = worker.eta(video_id)
+    found = reelwatch.eta(video_id)
     assert (found and found._asdict()) == known
     assert live.keys() - {"lease_token"} == listed.keys() == told.keys()
 
@@ -121,7 +121,7 @@ def test_too_few_jobs_foretell_nothing(url: str) -> None:
     for jobs, known in ((ETA_JOBS - 1, False), (ETA_JOBS, True)):
         with db.transaction(url) as session:
             know(session, steady(40.0, jobs))
-        assert (worker.eta(video_id) is not None) == known
+        assert (reelwatch.eta(video_id) is not None) == known
 
 
 # ----------------------------------------------------------------- history

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.answers import Failure, Meaning, Report, interpret
-from worker.curves import Eta
-from worker.errors import Refused
-from worker.events import (
+from reelwatch.answers import Failure, Meaning, Report, interpret
+from reelwatch.curves import Eta
+from reelwatch.errors import Refused
+from reelwatch.events import (
     DEFAULT_EVENTS,
     SHORT_NAMES,
     Subject,
@@ -24,7 +24,7 @@ from worker.events import (
     subscribed,
     timestamp,
 )
-from worker.lifecycle import DEADLINE, NO_RESULT, EventType
+from reelwatch.lifecycle import DEADLINE, NO_RESULT, EventType
 
 SAMPLES = Path(__file__).parent / "data" / "upstream"
 VEO = "veo3.1-fast:1770350082-trii1OXZc3"

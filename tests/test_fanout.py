@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 from structlog.testing import capture_logs
 
+from reelwatch import fanout
+from reelwatch.fanout import Batch, fan_out, stopping
 from tests.servers import eventually
-from worker import fanout
-from worker.fanout import Batch, fan_out, stopping
 
 LONG = 60.0  # seconds; nothing here waits for them
 

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, select
 
-from worker import db, heartbeat
-from worker.models import Heartbeat
+from reelwatch import db, heartbeat
+from reelwatch.models import Heartbeat
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 APART = timedelta(seconds=1)

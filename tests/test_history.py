@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
+from reelwatch import db, history, tracking
+from reelwatch.errors import UnknownJob
+from reelwatch.models import Base, Heartbeat, Job
 from tests import seeding
-from worker import db, history, tracking
-from worker.errors import UnknownJob
-from worker.models import Base, Heartbeat, Job
 
 # What CONTRACT calls the columns of each table.
 CONTRACT = {

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "worker"
-HERE = "__init__"  # the package's own root: `from worker import track`
+PACKAGE = Path(__file__).parent.parent / "worker" / "reelwatch"
+HERE = "__init__"  # the package's own root: `from reelwatch import track`
 
 GROUPS = {
     # Wiring only: the app, thin tasks, commands, and the stand-ins for upstream and receiver.
@@ -91,13 +91,13 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 
 def imported(module: str) -> Iterator[str]:
-    """Every name that a module imports, wherever it does: `worker.db`, `sqlalchemy.orm`."""
+    """Every name that a module imports, wherever it does: `reelwatch.db`, `sqlalchemy.orm`."""
     tree = ast.parse((PACKAGE / f"{module}.py").read_text("utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module == "worker":
-            yield from (f"worker.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "reelwatch":
+            yield from (f"reelwatch.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: no relative imports, they hide the group"
             yield str(node.module)
@@ -106,7 +106,7 @@ def imported(module: str) -> Iterator[str]:
 def own(module: str) -> set[str]:
     """The modules of this package that a module imports."""
     names = (name.split(".") for name in imported(module))
-    found = {[*parts, HERE][1] for parts in names if parts[0] == "worker"}
+    found = {[*parts, HERE][1] for parts in names if parts[0] == "reelwatch"}
     return {name if name in MODULES else HERE for name in found}
 
 
@@ -130,7 +130,7 @@ def test_use_cases_do_not_know_each_other(module: str) -> None:
 @pytest.mark.parametrize("module", sorted(GROUPS["rules"]))
 def test_rules_only_think(module: str) -> None:
     """They import rules, and of the standard library only what has no effects."""
-    foreign = {name.split(".")[0] for name in imported(module)} - {"worker"}
+    foreign = {name.split(".")[0] for name in imported(module)} - {"reelwatch"}
     assert own(module) <= GROUPS["rules"]
     assert foreign <= set(sys.stdlib_module_names) - NOT_FOR_RULES
 
@@ -176,7 +176,7 @@ print(json.dumps(happened))
 
 def test_importing_does_nothing(tmp_path: Path) -> None:
     """No engine, no connection, no settings read, no file written, no thread."""
-    modules = ["worker", *(f"worker.{module}" for module in MODULES if module != HERE)]
+    modules = ["reelwatch", *(f"reelwatch.{module}" for module in MODULES if module != HERE)]
     unreadable = {"DATABASE_URL": "nonsense", "LOG_LEVEL": "nonsense", "BROKER_URL": "nonsense"}
     done = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL, *modules],
@@ -193,7 +193,7 @@ def test_importing_does_nothing(tmp_path: Path) -> None:
 
 
 def test_the_package_offers_what_producers_need() -> None:
-    import worker  # noqa: PLC0415 - the subject
+    import reelwatch  # noqa: PLC0415 - the subject
 
-    assert set(worker.__all__) == {"cancel", "eta", "recheck", "track", "track_many"}
-    assert all(callable(getattr(worker, name)) for name in worker.__all__)
+    assert set(reelwatch.__all__) == {"cancel", "eta", "recheck", "track", "track_many"}
+    assert all(callable(getattr(reelwatch, name)) for name in reelwatch.__all__)

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import func, insert, select, update
 from structlog.testing import capture_logs
 
+from reelwatch import curves, db, forecasts, learning, tasks
+from reelwatch.curves import Curve
+from reelwatch.models import Base, Heartbeat, Job
+from reelwatch.schedule import Known, Pace, Plans, price_for
 from tests.seeding import Row, add_account, add_job, add_transition
-from worker import curves, db, forecasts, learning, tasks
-from worker.curves import Curve
-from worker.models import Base, Heartbeat, Job
-from worker.schedule import Known, Pace, Plans, price_for
 
 NOW = datetime.now(UTC)
 PLANS = Plans(Pace(5, 60), 4.0)

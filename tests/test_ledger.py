@@ -11,13 +11,13 @@ from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import DatabaseError
 
+from reelwatch import db, ledger, lifecycle
+from reelwatch.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
+from reelwatch.curves import Curve, Eta
+from reelwatch.ledger import Change
+from reelwatch.models import Account, Delivery, Job, PollError, Transition
+from reelwatch.remaining import remaining
 from tests.kinds import steady
-from worker import db, ledger, lifecycle
-from worker.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
-from worker.curves import Curve, Eta
-from worker.ledger import Change
-from worker.models import Account, Delivery, Job, PollError, Transition
-from worker.remaining import remaining
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 RULES = lifecycle.Rules()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble, interpret
-from worker.lifecycle import (
+from reelwatch.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble, interpret
+from reelwatch.lifecycle import (
     ACCOUNT_PAUSES,
     ACCOUNT_SLOWS,
     DEADLINE,
@@ -29,7 +29,7 @@ from worker.lifecycle import (
     decide,
     reopened,
 )
-from worker.schedule import until_next_look, until_next_try, until_slow_look
+from reelwatch.schedule import until_next_look, until_next_try, until_slow_look
 
 TRACKED = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 DEADLINE_AT = TRACKED + timedelta(hours=1)

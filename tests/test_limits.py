@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from reelwatch import db, tasks
+from reelwatch.sandbox_scripts import scripted_id
 from tests.fleet import BEAT, WORKER, fleet
 from tests.proxy import Weather, detour
 from tests.servers import eventually
-from worker import db, tasks
-from worker.sandbox_scripts import scripted_id
 
 LIMITED = (sys.executable, str(Path(__file__).with_name("limited_worker.py")))
 BEFORE, LATER = (scripted_id("grok", "forever", 1, letter) for letter in "ab")
@@ -40,13 +40,13 @@ def test_a_worker_goes_on_after_its_database_fell_silent(
         limited = (*LIMITED, str(turn), str(silence))
         worker = deployed.start((*limited, *WORKER[1:]), "--pool", pool, "--concurrency", "1")
         deployed.start((*limited, *BEAT[1:]))  # whoever sends a task says how long it may take
-        deployed.send("worker.track", BEFORE)
+        deployed.send("reelwatch.track", BEFORE)
         eventually(deployed.sandbox.looks, 60, deployed.log)
         road.set(Weather.BLACK_HOLE)
         worker.wait_for(said, 30)
         road.set(Weather.FAIR)
         fair = time.time()
-        deployed.send("worker.track", LATER)
+        deployed.send("reelwatch.track", LATER)
 
         def goes_on() -> bool:
             looked = any(look.video_id == LATER for look in deployed.sandbox.looks())

@@ -12,8 +12,8 @@ import pytest
 import requests
 from standardwebhooks import Webhook
 
-from worker.errors import Refused
-from worker.listener import Listener, Received
+from reelwatch.errors import Refused
+from reelwatch.listener import Listener, Received
 
 OLD = "whsec_" + base64.b64encode(b"an old secret of the producer").decode()
 NEW = "whsec_" + base64.b64encode(b"a new secret of the producer!").decode()

@@ -12,10 +12,10 @@ import pytest
 import structlog
 from celery.utils.log import get_task_logger
 
+from reelwatch import log
+from reelwatch.settings import Settings
 from tests.environment import SECRET
 from tests.logs import Lines, logging_put_back
-from worker import log
-from worker.settings import Settings
 
 KEY = "sk-0123456789abcdef"
 PASSWORD = 'pä"ss\\wo/rd'
@@ -51,7 +51,7 @@ def configured(
 
 
 def own() -> Any:
-    return structlog.get_logger("worker.test")
+    return structlog.get_logger("reelwatch.test")
 
 
 # --------------------------------------------------------------------- formats
@@ -64,7 +64,7 @@ def test_json_is_one_object_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert line.pop("timestamp").endswith("Z")
     assert line == {
         "event": "look", "job": 7, "account": "default", "tags": ["ä"],
-        "level": "info", "logger": "worker.test",
+        "level": "info", "logger": "reelwatch.test",
     }  # fmt: skip
 
 
@@ -111,10 +111,10 @@ def test_a_traceback_is_kept(monkeypatch: pytest.MonkeyPatch, form: str) -> None
 
 def test_context_is_on_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = configured(monkeypatch, log_format="json")
-    with structlog.contextvars.bound_contextvars(task="worker.poll"):
+    with structlog.contextvars.bound_contextvars(task="reelwatch.poll"):
         own().info("look")
         logging.getLogger("elsewhere").warning("slow")
-    assert [line["task"] for line in stream.lines] == ["worker.poll"] * 2
+    assert [line["task"] for line in stream.lines] == ["reelwatch.poll"] * 2
 
 
 # ------------------------------------------------------------ everybody's lines

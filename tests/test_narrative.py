@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from worker.answers import ErrorKind
-from worker.narrative import KINDS, clock, tell
+from reelwatch.answers import ErrorKind
+from reelwatch.narrative import KINDS, clock, tell
 
 START = datetime(2026, 2, 6, 10, 0, 0, tzinfo=UTC)
 HOOK = "https://hooks.example.com/video"

@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from tests.peers import AUTHORITY, Line, Peer, answer, answering
-from worker.errors import Refused
-from worker.outbound import Allowlist, Sender, check_url, is_public, parse_allowlist
-from worker.transport import (
+from reelwatch.errors import Refused
+from reelwatch.outbound import Allowlist, Sender, check_url, is_public, parse_allowlist
+from reelwatch.transport import (
     AddressBlocked,
     ConnectFailed,
     DeadlinePassed,
     Exchange,
     TransferError,
 )
+from tests.peers import AUTHORITY, Line, Peer, answer, answering
 
 PUBLIC = "93.184.215.14"
 PUBLIC_6 = "2606:2800:21f:cb07:6820:80da:af6b:8b2c"

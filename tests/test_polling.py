@@ -16,8 +16,7 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import IntegrityError, OperationalError
 from structlog.testing import capture_logs
 
-from tests.servers import eventually
-from worker import (
+from reelwatch import (
     db,
     fanout,
     forecasts,
@@ -30,13 +29,14 @@ from worker import (
     tracking,
     upstream,
 )
-from worker.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
-from worker.curves import MIDDLES, Curve, Sample, learn
-from worker.models import Account, Delivery, Job, PollError, Transition
-from worker.polling import Claimed, Looked, Slot
-from worker.sandbox import Sandbox
-from worker.settings import Account as Configured
-from worker.upstream import Look
+from reelwatch.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
+from reelwatch.curves import MIDDLES, Curve, Sample, learn
+from reelwatch.models import Account, Delivery, Job, PollError, Transition
+from reelwatch.polling import Claimed, Looked, Slot
+from reelwatch.sandbox import Sandbox
+from reelwatch.settings import Account as Configured
+from reelwatch.upstream import Look
+from tests.servers import eventually
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 KEY = "sk-test-0123456789"

@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import event, func, select, text, update
 from sqlalchemy.orm import Session
 
+from reelwatch import db, pruning
+from reelwatch.delivery import redeliver
+from reelwatch.models import Attempt, Base, Delivery, Job, PollError, Transition
 from tests import seeding
 from tests.seeding import Row
 from tests.servers import process
-from worker import db, pruning
-from worker.delivery import redeliver
-from worker.models import Attempt, Base, Delivery, Job, PollError, Transition
 
 
 def count(url: str, table: type[Base]) -> int:
@@ -185,7 +185,7 @@ KILLED = """
 import os, signal, sys
 from datetime import datetime
 from sqlalchemy import event
-from worker import db, pruning
+from reelwatch import db, pruning
 
 url, before = sys.argv[1], datetime.fromisoformat(sys.argv[2])
 pruning.CHUNK, deleted = 3, []

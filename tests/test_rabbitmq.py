@@ -21,7 +21,7 @@ def test_a_fleet_works_over_quorum_queues(postgresql_url: str) -> None:
     ids = scripted_ids(40, 6.0, 12.0)
     with rabbitmq() as broker, fleet(postgresql_url, broker.url, rate=60.0) as deployed:
         deployed.start_all(workers=2, beats=2)
-        deployed.send("worker.track", *ids, webhook_url=f"{deployed.listener.url}/hook")
+        deployed.send("reelwatch.track", *ids, webhook_url=f"{deployed.listener.url}/hook")
         eventually(lambda: deployed.rows(LOOKED_AT)[0][0] > 10, 30, deployed.log)
         deployed.of(WORKER)[0].kill()
         replacement = deployed.start(WORKER)

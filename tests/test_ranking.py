@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker import ranking
-from worker.curves import Course, Hint, Progressed, Sample, learn
-from worker.schedule import Known, Pace, Plans
+from reelwatch import ranking
+from reelwatch.curves import Course, Hint, Progressed, Sample, learn
+from reelwatch.schedule import Known, Pace, Plans
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 TOLD = learn(

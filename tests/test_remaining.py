@@ -10,8 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.kinds import steady
-from worker.curves import (
+from reelwatch.curves import (
     ETA_JOBS,
     SLOW_JOBS,
     Course,
@@ -23,8 +22,9 @@ from worker.curves import (
     learn,
     prior,
 )
-from worker.lifecycle import State
-from worker.remaining import as_json, remaining
+from reelwatch.lifecycle import State
+from reelwatch.remaining import as_json, remaining
+from tests.kinds import steady
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 STEADY = steady(40.0)  # half of those that are open end within 40 s, nine of ten within 132.9 s

@@ -13,9 +13,9 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from worker.sandbox import SCRIPTS, Sandbox, Window, answer, expected, fingerprint, scripted_id
-from worker.sandbox_answers import Answer, Look
-from worker.sandbox_scripts import fault_answer, read_id
+from reelwatch.sandbox import SCRIPTS, Sandbox, Window, answer, expected, fingerprint, scripted_id
+from reelwatch.sandbox_answers import Answer, Look
+from reelwatch.sandbox_scripts import fault_answer, read_id
 
 STARTED = 1_770_350_082.099
 MODELS = ("veo3.1-fast", "sora-2", "grok", "luma")
@@ -791,6 +791,6 @@ class TestBodies:
 
 
 def test_importing_it_starts_nothing() -> None:
-    assert "worker.sandbox" in sys.modules
+    assert "reelwatch.sandbox" in sys.modules
     with pytest.raises(RuntimeError, match="not serving"):
         _ = Sandbox().url

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker import schedule
-from worker.curves import BINS, MIDDLES, Course, Curve, Hint, Progressed, Sample, learn, prior
-from worker.schedule import (
+from reelwatch import schedule
+from reelwatch.curves import BINS, MIDDLES, Course, Curve, Hint, Progressed, Sample, learn, prior
+from reelwatch.schedule import (
     BELOW_REFUSED,
     PAUSE_FIRST,
     PAUSE_MAX,

@@ -13,13 +13,13 @@ import pytest
 from redis import Redis
 from sqlalchemy import inspect, make_url, text
 
+from reelwatch import db, polling, settings
+from reelwatch.listener import Reaction, Received
+from reelwatch.sandbox import Sandbox, scripted_id
+from reelwatch.sandbox_answers import plain_error
 from tests.commands import command_environment, run
 from tests.fleet import BEAT, WORKER, Fleet, fleet
 from tests.servers import eventually, free_port
-from worker import db, polling, settings
-from worker.listener import Reaction, Received
-from worker.sandbox import Sandbox, scripted_id
-from worker.sandbox_answers import plain_error
 
 KEY = "sk-live-" + secrets.token_hex(16)
 SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
@@ -112,20 +112,20 @@ def work(deployed: Fleet) -> None:
     worker.wait_for("ready", 60)
     deployed.start(BEAT)
     deployed.sandbox.set_fault("401")  # the account rests then: for half a minute
-    deployed.send("worker.track", OK, webhook_url=hook)
+    deployed.send("reelwatch.track", OK, webhook_url=hook)
     paused = "SELECT 1 FROM accounts WHERE pause_reason IS NOT NULL"
     eventually(lambda: deployed.rows(paused), 30, deployed.log)
     deployed.sandbox.set_fault("none")
     with db.transaction(deployed.database_url) as session:
         session.execute(text("UPDATE accounts SET paused_until = now()"))
-    deployed.send("worker.track", POLICY, FLAKY, webhook_url=hook, callback_task=OWN_TASK)
-    deployed.send("worker.track", FAILING, webhook_url=hook)
+    deployed.send("reelwatch.track", POLICY, FLAKY, webhook_url=hook, callback_task=OWN_TASK)
+    deployed.send("reelwatch.track", FAILING, webhook_url=hook)
     nobody = f"http://127.0.0.1:{free_port()}/"
-    deployed.send("worker.track", ABSENT, webhook_url=nobody, callback_task=OWN_TASK,
+    deployed.send("reelwatch.track", ABSENT, webhook_url=nobody, callback_task=OWN_TASK,
                   callback_queue=OWN_QUEUE)  # fmt: skip
-    deployed.send("worker.track", "refused", webhook_url="https://10.0.0.1/")
-    deployed.send("worker.track", "refused", nonsense=True)
-    deployed.send("worker.nonsense", "refused")
+    deployed.send("reelwatch.track", "refused", webhook_url="https://10.0.0.1/")
+    deployed.send("reelwatch.track", "refused", nonsense=True)
+    deployed.send("reelwatch.nonsense", "refused")
     worker.wait_for("unknown task")
     counted = "SELECT count(*) FROM jobs"
     eventually(
@@ -233,7 +233,7 @@ def test_none_is_found_anywhere(
             "reelwatch doctor": "webhook secret",
             f"reelwatch show {FAILING} --json": '"attempts_log"',
             "a database that is away": "refused",
-            "ps": "celery -A worker worker",
+            "ps": "celery -A reelwatch worker",
         }.items():
             assert content in haystack.places[place], place
         assert {event.verified for event in deployed.listener.events} == {True}

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from reelwatch import settings
+from reelwatch.errors import SettingsError
+from reelwatch.settings import Account, Settings, load, parse_duration
 from tests.environment import SECRET
-from worker import settings
-from worker.errors import SettingsError
-from worker.settings import Account, Settings, load, parse_duration
 
 OLDER = "whsec_" + base64.b64encode(b"an old secret of the producer").decode()
 HOUR = 3_600.0

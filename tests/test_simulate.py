@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from reelwatch import db
 from tests import seeding
 from tests.commands import command_environment, done, run
-from worker import db
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from statistics import fmean
 
 import pytest
 
-from worker.curves import Hint
-from worker.schedule import Pace, Plans
-from worker.simulation import Learner, Policy, Video, run
+from reelwatch.curves import Hint
+from reelwatch.schedule import Pace, Plans
+from reelwatch.simulation import Learner, Policy, Video, run
 
 
 def every(seconds: float) -> Policy:

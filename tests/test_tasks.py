@@ -22,18 +22,18 @@ from redis import Redis
 from sqlalchemy import event, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from reelwatch import celery as application
+from reelwatch import db, delivery, fanout, heartbeat, messages, polling, settings, tasks, tracking
+from reelwatch.errors import SettingsError
+from reelwatch.listener import Listener
+from reelwatch.models import Account, Delivery, Heartbeat, Job
+from reelwatch.sandbox import Sandbox
+from reelwatch.sandbox_scripts import scripted_id
 from tests.commands import command_environment, done, run
 from tests.environment import SECRET, set_variables
 from tests.logs import Lines
 from tests.seeding import jobs_in
 from tests.servers import PostgresServer, Process, eventually, process
-from worker import celery as application
-from worker import db, delivery, fanout, heartbeat, messages, polling, settings, tasks, tracking
-from worker.errors import SettingsError
-from worker.listener import Listener
-from worker.models import Account, Delivery, Heartbeat, Job
-from worker.sandbox import Sandbox
-from worker.sandbox_scripts import scripted_id
 
 ID = "veo3.1-fast:1770350082-trii1OXZc3"
 DONE = scripted_id("veo3.1-fast", "ok", 0.0, "a")  # is completed at the first look
@@ -169,8 +169,8 @@ def test_a_tick_publishes_what_is_due(url: str, published: list[Any]) -> None:
     owe_an_event(url)
     tasks.tick()
     assert published == [
-        ("worker.poll", ("default",), PUBLISHED),
-        ("worker.deliver", (), PUBLISHED),
+        ("reelwatch.poll", ("default",), PUBLISHED),
+        ("reelwatch.deliver", (), PUBLISHED),
     ]
 
 
@@ -194,7 +194,7 @@ def test_ticks_at_once_are_one(url: str, published: list[Any]) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert published == [("worker.poll", ("default",), PUBLISHED)]
+    assert published == [("reelwatch.poll", ("default",), PUBLISHED)]
 
 
 def test_a_tick_is_stamped(url: str, published: list[Any]) -> None:
@@ -218,7 +218,7 @@ def test_poll_and_deliver_do_their_turns(
         set_variables(monkeypatch, QUICKROUTER_BASE_URL=upstream.url, WEBHOOK_ALLOW="127.0.0.1")
         tracking.track(DONE, webhook_url=listener.url)
         tasks.poll("default")
-        assert published == [("worker.deliver", (), PUBLISHED)]
+        assert published == [("reelwatch.deliver", (), PUBLISHED)]
         tasks.deliver()
     (event,) = listener.events
     assert (event.verified, event.type) == (True, "video.completed")
@@ -230,7 +230,7 @@ def test_a_turn_whose_time_is_over_has_the_next_one_begin(
 ) -> None:
     monkeypatch.setattr(polling, "poll", lambda *_, hand_over, **__: hand_over())
     tasks.poll("default")
-    assert published == [("worker.poll", ("default",), PUBLISHED)]
+    assert published == [("reelwatch.poll", ("default",), PUBLISHED)]
 
 
 # ----------------------------------------------------------------------- nudge
@@ -457,7 +457,7 @@ def test_ticks_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     got = configuration(monkeypatch, BROKER_URL="redis://h/0")
     scheduled = {each["task"]: each["options"]["expires"] for each in got["beat_schedule"].values()}
     expires = application.MESSAGE_EXPIRES
-    assert scheduled == {"worker.tick": expires, "worker.learn": expires}
+    assert scheduled == {"reelwatch.tick": expires, "reelwatch.learn": expires}
     for task in scheduled:
         assert got["task_routes"][task] == {"queue": "reelwatch.work"}
     assert got["beat_scheduler"] == "celery.beat:Scheduler"
@@ -483,7 +483,7 @@ def test_a_wrong_setting_ends_celery_with_one_message(
 
 def test_the_command_shows_that_message_alone(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path / 'r.db'}"
-    with process(["celery", "-A", "worker", "worker"], {"DATABASE_URL": database}) as child:
+    with process(["celery", "-A", "reelwatch", "worker"], {"DATABASE_URL": database}) as child:
         assert child.wait(60) == 1
         assert child.output.startswith("reelwatch: BROKER_URL is not set")
         assert "Traceback" not in child.output
@@ -525,7 +525,7 @@ def producer(redis_url: str) -> Iterator[Celery]:
         yield app
 
 
-WORKER = ["celery", "-A", "worker", "worker", "--pool", "threads", "--concurrency", "4",
+WORKER = ["celery", "-A", "reelwatch", "worker", "--pool", "threads", "--concurrency", "4",
           "--without-gossip", "--without-mingle"]  # fmt: skip
 
 
@@ -561,20 +561,20 @@ def test_a_bare_producer_tracks_cancels_and_is_refused(
     postgresql_url: str, worker: Process, send: Send, redis_url: str
 ) -> None:
     """By name over Redis; what was acceptable is stored once, what was not is told in the log."""
-    send("worker.track", ID, metadata={"order": 7}, callback_task="shop.on_video")
-    send("worker.track", ID, metadata={"order": 8})
-    send("worker.track", "other", deadline="10m")
-    send("worker.track", "")
-    send("worker.track", "good id", events=["done"])
-    send("worker.track", "good id", priority=9)
-    send("worker.cancel", "nowhere")
+    send("reelwatch.track", ID, metadata={"order": 7}, callback_task="shop.on_video")
+    send("reelwatch.track", ID, metadata={"order": 8})
+    send("reelwatch.track", "other", deadline="10m")
+    send("reelwatch.track", "")
+    send("reelwatch.track", "good id", events=["done"])
+    send("reelwatch.track", "good id", priority=9)
+    send("reelwatch.cancel", "nowhere")
     eventually(lambda: set(states(postgresql_url)) == {ID, "other"}, 30, lambda: worker.output)
     for reason in ("it is empty", "'done' is not one of", "'priority'", "no job 'nowhere'"):
         line = json.loads(worker.wait_for(reason))
         assert (line["event"], line["level"]) == ("refused", "error")
     assert set(states(postgresql_url)) == {ID, "other"}
     assert jobs_in(postgresql_url)[0].metadata_ in ({"order": 7}, {"order": 8})
-    send("worker.cancel", "other")
+    send("reelwatch.cancel", "other")
     eventually(lambda: states(postgresql_url)["other"] == "cancelled", 30, lambda: worker.output)
     with Redis.from_url(redis_url) as redis:
         assert redis.llen("reelwatch.work") == 0  # what producers send reaches no other queue
@@ -590,7 +590,7 @@ def test_ids_outlast_an_outage_of_the_database(
     db.dispose()
     postgres_server.stop()
     for video_id in ids:
-        send("worker.track", video_id)
+        send("reelwatch.track", video_id)
     with Redis.from_url(redis_url) as redis:
         eventually(lambda: redis.llen("reelwatch") == 0, 30, lambda: worker.output)
         # Each is held for its next try, or under way: in no case is it forgotten.
@@ -607,13 +607,13 @@ EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "ch
 def packed(
     body: object = None, kind: object = "application/json", **headers: Any
 ) -> dict[str, Any]:
-    """A message as Redis holds it: to `worker.track`, by Celery's second protocol, unless told."""
+    """A message as Redis holds it: for `reelwatch.track`, in Celery's second protocol."""
     content = body if isinstance(body, bytes) else json.dumps(body or [["a"], {}, EMBED]).encode()
     return {
         "body": base64.b64encode(content).decode(),
         "content-encoding": "utf-8",
         "content-type": kind,
-        "headers": {"lang": "py", "task": "worker.track", "id": "an-id", "retries": 0} | headers,
+        "headers": {"lang": "py", "task": "reelwatch.track", "id": "an-id", "retries": 0} | headers,
         "properties": {
             "delivery_tag": f"tag-{time.monotonic_ns()}",
             "delivery_info": {"exchange": "", "routing_key": "reelwatch"},
@@ -644,7 +644,7 @@ UNFIT: dict[str, tuple[Any, str]] = {
     ),
     "YAML": (packed(b"- a", "application/x-yaml"), "content type 'application/x-yaml'"),
     "a long type": (packed(b"[]", LARGE), "content type 'mmm"),
-    "an unknown task": (packed(task="worker.nope"), "unknown task 'worker.nope'"),
+    "an unknown task": (packed(task="reelwatch.nope"), "unknown task 'reelwatch.nope'"),
     "a long task": (packed(task=LARGE), "its headers are no object, or too large"),
     "no task": (packed() | {"headers": {}}, "it names no task"),
     "args are a text": (packed(["abc", {}, EMBED]), "its args are no list"),
@@ -675,7 +675,7 @@ def test_what_is_no_message_of_ours_is_told_and_ends_no_worker(
         for message, _ in UNFIT.values():
             raw = message if isinstance(message, bytes) else json.dumps(message).encode()
             redis.lpush("reelwatch", raw)
-        send("worker.track", ID)
+        send("reelwatch.track", ID)
         for name, (_, reason) in UNFIT.items():
             assert json.loads(worker.wait_for(json.dumps(reason)[1:-1]))["level"] == "error", name
         eventually(lambda: set(states(postgresql_url)) == {ID}, 30, lambda: worker.output)
@@ -689,7 +689,7 @@ def test_messages_of_celerys_first_protocol_are_taken(
     postgresql_url: str, worker: Process, redis_url: str
 ) -> None:
     """Clients in other languages still send them."""
-    old = {"task": "worker.track", "id": "an-id", "args": [ID], "kwargs": {"deadline": "10m"}}
+    old = {"task": "reelwatch.track", "id": "an-id", "args": [ID], "kwargs": {"deadline": "10m"}}
     bad = old | {"args": "abc"}
     with Redis.from_url(redis_url) as redis:
         for body in (bad, old):
@@ -798,7 +798,7 @@ def test_ids_outlast_a_time_without_writing(
         with refusing_writes(postgresql_url):
             postgres_server.terminate_connections()
             for video_id in ids:
-                send("worker.track", video_id)
+                send("reelwatch.track", video_id)
             eventually(lambda: redis.hlen("unacked") == len(ids), 30, lambda: worker.output)
             assert states(postgresql_url) == {}
             db.dispose()

@@ -15,12 +15,12 @@ from sqlalchemy import create_engine, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from reelwatch import db, polling, settings, tracking
+from reelwatch.errors import Refused, SettingsError, UnknownJob
+from reelwatch.models import Account, Delivery, Job, Transition
 from tests.environment import set_variables
 from tests.seeding import jobs_in
 from tests.servers import process
-from worker import db, polling, settings, tracking
-from worker.errors import Refused, SettingsError, UnknownJob
-from worker.models import Account, Delivery, Job, Transition
 
 HOOK = "https://hooks.example.com/reelwatch"
 ID = "veo3.1-fast:1770350082-trii1OXZc3"
@@ -286,7 +286,7 @@ def in_threads(run: Any, count: int) -> None:
 TRACK_AT_ONCE = """
 import sys, time
 from pathlib import Path
-from worker import track_many
+from reelwatch import track_many
 print("ready")
 while not Path(sys.argv[1]).exists():
     time.sleep(0.001)

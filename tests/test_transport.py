@@ -24,10 +24,9 @@ from typing import Any
 import pytest
 import requests
 
-from tests.peers import AUTHORITY, Line, Peer, Script, answer, answering, closed_port
-from worker import connections, transport
-from worker.deadline import Deadline
-from worker.transport import (
+from reelwatch import connections, transport
+from reelwatch.deadline import Deadline
+from reelwatch.transport import (
     BodyTooLarge,
     ConnectFailed,
     DeadlinePassed,
@@ -36,6 +35,7 @@ from worker.transport import (
     exchange,
     new_session,
 )
+from tests.peers import AUTHORITY, Line, Peer, Script, answer, answering, closed_port
 
 KEY = "Bearer sk-do-not-tell"
 MEGABYTE = 1024 * 1024

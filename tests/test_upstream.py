@@ -9,11 +9,11 @@ from email.utils import format_datetime
 
 import pytest
 
+from reelwatch import upstream
+from reelwatch.answers import ErrorKind, Meaning, Report, Trouble
+from reelwatch.settings import Account
+from reelwatch.upstream import Look, look
 from tests.peers import Line, Peer, Script, answer, answering, closed_port
-from worker import upstream
-from worker.answers import ErrorKind, Meaning, Report, Trouble
-from worker.settings import Account
-from worker.upstream import Look, look
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 KEY = "sk-test-0123456789"

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import requests
 
+from reelwatch.sandbox import Sandbox
 from tests.processes import UNCOUNTED, Folder, process
-from worker.sandbox import Sandbox
 
 
 class LookSeen(NamedTuple):

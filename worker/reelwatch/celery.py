@@ -1,0 +1,150 @@
+"""The Celery app: broker, queues, beat, and what a process does when it starts and ends.
+
+    celery -A reelwatch worker --without-gossip --without-mingle
+    celery -A reelwatch beat
+
+Celery carries nudges. What is due, and who works on it, stands in the database; a lost, doubled or
+late message costs time at most.
+"""
+
+import signal
+import threading
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+from celery.beat import Service
+from celery.schedules import schedule
+from kombu import Queue
+from kombu.transport import pyamqp
+from sqlalchemy.exc import SQLAlchemyError
+
+from reelwatch import log, messages, settings, tracking
+from reelwatch.errors import SettingsError
+
+INTAKE = (
+    "reelwatch"  # where producers send `reelwatch.track`, `reelwatch.cancel`, `reelwatch.recheck`
+)
+WORK = "reelwatch.work"  # ticks and turns: a flood of new ids must not hold them up
+
+TICK_SECONDS = 1.0
+LEARN_SECONDS = 20.0
+MESSAGE_EXPIRES = 30.0  # ticks and nudges pile up no longer than this while no worker runs
+# How no arguments look is given, for Celery takes a fifth of beat's time to find out.
+BEATEN = {"expires": MESSAGE_EXPIRES, "argsrepr": "()", "kwargsrepr": "{}"}
+CONCURRENCY = 8  # turns wait for the network, not for the processor
+
+logger = structlog.get_logger(__name__)
+
+# Without these a silently dropped connection hangs beat and worker for good. Only Redis takes them.
+REDIS_OPTIONS = {
+    "socket_timeout": 5,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+    "visibility_timeout": 120,  # an id taken by a worker that died is handed out again after this
+    "global_keyprefix": "",
+}
+# What is published is in the queue, not only under way to it; a broker that hangs holds up nobody.
+AMQP_OPTIONS = {"confirm_publish": True, "read_timeout": 5}
+MEMORY_OPTIONS = {"polling_interval": 0.02}
+
+
+def configuration() -> dict[str, Any]:
+    """The app's configuration, from the environment, when Celery first needs it."""
+    try:
+        current = settings.current()
+    except SettingsError as error:
+        raise SystemExit(f"reelwatch: {error}") from None
+    if current.broker_url is None and current.redis_url is None:
+        raise SystemExit(
+            "reelwatch: BROKER_URL is not set: accepted: redis(s)://… or amqp(s)://… "
+            "(or run everything in one process with `reelwatch up`)"
+        )
+    return {
+        "broker_url": current.broker,
+        "broker_transport_options": _transport_options(current),
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "task_ignore_result": True,
+        "task_store_errors_even_if_ignored": False,
+        "task_serializer": "json",
+        "event_serializer": "json",
+        "accept_content": ["json"],
+        "task_default_queue": INTAKE,
+        # Of the type that the broker gives them (see docs/scale.md): producers declare the intake
+        # too, and a type that differs from theirs would shut them out.
+        "task_queues": [Queue(name, routing_key=name) for name in (INTAKE, WORK)],
+        "task_routes": {
+            name: {"queue": WORK}
+            for name in ("reelwatch.tick", "reelwatch.poll", "reelwatch.deliver", "reelwatch.learn")
+        },
+        "worker_prefetch_multiplier": 1,
+        "worker_concurrency": CONCURRENCY,
+        "worker_consumer": f"{messages.__name__}:Consumer",
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "enable_utc": True,
+        "timezone": "UTC",
+        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_enable_remote_control": True,  # for health checks: silent once it has stopped ticking
+        "beat_remote_control_max_tick_age": 20,
+        "beat_schedule": {
+            "tick": {"task": "reelwatch.tick", "schedule": _every(TICK_SECONDS), "options": BEATEN},
+            "learn": {
+                "task": "reelwatch.learn",
+                "schedule": _every(LEARN_SECONDS),
+                "options": BEATEN,
+            },
+        },
+    }
+
+
+def _every(seconds: float) -> schedule:
+    """Celery's own clock converts between time zones, several times for every tick."""
+    return schedule(seconds, nowfun=partial(datetime.now, UTC))
+
+
+def _transport_options(current: settings.Settings) -> dict[str, Any]:
+    if current.in_memory:
+        return MEMORY_OPTIONS
+    return REDIS_OPTIONS if current.broker.startswith("redis") else AMQP_OPTIONS
+
+
+app = Celery("reelwatch", include=["reelwatch.tasks"])
+app.add_defaults(configuration)
+
+
+@signals.setup_logging.connect
+def _configure_logging(**_: object) -> None:
+    """Being connected, this keeps Celery from setting up logging of its own."""
+    log.configure(settings.current())
+
+
+@signals.beat_init.connect
+def _before_beating(sender: Service, **_: object) -> None:
+    messages.guard_redis()
+    # Celery's own handler closes the connection that a tick may be on its way through, and what
+    # that raises there can swallow the end: beat would go on until it is killed.
+    if threading.current_thread() is threading.main_thread():
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, lambda *_: sender.stop())
+
+
+@signals.worker_init.connect
+def _before_work(**_: object) -> None:
+    messages.guard_redis()
+    _prefetch_by_consumer()
+    try:
+        tracking.sync_accounts(settings.current())
+    except SQLAlchemyError as error:
+        # The database may come later than the worker; its tasks will say so again if it does not.
+        logger.error("database_not_ready", error=str(error).splitlines()[0])
+
+
+def _prefetch_by_consumer() -> None:
+    """RabbitMQ 3 could limit a whole channel, and Celery asks for that; quorum queues refuse it."""
+    pyamqp.Transport.qos_semantics_matches_spec = lambda *_: True  # type: ignore[method-assign]

@@ -1,0 +1,250 @@
+"""`reelwatch doctor`: is everything there that looking and telling need? And if not, what to do."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from kombu import Connection
+from rich.text import Text
+from sqlalchemy.exc import SQLAlchemyError
+
+from reelwatch import cli_errors, cli_render, db, history, settings, upstream
+from reelwatch import cli_options as options
+from reelwatch.answers import ErrorKind, Report
+from reelwatch.board import plain, span
+from reelwatch.errors import ReelwatchError
+
+OK, WARNING, WRONG = "ok", "warning", "wrong"
+SIGNS: Mapping[str, tuple[str, str]] = {
+    OK: ("✓", "green"),
+    WARNING: ("!", "yellow"),
+    WRONG: ("✗", "red"),
+}
+
+TICK_SECONDS = 15.0  # a tick comes every second; workers start to do without after this
+BROKER_SECONDS = 3
+NO_SUCH_ID = "reelwatch-doctor"  # what an account is asked about: no model makes such ids
+REFUSED = {
+    ErrorKind.UNAUTHORIZED: "refuses the key: check {env}",
+    ErrorKind.FORBIDDEN: "denies the key access",
+    ErrorKind.QUOTA: "accepts the key, and its quota is used up",
+}
+BUSY = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.SATURATED})
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    status: str
+    message: str
+
+
+@click.command()
+@options.as_json
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Check the installation: configuration, database, broker, ticks, accounts, webhooks.
+
+    Asks upstream once per account, about an id that can't exist. Exit code 1 if anything is wrong;
+    warnings (!) leave it 0.
+
+    \b
+    reelwatch doctor
+    reelwatch doctor --json | jq '.checks[] | select(.status != "ok")'
+    """
+    checks = []
+    for check in examine():
+        checks.append(check)
+        if not as_json:
+            _print(check)
+    wrong = [check.name for check in checks if check.status == WRONG]
+    if as_json:
+        found = [asdict(check) for check in checks]
+        cli_render.print_json({"ok": not wrong, "checks": found})
+    if wrong:
+        click.echo(f"reelwatch: wrong: {', '.join(wrong)}", err=True)
+        ctx.exit(cli_errors.FAILED)
+
+
+def _print(check: Check) -> None:
+    sign, style = SIGNS[check.status]
+    name = (f"{check.name}: ", "bold")
+    line = Text.assemble((f"{sign} ", style), name, plain(check.message))
+    cli_render.console().print(line, soft_wrap=True)
+
+
+def examine() -> Iterator[Check]:
+    """All checks, in an order in which a later one may need what an earlier one found."""
+    try:
+        current = settings.current()
+    except ReelwatchError as error:
+        yield Check("settings", WRONG, str(error))
+        return
+    yield Check("settings", OK, "all values are accepted")
+    database = _database(current)
+    yield database
+    yield _broker(current)
+    figures, standing = _read(current) if database.status == OK else (None, {})
+    if figures is not None:
+        yield _tick(current, figures)
+    for account in current.accounts.values():
+        yield from _account(current, account, standing.get(account.name, {}))
+    yield from _strangers(current, standing)
+    yield _secret(current, figures)
+    if figures is not None:
+        yield from _backlog(figures)
+
+
+# ---------------------------------------------------------------- database
+
+
+def _database(current: settings.Settings) -> Check:
+    try:
+        url = options.database()
+        revision, head = db.revisions(url)
+    except (cli_errors.Failure, SQLAlchemyError, OSError) as error:
+        return Check("database", WRONG, _failure_text(error))
+    if revision != head:
+        found = f"at revision {revision}" if revision else "at no revision"
+        return Check("database", WRONG, f"{found}, needed is {head}: run `reelwatch migrate`")
+    return Check("database", OK, f"{options.safe_url(url)}, at revision {head}")
+
+
+def _failure_text(error: Exception) -> str:
+    known = error if isinstance(error, cli_errors.Failure) else cli_errors.failure(error)
+    return str(known.message)
+
+
+def _read(current: settings.Settings) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]]]:
+    with db.reading(current.database_url) as session:
+        now = db.now(session)
+        figures = history.summary(session, now)
+        rows = history.list_accounts(session)
+    return figures, {row["name"]: row | {"now": now} for row in rows}
+
+
+# ------------------------------------------------------------------ broker
+
+
+def _broker(current: settings.Settings) -> Check:
+    if current.in_memory:
+        return Check("broker", OK, "in memory: for `reelwatch up` alone (BROKER_URL is not set)")
+    quick = {"socket_timeout": BROKER_SECONDS, "socket_connect_timeout": BROKER_SECONDS}
+    transport = quick if current.broker.startswith("redis") else {}
+    connection = Connection(
+        current.broker, connect_timeout=BROKER_SECONDS, transport_options=transport
+    )
+    where = connection.as_uri()
+    try:
+        with closing(connection):
+            connection.ensure_connection(max_retries=1, timeout=BROKER_SECONDS)
+    except Exception as error:  # each transport's client raises errors of its own
+        said = cli_errors.masked(str(error)) or type(error).__name__
+        return Check("broker", WRONG, f"{where} can't be reached: {said}")
+    return Check("broker", OK, where)
+
+
+def _tick(current: settings.Settings, figures: Mapping[str, Any]) -> Check:
+    age = figures["last_tick_age_seconds"]
+    start = "`reelwatch up`" if current.in_memory else "`celery -A reelwatch beat` and a worker"
+    if age is None:
+        # With nothing but `up` to make ticks this is a fresh installation, not a broken one.
+        status = WARNING if current.in_memory else WRONG
+        return Check("tick", status, f"never: nothing looks at jobs until {start} runs")
+    if age >= TICK_SECONDS:
+        found = f"the last one was {span(age)} ago, it should come every second"
+        return Check("tick", WRONG, f"{found}: does {start} run?")
+    return Check("tick", OK, f"{max(0.0, age):.1f} s ago")
+
+
+# ---------------------------------------------------------------- accounts
+
+
+def _account(
+    current: settings.Settings, account: settings.Account, row: Mapping[str, Any]
+) -> Iterator[Check]:
+    name = f"account {account.name}"
+    if not account.api_key:
+        idle = len(current.accounts) > 1 and not row.get("open_jobs")
+        yield Check(name, WARNING if idle else WRONG, f"no API key: set {account.api_key_env}")
+        return
+    yield _asked(name, account)
+    until = row.get("paused_until")
+    if until is not None:
+        wait = max(0.0, (until - row["now"]).total_seconds())
+        message = f"rests, its jobs wait: {row['pause_reason']}; a look tries again in {span(wait)}"
+        yield Check(f"{name} rests", WRONG, message)
+
+
+def _asked(name: str, account: settings.Account) -> Check:
+    look = upstream.look(account, NO_SUCH_ID, datetime.now(UTC))
+    answer, host = look.answer, account.base_url
+    if isinstance(answer, Report) or answer.kind is ErrorKind.NOT_FOUND:
+        return Check(name, OK, f"{host} accepts the key, answered in {look.duration_ms} ms")
+    said = cli_errors.masked(answer.message)
+    if answer.kind in REFUSED:
+        refusal = REFUSED[answer.kind].format(env=account.api_key_env)
+        return Check(name, WRONG, f"{host} {refusal} ({said})")
+    if answer.kind in BUSY:
+        return Check(name, WARNING, f"{host} asks to slow down ({said})")
+    return Check(name, WRONG, f"{host} gives no usable answer: {answer.kind.value}: {said}")
+
+
+def _strangers(
+    current: settings.Settings, standing: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Check]:
+    for name, row in standing.items():
+        if name not in current.accounts and row["open_jobs"]:
+            message = f"{row['open_jobs']} jobs wait, and REELWATCH_ACCOUNTS_FILE does not name it"
+            yield Check(f"account {name}", WRONG, message)
+
+
+# ---------------------------------------------------------------- webhooks
+
+
+def _secret(current: settings.Settings, figures: Mapping[str, Any] | None) -> Check:
+    name = "webhook secret"
+    if current.secrets:
+        where = "WEBHOOK_SECRET" if current.webhook_secrets else "kept beside the database"
+        return Check(name, OK, f"{len(current.secrets)}, {where}")
+    advice = "WEBHOOK_SECRET is not set (`reelwatch secret` makes one)"
+    waiting = figures["undelivered_webhooks"] if figures else 0
+    if waiting:
+        return Check(name, WRONG, f"{waiting} webhooks can't be signed: {advice}")
+    return Check(name, WARNING, f"webhooks are refused: {advice}")
+
+
+def _backlog(figures: Mapping[str, Any]) -> Iterator[Check]:
+    resting = figures["resting_receivers"]
+    judged: tuple[tuple[str, int, Callable[[int], str]], ...] = (
+        ("dead events", figures["dead"], _dead),
+        ("receivers", len(resting), lambda _count: _resting(resting)),
+        ("looks", figures["overdue"], _overdue),
+    )
+    for name, count, message in judged:
+        yield Check(name, WARNING, message(count)) if count else Check(name, OK, NOTHING[name])
+
+
+NOTHING: Mapping[str, str] = {
+    "dead events": "none",
+    "receivers": "none is left alone for failing",
+    "looks": "none is more than a minute late",
+}
+
+
+def _dead(count: int) -> str:
+    return f"{count} never reached their receiver: `reelwatch deliveries --state dead` lists them"
+
+
+def _resting(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+    return f"{shown}: failed again and again; left alone for a while, its events wait"
+
+
+def _overdue(count: int) -> str:
+    return f"{count} are more than a minute late: more workers, or a higher request rate?"

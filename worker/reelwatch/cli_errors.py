@@ -1,0 +1,85 @@
+"""What went wrong, in one line for the operator, and the exit code that goes with it."""
+
+import traceback
+
+import click
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from reelwatch import settings
+from reelwatch.errors import ReelwatchError, Refused, SettingsError
+
+FAILED = 1
+WRONG_USAGE = 2
+
+MASK = "[secret]"
+NO_TABLE = ("no such table", "undefinedtable")
+NO_COLUMN = ("no such column", "has no column", "undefinedcolumn")
+# SQLite's words and PostgreSQL's: full, or not to be written to.
+NO_WRITING = (
+    "disk is full",
+    "diskfull",
+    "disk i/o error",
+    "no space left",
+    "readonly",
+    "read-only",
+)
+
+
+class Failure(click.ClickException):
+    """Ends the command with `reelwatch: …` on standard error."""
+
+    exit_code = FAILED
+
+    def show(self, file: object = None) -> None:
+        """Print it."""
+        click.echo(f"reelwatch: {self.message}", err=True)
+
+
+class WrongInput(Failure):
+    """What was handed in can't be accepted; the form of the command was right."""
+
+    exit_code = WRONG_USAGE
+
+
+def failure(error: Exception) -> Failure:
+    """The failure that tells of `error`, without keys, secrets and passwords."""
+    kind = WrongInput if isinstance(error, Refused | SettingsError) else Failure
+    return kind(masked(_text(error)))
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, ReelwatchError):
+        return str(error)
+    if isinstance(error, SQLAlchemyError):
+        return database_text(error)
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+    return "this is a bug, please report it:\n" + "".join(traceback.format_exception(error))
+
+
+def database_text(error: SQLAlchemyError) -> str:
+    """What is wrong with the database, and what to do about it where that is known."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    said = f"{type(cause).__name__} {cause}".casefold()
+    if any(sign in said for sign in NO_TABLE):
+        return "the database is at no revision: run `reelwatch migrate`"
+    if any(sign in said for sign in NO_COLUMN):
+        return "the database is at an older revision than this program: run `reelwatch migrate`"
+    if isinstance(cause, PoolTimeout):
+        return "the database: all connections of this process are in use"
+    first = next(iter(str(cause).strip().splitlines()), type(cause).__name__).strip()
+    if any(sign in said for sign in NO_WRITING):
+        return f"the database can't be written to: {first}; what was accepted before is kept"
+    return f"the database: {first}"
+
+
+def masked(text: str) -> str:
+    """The text without any of the settings' secrets."""
+    try:
+        secrets = settings.current().foreign_secrets()
+    except (ReelwatchError, OSError, ValueError):
+        return text  # messages about settings show no secret by themselves
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    return text

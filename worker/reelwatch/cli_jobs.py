@@ -1,0 +1,218 @@
+"""Commands about jobs: hand them in, list them, tell their story, stop and look again."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import IO, Any
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from sqlalchemy.orm import Session
+
+from reelwatch import cli_options as options
+from reelwatch import cli_render, db, history, narrative, tracking
+from reelwatch.board import plain
+from reelwatch.cli_errors import WrongInput
+from reelwatch.errors import Refused
+from reelwatch.events import DEFAULT_EVENTS, SHORT_NAMES
+from reelwatch.lifecycle import FINAL, State
+from reelwatch.models import Job
+
+TOLD_ONE_BY_ONE = 20  # more jobs than this are counted, not listed
+PROGRESS_FROM = 2  # transactions
+
+
+@click.command()
+@click.argument("ids", metavar="[ID…]", nargs=-1)
+@click.option("--file", "file", type=click.File("rb"), metavar="FILE",
+              help="Read ids from a file, one a line; - is standard input.")  # fmt: skip
+@click.option("--webhook-url", metavar="URL", help="Tell this URL. Default: WEBHOOK_URL, if set.")
+@click.option("--callback-task", metavar="NAME", help="Call this Celery task.")
+@click.option("--callback-queue", metavar="Q", help="… in this queue; default: celery.")
+@options.account
+@click.option("--metadata", type=options.JsonObject(), metavar="JSON",
+              help="A JSON object that comes back with every event.")  # fmt: skip
+@click.option("--deadline", metavar="SPAN", help="When to stop hoping: 45m. Default: 1h.")
+@click.option("--events", metavar="LIST", default=",".join(DEFAULT_EVENTS), show_default=True,
+              help=f"What to tell, out of {', '.join(SHORT_NAMES)}.")  # fmt: skip
+@options.as_json
+def track(
+    ids: Sequence[str], file: IO[bytes] | None, events: str, as_json: bool, **order: Any
+) -> None:
+    """Track videos until their fate is known.
+
+    Tracking an id again is harmless: it stays one job, as it was handed in first.
+
+    \b
+    reelwatch track veo3.1-fast:1770350082-trii1OXZc3 \\
+        --webhook-url https://app.example.com/hooks/video --metadata '{"user": 7}'
+    reelwatch track --file ids.txt --deadline 45m
+    your-producer | reelwatch track --file -
+
+    In a file, blank lines and lines that begin with # are skipped. If one line is bad, nothing of
+    the file is stored.
+    """
+    if not ids and file is None:
+        raise click.UsageError("name at least one ID, or a --file of them")
+    url = options.database()
+    wanted = list(dict.fromkeys([*map(tracking.check_video_id, ids), *_ids_of(file)]))
+    order["events"] = [name.strip() for name in events.split(",") if name.strip()]
+    jobs = list(_track_all(url, wanted, order))
+    if as_json:
+        cli_render.print_json([history.job_row(job) | {"created": job.created} for job in jobs])
+    else:
+        _tell_tracked(jobs)
+
+
+def _ids_of(file: IO[bytes] | None) -> list[str]:
+    """The file's ids, each checked; `WrongInput` names the first line that is wrong."""
+    if file is None:
+        return []
+    ids = []
+    for number, line in enumerate(file, 1):
+        try:
+            text = line.decode("utf-8-sig").strip()
+            if text and not text.startswith("#"):
+                ids.append(tracking.check_video_id(text))
+        except (UnicodeDecodeError, Refused) as error:
+            why = error if isinstance(error, Refused) else "no UTF-8 text"
+            where = f"line {number} of {getattr(file, 'name', '<stdin>')}"
+            raise WrongInput(f"{where}: {why}; nothing was stored") from None
+    return ids
+
+
+def _track_all(url: str, ids: Sequence[str], order: dict[str, Any]) -> Iterator[Job]:
+    chunks = [ids[at : at + tracking.CHUNK] for at in range(0, len(ids), tracking.CHUNK)]
+    with _progress(visible=len(chunks) >= PROGRESS_FROM) as progress:
+        task = progress.add_task("tracking", total=len(ids))
+        for chunk in chunks:
+            with db.transaction(url) as session:
+                jobs = tracking.track_many(chunk, **order, session=session)
+            progress.advance(task, len(jobs))
+            yield from jobs
+
+
+def _progress(*, visible: bool) -> Progress:
+    screen = cli_render.console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=screen, transient=True, disable=not (visible and screen.is_terminal),
+    )  # fmt: skip
+
+
+def _tell_tracked(jobs: Sequence[Job]) -> None:
+    if len(jobs) > TOLD_ONE_BY_ONE:
+        new = sum(job.created for job in jobs)
+        click.echo(f"tracking {new} videos; {len(jobs) - new} were tracked already")
+        return
+    for job in jobs:
+        name = plain(job.video_id)
+        known = f"already tracked {name}: {job.state}"
+        click.echo(f"tracking {name}" if job.created else known)
+
+
+@click.command()
+@click.argument("video_id", metavar="ID")
+@options.account
+@options.as_json
+def show(video_id: str, account: str, as_json: bool) -> None:
+    """Tell a job's whole story: every change, error and attempt to tell its producer.
+
+    \b
+    reelwatch show veo3.1-fast:1770350082-trii1OXZc3
+    reelwatch show veo3.1-fast:1770350082-trii1OXZc3 --json | jq .transitions
+    """
+    with db.reading(options.database()) as session:
+        story, now = history.story(session, video_id, account), db.now(session)
+    if as_json:
+        cli_render.print_json(story)
+    else:
+        cli_render.print_story(story["job"], narrative.tell(story), now)
+
+
+@click.command("list")
+@click.option("--state", type=click.Choice([s.value for s in State]), help="Only in this state.")
+@options.any_account
+@click.option("--since", type=options.Moment(), metavar="T",
+              help="Tracked since then: 2h (ago), 2026-02-06, 2026-02-06T03:58:49Z.")  # fmt: skip
+@options.limit
+@options.as_json
+def list_(
+    state: str | None, account: str | None, since: datetime | None, limit: int, as_json: bool
+) -> None:
+    """List jobs, the newest first.
+
+    \b
+    reelwatch list --state failed --since 24h
+    reelwatch list --limit 1000 --json | jq -r '.[] | [.video_id, .state] | @tsv'
+    """
+    with db.reading(options.database()) as session:
+        now = db.now(session)
+        # One more than asked for, to know whether there are more.
+        found = history.list_jobs(
+            session, state=state, account=account, since=since, limit=limit + 1
+        )
+    rows = found[:limit]
+    if as_json:
+        cli_render.print_json(rows)
+    elif rows:
+        cli_render.print_jobs(rows, now)
+    else:
+        click.echo("no such jobs", err=True)
+    if len(found) > limit:
+        click.echo(f"there are more than {limit}: --limit shows more", err=True)
+
+
+@click.command()
+@click.argument("ids", metavar="ID…", nargs=-1, required=True)
+@options.account
+@options.as_json
+def cancel(ids: Sequence[str], account: str, as_json: bool) -> None:
+    """Stop tracking videos. Upstream goes on with them; nobody is told how they end.
+
+    \b
+    reelwatch cancel veo3.1-fast:1770350082-trii1OXZc3
+
+    A job that has ended already stays as it is. If one id is unknown, nothing is changed.
+    """
+    jobs = _change_all(tracking.cancel, ids, account)
+    _tell_changed(jobs, as_json, {State.CANCELLED: "cancelled"})
+
+
+@click.command()
+@click.argument("ids", metavar="ID…", nargs=-1, required=True)
+@options.account
+@options.as_json
+def recheck(ids: Sequence[str], account: str, as_json: bool) -> None:
+    """Look at jobs again as soon as a worker is free.
+
+    A job that is expired, or that failed because upstream did not know its id, is taken up again
+    and gets its deadline anew. Any other end stays.
+
+    \b
+    reelwatch recheck veo3.1-fast:1770350082-trii1OXZc3
+    reelwatch list --state expired --json | jq -r '.[].video_id' | xargs reelwatch recheck
+    """
+    again = "will be looked at now:"
+    jobs = _change_all(tracking.recheck, ids, account)
+    _tell_changed(jobs, as_json, {state: again for state in State if state not in FINAL})
+
+
+def _change_all(change: Callable[..., Job], ids: Sequence[str], account: str) -> list[Job]:
+    """All of them in one transaction, or none."""
+    with db.transaction(options.database()) as session:
+        return [_changed(change, session, name, account) for name in dict.fromkeys(ids)]
+
+
+def _changed(change: Callable[..., Job], session: Session, video_id: str, account: str) -> Job:
+    return change(video_id, account=account, session=session)
+
+
+def _tell_changed(jobs: Sequence[Job], as_json: bool, done: dict[State, str]) -> None:
+    if as_json:
+        cli_render.print_json([history.job_row(job) for job in jobs])
+        return
+    for job in jobs:
+        name = plain(job.video_id)
+        stays = f"stays as it is: {name} has ended, {job.state}"
+        word = done.get(State(job.state))
+        click.echo(f"{word} {name}" if word else stays)

@@ -1,0 +1,221 @@
+"""How results look: JSON for programs; for people tables at a terminal, whole lines in a pipe.
+
+What upstream and receivers wrote is shown as plain text: no markup and no control codes of theirs
+reach the terminal.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from reelwatch import board, events
+
+Row = Mapping[str, Any]
+
+STYLES = {"delivered": "green", "pending": "yellow", "dead": "red"}
+PIPE_WIDTH = 100_000  # nothing is wrapped or cut where a program reads
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that fits its stream; the width of a pipe is no limit."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
+
+
+def at_terminal() -> bool:
+    """Does somebody read this on a screen?"""
+    return sys.stdout.isatty()
+
+
+def print_json(value: Any) -> None:
+    """One JSON document; times as ISO 8601 in UTC with microseconds and `Z`."""
+    click.echo(json.dumps(value, default=_foreign, ensure_ascii=False, indent=2))
+
+
+def print_json_line(value: Any) -> None:
+    """One JSON document on one line, for a stream of them."""
+    click.echo(json.dumps(value, default=_foreign, ensure_ascii=False))
+
+
+def _foreign(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return events.timestamp(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+def clock(at: datetime | None) -> str:
+    """A time to the second, in UTC and saying so."""
+    return at.strftime("%Y-%m-%d %H:%M:%SZ") if at else ""
+
+
+def state_text(state: str) -> Text:
+    """A job's or delivery's state with its sign and colour."""
+    sign, style = board.SYMBOLS.get(state, ("", STYLES.get(state, "")))
+    return Text(f"{sign} {state}".strip(), style)
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
+    """Rows under titles: at a terminal wrapped into its width, else aligned and whole."""
+    cells = [[_text(cell) for cell in row] for row in rows]
+    if not at_terminal():
+        _print_aligned([[Text(title) for title in titles], *cells])
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    console().print(table)
+
+
+def _print_aligned(rows: Sequence[Sequence[Text]]) -> None:
+    widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = (cell.plain.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(padded).rstrip())
+
+
+def _text(cell: str | Text) -> Text:
+    return cell if isinstance(cell, Text) else Text(board.plain(cell))
+
+
+# -------------------------------------------------------------------- jobs
+
+
+def print_jobs(rows: Sequence[Row], now: datetime) -> None:
+    """Jobs as a table."""
+    titles = ("VIDEO", "STATE", "AGE", "LEFT", "LOOKS", "NOTE")
+    print_table(titles, [_job_cells(row, now) for row in rows])
+
+
+def _job_cells(row: Row, now: datetime) -> Sequence[str | Text]:
+    end = row["finished_at"] or now
+    age = board.span((end - row["tracked_at"]).total_seconds())
+    name, state, looks = board.job_name(row), state_text(row["state"]), str(row["polls"])
+    return name, state, age, board.left(row), looks, _note(row, now)
+
+
+def _note(row: Row, now: datetime) -> str:
+    word = row["upstream_status"] if row["next_poll_at"] else None
+    parts = (word, board.note(row), _next_look(row, now))
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _next_look(row: Row, now: datetime) -> str:
+    if row["next_poll_at"] is None:
+        return "given up" if row["abandoned_at"] else ""
+    wait = (row["next_poll_at"] - now).total_seconds()
+    return f"next look in {board.span(wait)}" if wait > 0 else "next look now"
+
+
+# ------------------------------------------------------------------- story
+
+
+def print_story(job: Row, sentences: Sequence[tuple[datetime, str]], now: datetime) -> None:
+    """A job's present state, then its story."""
+    screen = console()
+    heading = (board.plain(job["video_id"]), "bold")
+    screen.print(Text.assemble(heading, "  ", state_text(job["state"])), soft_wrap=True)
+    for name, value in _facts(job, now):
+        screen.print(_beside(f"  {name:<8}", value), soft_wrap=name == "video")
+    day = None
+    for at, text in sentences:
+        if at.date() != day:
+            day = at.date()
+            screen.print(Text(f"\n{day} (UTC)", "bold"))
+        screen.print(_beside(f"{at:%H:%M:%S}.{at.microsecond // 1000:03}", text))
+
+
+def _beside(name: str, text: str) -> Table | Text:
+    """At a terminal the text wraps beside its name, not under it; a URL stays in one piece."""
+    value = Text(board.plain(text))
+    if not at_terminal() or text.startswith("https://"):
+        return Text.assemble((f"{name}  ", "dim"), value)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
+    grid.add_row(name, value)
+    return grid
+
+
+def _facts(job: Row, now: datetime) -> Iterable[tuple[str, str]]:
+    yield "account", job["account"]
+    if job["model"]:
+        yield "model", job["model"]
+    if job["upstream_status"]:
+        yield "upstream", f"says {job['upstream_status']}"
+    if job["video_url"]:
+        yield "video", job["video_url"]
+    if job["error_code"]:
+        yield "error", f"{job['error_code']}: {job['error_message']}"
+    yield "looks", ", ".join(part for part in (str(job["polls"]), _next_look(job, now)) if part)
+    if ahead := board.left_in_words(job):
+        yield "eta", ahead
+    if job["metadata"]:
+        yield "metadata", json.dumps(job["metadata"], ensure_ascii=False)
+
+
+# -------------------------------------------------------------- deliveries
+
+
+def print_deliveries(rows: Sequence[Row], now: datetime) -> None:
+    """Events: two or three lines each at a terminal, one in a pipe."""
+    screen, separator = console(), "\n  " if at_terminal() else "  "
+    for row in rows:
+        head = Text(f"{row['id']}  {row['event_type']}  ").append(state_text(row["state"]))
+        for part in _delivery_parts(row, now):
+            head.append(f"{separator}{board.plain(part)}", "")
+        screen.print(head, soft_wrap=True)
+
+
+def _delivery_parts(row: Row, now: datetime) -> Iterable[str]:
+    yield f"{board.job_name(row)} to {row['target']}"
+    last = row["last_attempt"]
+    outcome = (last["error"] or "delivered") + f" in {last['duration_ms']} ms" if last else ""
+    again = ""
+    if row["next_attempt_at"]:
+        wait = (row["next_attempt_at"] - now).total_seconds()
+        again = f"next try in {board.span(wait)}" if wait > 0 else "next try now"
+    tries = f"{row['attempts']} attempt" + ("s" if row["attempts"] != 1 else "")
+    yield ", ".join(part for part in (tries, outcome, again) if part)
+
+
+# ----------------------------------------------------------------- changes
+
+
+def change_line(change: Row) -> str:
+    """A transition on one line."""
+    parts = [clock(change["at"]), board.job_name(change)]
+    if change["from_state"] == change["to_state"]:
+        parts.append(change["to_state"])
+    else:
+        parts.append(f"{change['from_state']} → {change['to_state']}")
+    if change["to_status"] not in (change["from_status"], change["to_state"]):
+        parts.append(f"upstream: {change['to_status']}")
+    return board.plain("  ".join([*parts, *_outcome(change)]))
+
+
+def job_line(job: Row) -> str:
+    """Where a job is, on one line."""
+    return "  ".join([board.job_name(job), job["state"], *_ahead(job)])
+
+
+def _ahead(row: Row) -> Iterable[str]:
+    if ahead := board.left(row):
+        yield f"{ahead} left"
+
+
+def _outcome(change: Row) -> Iterable[str]:
+    yield from _ahead(change)
+    if change["to_state"] == "completed":
+        yield str(change["video_url"])
+    if change["to_state"] == "failed" and change["error_code"]:
+        yield f"{change['error_code']}: {change['error_message']}"

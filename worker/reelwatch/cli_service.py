@@ -1,0 +1,253 @@
+"""Commands that run things: everything in one process, the demo, the sandbox, housekeeping."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from importlib.metadata import version
+from typing import Any
+
+import click
+from rich.progress import Progress, TextColumn
+
+from reelwatch import cli_options as options
+from reelwatch import cli_render, db, embedded, history, log, pruning, sandbox, settings
+
+
+@click.command()
+@click.pass_context
+def demo(ctx: click.Context) -> None:
+    """See the whole way work, on this machine alone: 25 videos from id to verified webhook.
+
+    Nothing needs to be configured or running. It takes about a minute; its database stays in a
+    temporary folder, for you to look at with the commands it names at the end.
+
+    \b
+    reelwatch demo
+    """
+    from reelwatch import demo as show  # noqa: PLC0415 - no other command here needs it
+
+    ctx.exit(show.run(cli_render.console()))
+
+
+@click.command()
+@click.pass_context
+def up(ctx: click.Context) -> None:
+    """Run everything in one process: looks, webhooks and the clock that drives them.
+
+    Brings the database to the newest revision first. Without configuration it uses an SQLite
+    database in this folder, an in-memory broker, and a webhook secret it makes and keeps beside the
+    database. Ctrl-C or SIGTERM ends it; what was under way is taken up at the next start.
+
+    \b
+    QUICKROUTER_API_KEY=sk-… reelwatch up
+    DATABASE_URL=postgresql://app@db/reelwatch reelwatch up
+
+    For several machines, run `celery -A reelwatch worker` and `celery -A reelwatch beat` with
+    BROKER_URL and DATABASE_URL set.
+    """
+    current = embedded.prepare(os.environ)
+    settings.current.cache_clear()  # what was prepared is in the environment now
+    log.configure(current)
+    for line in _greeting(current):
+        click.echo(line)
+    ctx.exit(embedded.run(current.database_url))
+
+
+def _greeting(current: settings.Settings) -> Iterator[str]:
+    yield f"Reelwatch {version('reelwatch')}, everything in one process; Ctrl-C ends it."
+    yield f"  database  {options.safe_url(current.database_url)}"
+    broker = "in this process" if current.in_memory else options.safe_url(current.broker)
+    yield f"  broker    {broker}"
+    for account in current.accounts.values():
+        key = "key set" if account.api_key else f"NO KEY: set {account.api_key_env}; its jobs wait"
+        rate = f"{account.requests_per_second:g} requests/s"
+        yield f"  account   {account.name}: {account.base_url}, {rate}, {key}"
+    target = current.webhook_url or "the URL that each job names"
+    yield f"  webhooks  to {target}, {_signed(current)}"
+    yield "Track a video from another terminal:  reelwatch track ID --webhook-url https://…"
+    yield "and see what becomes of it:           reelwatch watch"
+
+
+def _signed(current: settings.Settings) -> str:
+    if current.webhook_secrets:
+        return "signed with WEBHOOK_SECRET"
+    if current.secrets and current.sqlite_path is not None:
+        return f"signed with the secret in {settings.secret_file(current.sqlite_path)}"
+    return "refused until WEBHOOK_SECRET is set (`reelwatch secret` makes one)"
+
+
+@click.command("sandbox")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to serve.")
+@click.option("--port", default=8787, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--rate-limit", type=click.IntRange(min=1), metavar="N",
+              help="Answer 429 beyond so many requests a second and key.")  # fmt: skip
+def sandbox_(host: str, port: int, rate_limit: int | None) -> None:
+    """Run a local stand-in of the upstream, whose jobs are scripted by their ids.
+
+    \b
+    reelwatch sandbox
+    reelwatch sandbox --rate-limit 5
+
+    Point Reelwatch at it and hand in any id; what it says happens:
+
+    \b
+    export QUICKROUTER_BASE_URL=http://127.0.0.1:8787 QUICKROUTER_API_KEY=sandbox
+    reelwatch track veo3.1-fast:ok.12s-a grok:policy.5s-b sora-2:flaky.20s-c
+    """
+    upstream = sandbox.Sandbox().start(host, port, rate_limit)
+    _tell_sandbox(upstream.url)
+    with suppress(KeyboardInterrupt):
+        upstream.serve_forever()
+    figures = upstream.stats()
+    click.echo(
+        f"\n{figures['requests']} requests about {figures['ids']} ids, "
+        f"at most {figures['max_in_one_second']} in one second"
+    )
+
+
+def _tell_sandbox(url: str) -> None:
+    click.echo(f"The sandbox answers at {url} until Ctrl-C. Point Reelwatch at it:\n")
+    click.echo(f"  export QUICKROUTER_BASE_URL={url} QUICKROUTER_API_KEY=sandbox")
+    click.echo("  reelwatch up\n")
+    click.echo("An id says what happens to its job: MODEL:SCRIPT.DURATION-ANYTHING, as in\n")
+    click.echo("  reelwatch track veo3.1-fast:ok.12s-a grok:policy.5s-b\n")
+    scripts = sandbox.SCRIPTS.values()
+    cli_render.print_table(
+        ("SCRIPT", "WHAT HAPPENS", "THE JOB ENDS AS"),
+        [(s.name, s.summary, f"{s.outcome} {s.error_code or ''}".strip()) for s in scripts],
+    )
+
+
+@click.command("accounts")
+@options.as_json
+def accounts(as_json: bool) -> None:
+    """Show each upstream account: its key, the rate now in force, and whether it rests.
+
+    \b
+    reelwatch accounts
+
+    An account rests while upstream refuses its key or its quota is used up; its jobs wait. A single
+    look finds out when it works again.
+
+    Its rate is lower than configured after a 429 and rises again while there is quiet. An account
+    is short of requests while its jobs want more looks than the rate allows: those that have most
+    likely ended are then looked at first.
+    """
+    with db.reading(options.database()) as session:
+        now, stored = db.now(session), history.list_accounts(session)
+    rows = list(_joined(stored, settings.current().accounts))
+    if as_json:
+        cli_render.print_json(rows)
+        return
+    titles = ("ACCOUNT", "KEY", "REQUESTS/S", "OPEN JOBS", "STANDING", "UPSTREAM")
+    cli_render.print_table(titles, [_account_cells(row, now) for row in rows])
+
+
+def _joined(
+    stored: list[dict[str, Any]], configured: Mapping[str, settings.Account]
+) -> Iterator[dict[str, Any]]:
+    """What the database knows of each account, and what this process's settings say of it."""
+    known = {row["name"]: row for row in stored}
+    for name in sorted({*known, *configured}):
+        account = configured.get(name)
+        blank = {"name": name, "requests_per_second": None, "open_jobs": 0, "paused_until": None,
+                 "pause_reason": None, "pauses_in_row": 0, "slowed_at": None,
+                 "look_price": 0.0}  # fmt: skip
+        yield (
+            blank
+            | known.get(name, {})
+            | {
+                "configured": account is not None,
+                "configured_requests_per_second": account and account.requests_per_second,
+                "base_url": account and account.base_url,
+                "key_set": bool(account and account.api_key),
+            }
+        )
+
+
+def _account_cells(row: Mapping[str, Any], now: Any) -> tuple[str, ...]:
+    full, rate = row["configured_requests_per_second"], row["requests_per_second"]
+    shown = rate or full
+    slowed = f" of {full:g}" if full and rate and row["slowed_at"] and rate < full else ""
+    key = ("set" if row["key_set"] else "missing") if row["configured"] else "not configured"
+    return (row["name"], key, f"{shown:.3g}{slowed}", str(row["open_jobs"]),
+            _standing(row, now, slowed=bool(slowed)), row["base_url"] or "")  # fmt: skip
+
+
+def _standing(row: Mapping[str, Any], now: Any, *, slowed: bool) -> str:
+    if row["paused_until"]:
+        wait = max(timedelta(0), row["paused_until"] - now).total_seconds()
+        return f"rests {wait:.0f} s more: {row['pause_reason']}"
+    said = ["slowed by 429"] if slowed else []
+    if row["look_price"] > 0:
+        said.append("short of requests: jobs wait for their looks")
+    return ", ".join(said) or "works"
+
+
+@click.command()
+@options.as_json
+def migrate(as_json: bool) -> None:
+    """Bring the database to the newest revision; makes it if there is none. Harmless to repeat.
+
+    \b
+    DATABASE_URL=postgresql://app@db/reelwatch reelwatch migrate
+    """
+    current = settings.current()
+    log.configure(current)
+    where = options.safe_url(current.database_url)
+    before, head = db.revisions(current.database_url)
+    db.migrate(current.database_url)
+    if as_json:
+        cli_render.print_json({"before": before, "revision": head})
+    elif before == head:
+        click.echo(f"{where} is at the newest revision already: {head}")
+    else:
+        click.echo(f"{where}: {before or 'nothing'} → {head}")
+
+
+@click.command()
+@click.option("--older-than", "older_than", type=options.Span(), required=True, metavar="SPAN",
+              help="How long ago they must have ended: 90d.")  # fmt: skip
+@options.as_json
+def prune(older_than: timedelta, as_json: bool) -> None:
+    """Delete jobs that ended long ago, with their transitions, errors, events and attempts.
+
+    Those that were given up as expired go too. A job whose event is still to be told stays.
+
+    \b
+    reelwatch prune --older-than 90d
+    """
+    url = options.database()
+    with db.reading(url) as session:
+        before = db.now(session) - older_than
+    screen = cli_render.console(stderr=True)
+    with Progress(TextColumn("{task.description} {task.completed}"), console=screen,
+                  transient=True, disable=not screen.is_terminal) as bar:  # fmt: skip
+        task = bar.add_task("deleted", total=None)
+        count = pruning.prune(url, before, progress=lambda n: bar.update(task, completed=n))
+    if as_json:
+        cli_render.print_json({"deleted": count, "before": before})
+    else:
+        click.echo(f"deleted {count} jobs that ended before {cli_render.clock(before)}")
+
+
+@click.command()
+@options.as_json
+def secret(as_json: bool) -> None:
+    """Make a new webhook secret and print it; nothing is stored.
+
+    \b
+    export WEBHOOK_SECRET=$(reelwatch secret)
+
+    To change a secret in use, put the new one first and keep the old one until every receiver knows
+    the new one: each event is signed with both.
+
+    \b
+    export WEBHOOK_SECRET="$(reelwatch secret) $WEBHOOK_SECRET"
+    """
+    made = embedded.new_secret()
+    if as_json:
+        cli_render.print_json({"secret": made})
+    else:
+        click.echo(made)

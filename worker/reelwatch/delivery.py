@@ -1,0 +1,369 @@
+"""Telling producers: claim owed events, sign, send, record, try again, give up openly.
+
+An event is marked as delivered only after its receiver said so. A worker that dies between the two
+makes the event arrive twice, with the same id; none is lost.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from json import loads
+from random import random
+from typing import Any
+
+import structlog
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    bindparam,
+    exists,
+    insert,
+    null,
+    select,
+    update,
+)
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
+from standardwebhooks.webhooks import Webhook
+
+from reelwatch import db, fanout, schedule
+from reelwatch.answers import clean_text, retry_after
+from reelwatch.destinations import deliveries, fair_share, is_due, judge
+from reelwatch.errors import Refused
+from reelwatch.models import Base, UtcDateTime
+from reelwatch.outbound import Sender, parse_allowlist
+from reelwatch.settings import Settings
+from reelwatch.transport import USER_AGENT, TransferError
+
+log = structlog.get_logger(__name__)
+
+attempts = Base.metadata.tables["attempts"]
+
+# Statements are made once: putting one together takes as long as the database takes for it.
+TOKENS = db.tokens_of(deliveries)
+COUNTED = (
+    update(deliveries)
+    .where(deliveries.c.id == bindparam("row_id"))
+    .values(attempts=deliveries.c.attempts + 1)
+)
+FOLLOWED = COUNTED.values(
+    state=bindparam("state"),
+    next_attempt_at=bindparam("next_attempt_at"),
+    delivered_at=bindparam("delivered_at"),
+    failures=bindparam("failures"),
+    lease_token=None,
+)
+
+LEASE = timedelta(seconds=60)  # longer than the webhook timeout and writing down together
+LEASE_MARGIN = 30.0
+THREADS = 64
+TURN_SECONDS = 10.0
+IDLE_AGAIN = 0.5
+EXCERPT_LIMIT = 500  # characters of a response that an attempt keeps
+GONE = 410
+
+
+def _claiming() -> ReturningUpdate[*tuple[Any, ...]]:
+    now, count = bindparam("now", type_=UtcDateTime()), bindparam("count", type_=Integer())
+    locked = (
+        select(deliveries.c.id)
+        .where(deliveries.c.id.in_(fair_share(count, now)), is_due(now))
+        .with_for_update(skip_locked=True)
+    )
+    leased: dict[str, Any] = {
+        "next_attempt_at": bindparam("leased_until"),
+        "lease_token": bindparam("token"),
+    }
+    claimed = update(deliveries).where(deliveries.c.id.in_(locked)).values(leased)
+    return claimed.returning(*deliveries.c)
+
+
+CLAIMED = _claiming()
+
+SendCallback = Callable[[str, str, dict[str, Any], str], None]  # task, queue, event, event id
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one attempt went. `http_status` None: no answer, or no HTTP; `error` None: it arrived."""
+
+    at: datetime
+    duration_ms: int
+    http_status: int | None = None
+    error: str | None = None
+    excerpt: str | None = None
+    retry_after: float | None = None
+    gone: bool = False
+
+    @property
+    def reached(self) -> bool:
+        """Did the receiver work, whatever it thinks of this event?"""
+        return self.error is None or self.gone
+
+
+@dataclass(frozen=True, slots=True)
+class Attempted:
+    """A claimed delivery and how its attempt went."""
+
+    row: RowMapping
+    outcome: Outcome
+
+
+def owed(now: datetime) -> Select[Any]:
+    """One row, a null, if any event should be tried by now; else none."""
+    return select(null()).where(exists().where(is_due(now)))
+
+
+def deliver(
+    settings: Settings, send_callback: SendCallback, *, turn_seconds: float = TURN_SECONDS
+) -> int:
+    """One turn of attempts at all events that are due; returns how many were made."""
+    courier = _Courier(settings, send_callback)
+    return fanout.fan_out(
+        courier.claim, courier.attempt, courier.record, threads=THREADS, turn_seconds=turn_seconds
+    )
+
+
+def redeliver(
+    session: Session,
+    now: datetime,
+    *,
+    ids: Sequence[str] | None = None,
+    dead: bool = False,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> list[str]:
+    """Owe events again, from the first attempt on: by id, all `dead` ones, or by creation time.
+
+    The conditions given must all hold. Event ids and bodies stay; signature and timestamp are made
+    anew with every attempt. Returns the ids. Raises `Refused` for an id that does not exist.
+    """
+    conditions = list(_chosen(ids, since, until, dead=dead))
+    if not conditions:
+        raise Refused("redeliver: name event ids, the dead ones, or a time")
+    _refuse_unknown(session, ids or ())
+    values = {
+        "state": "pending",
+        "next_attempt_at": now,
+        "failures": 0,
+        "delivered_at": None,
+        "lease_token": None,
+    }
+    statement = update(deliveries).where(*conditions).values(values).returning(deliveries.c.id)
+    return sorted(session.execute(statement).scalars())
+
+
+# ----------------------------------------------------------------- the turn
+
+
+class _Courier:
+    """What one turn needs: the secrets' signers, the sender, the way to Celery."""
+
+    def __init__(self, settings: Settings, send_callback: SendCallback) -> None:
+        self._settings = settings
+        self._send_callback = send_callback
+        self._signers = [Webhook(secret) for secret in settings.secrets]
+        self._clock: tuple[datetime, float] | None = None
+
+    def claim(self, limit: int) -> fanout.Batch[RowMapping]:
+        lease = max(LEASE, timedelta(seconds=self._settings.webhook_timeout + LEASE_MARGIN))
+        with db.transaction(self._settings.database_url) as session:
+            if self._clock is None:
+                self._clock = (db.now(session), time.monotonic())
+            rows = claim(session, limit, self._now(), lease)
+        return fanout.Batch(rows, IDLE_AGAIN, when_freed=True)
+
+    def attempt(self, row: RowMapping) -> Attempted:
+        at, started = self._now(), time.monotonic()
+        send = self._post if row["channel"] == "webhook" else self._send_to_celery
+        details = send(row, at)
+        return Attempted(row, Outcome(at, round((time.monotonic() - started) * 1000), **details))
+
+    def _now(self) -> datetime:
+        """By the database's clock: what a worker with a wrong one signs would be refused."""
+        at, then = self._clock or (datetime.now(UTC), time.monotonic())
+        return at + timedelta(seconds=time.monotonic() - then)
+
+    def record(self, results: Sequence[Attempted]) -> None:
+        now, retry_schedule = self._now(), self._settings.retry_schedule
+        followed = [(done, _after(done, now, retry_schedule)) for done in results]
+        with db.transaction(self._settings.database_url) as session:
+            record(session, followed, now)
+        for attempted, values in followed:
+            _log_attempt(attempted, values)
+
+    def _post(self, row: RowMapping, at: datetime) -> dict[str, Any]:
+        if not self._signers:
+            return {"error": "WEBHOOK_SECRET is not set: the event can't be signed"}
+        body, allow = row["body"].encode("utf-8"), self._settings.webhook_allow
+        try:
+            reply = _sender(allow, self._settings.webhook_timeout, os.getpid()).post(
+                row["target"], body, signed_headers(self._signers, row["id"], at, row["body"])
+            )
+        except (TransferError, Refused) as error:
+            return {"error": str(error)}
+        return _answered(reply.status, reply.headers.get("Retry-After"), reply.body, at)
+
+    def _send_to_celery(self, row: RowMapping, _at: datetime) -> dict[str, Any]:
+        if self._settings.in_memory:
+            return {"error": "BROKER_URL is not set: no other process would see the callback"}
+        task, _, queue = row["target"].partition("@")  # a queue's name may hold one too
+        try:
+            self._send_callback(task, queue, loads(row["body"]), row["id"])
+        except Exception as error:  # a broker's client raises what it likes; all of it is retried
+            return {"error": f"broker: {type(error).__name__}: {error}"}
+        return {}
+
+
+@cache
+def _sender(allow: str, timeout: float, _pid: int) -> Sender:
+    return Sender(parse_allowlist(allow), timeout)
+
+
+def signed_headers(
+    signers: Sequence[Webhook], event_id: str, at: datetime, body: str
+) -> dict[str, str]:
+    """The headers of Standard Webhooks: one signature per current secret, the newest first.
+
+    `at` must be in UTC: the package takes the clock's face for UTC whatever its zone says.
+    """
+    signatures = (signer.sign(event_id, at.astimezone(UTC), body) for signer in signers)
+    return {
+        "Content-Type": "application/json",
+        "User-Agent": USER_AGENT,
+        "webhook-id": event_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+def _answered(status: int, retry: str | None, body: bytes, at: datetime) -> dict[str, Any]:
+    excerpt = clean_text(body[: 4 * EXCERPT_LIMIT].decode("utf-8", "replace"))[:EXCERPT_LIMIT]
+    details: dict[str, Any] = {"http_status": status, "excerpt": excerpt or None}
+    if not 200 <= status < 300:
+        details["error"] = f"the receiver answered {status}"
+        details["retry_after"] = retry_after(retry, at)
+        details["gone"] = status == GONE
+    return details
+
+
+# -------------------------------------------------------------------- rows
+
+
+def claim(
+    session: Session, limit: int, now: datetime, lease: timedelta = LEASE
+) -> list[RowMapping]:
+    """Take up to `limit` due events, of each destination as many as may be under way at once."""
+    values = {
+        "now": now,
+        "leased_until": now + lease,
+        "token": secrets.token_hex(16),
+        "count": limit,
+    }
+    rows = session.execute(CLAIMED, values).mappings().all()
+    return sorted(rows, key=lambda row: (row["failures"], row["created_at"], row["sequence"]))
+
+
+def record(
+    session: Session, followed: Sequence[tuple[Attempted, dict[str, Any]]], now: datetime
+) -> None:
+    """Write attempts down, and what follows from them where the delivery is still ours.
+
+    An attempt whose lease ran out is recorded too: it was made. But it decides nothing any more.
+    """
+    connection = session.connection()
+    connection.execute(insert(attempts), [_attempt(attempted) for attempted, _ in followed])
+    ours = db.still_leased(session, TOKENS, [attempted.row for attempted, _ in followed])
+    outcomes = [values for done, values in followed if done.row["id"] in ours]
+    lost = [{"row_id": done.row["id"]} for done, _ in followed if done.row["id"] not in ours]
+    if outcomes:
+        connection.execute(FOLLOWED, outcomes)
+    if lost:
+        connection.execute(COUNTED, lost)
+    webhooks = [done for done, _ in followed if done.row["channel"] == "webhook"]
+    judge(session, [(done.row["destination"], done.outcome.reached) for done in webhooks], now)
+
+
+def _attempt(attempted: Attempted) -> dict[str, Any]:
+    outcome = attempted.outcome
+    return {
+        "delivery_id": attempted.row["id"],
+        "at": outcome.at,
+        "http_status": outcome.http_status,
+        "error": outcome.error and clean_text(outcome.error)[:EXCERPT_LIMIT],
+        "duration_ms": outcome.duration_ms,
+        "response_excerpt": outcome.excerpt,
+    }
+
+
+def _after(attempted: Attempted, now: datetime, retry_schedule: Sequence[float]) -> dict[str, Any]:
+    """The delivery's columns after the attempt."""
+    row, outcome = attempted.row, attempted.outcome
+    values = {"row_id": row["id"]}
+    if outcome.error is None:
+        delivered = {"state": "delivered", "next_attempt_at": None, "delivered_at": now}
+        return values | delivered | {"failures": row["failures"]}
+    failures = row["failures"] + 1
+    again = None
+    if not outcome.gone:
+        jitter = random()  # noqa: S311 - jitter
+        again = schedule.next_attempt(failures, retry_schedule, now, jitter, outcome.retry_after)
+    state = "pending" if again else "dead"
+    return values | {
+        "state": state,
+        "next_attempt_at": again,
+        "delivered_at": None,
+        "failures": failures,
+    }
+
+
+# -------------------------------------------------------------- redelivery
+
+
+def _chosen(
+    ids: Sequence[str] | None, since: datetime | None, until: datetime | None, *, dead: bool
+) -> Iterable[ColumnElement[bool]]:
+    if ids:
+        yield deliveries.c.id.in_(ids)
+    if dead:
+        yield deliveries.c.state == "dead"
+    if since is not None:
+        yield deliveries.c.created_at >= since
+    if until is not None:
+        yield deliveries.c.created_at < until
+
+
+def _refuse_unknown(session: Session, ids: Sequence[str]) -> None:
+    if not ids:
+        return
+    query = select(deliveries.c.id).where(deliveries.c.id.in_(ids))
+    missing = set(ids) - set(session.execute(query).scalars())
+    if missing:
+        raise Refused(f"redeliver: no event {', '.join(sorted(missing))}")
+
+
+# --------------------------------------------------------------------- log
+
+
+def _log_attempt(attempted: Attempted, after: dict[str, Any]) -> None:
+    row, outcome, again = attempted.row, attempted.outcome, after["next_attempt_at"]
+    level = log.info if outcome.error is None else log.warning
+    level(
+        "attempt",
+        delivery=row["id"],
+        job=row["job_id"],
+        event_type=row["event_type"],
+        channel=row["channel"],
+        destination=row["destination"],
+        number=row["attempts"] + 1,
+        http_status=outcome.http_status,
+        error=outcome.error,
+        duration_ms=outcome.duration_ms,
+        decision=f"try again at {again:%Y-%m-%dT%H:%M:%SZ}" if again else after["state"],
+    )

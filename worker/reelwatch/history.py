@@ -1,0 +1,325 @@
+"""What happened: reads the tables for people and programs, and changes nothing.
+
+Every function takes a session (`db.reading(url)` gives one that takes no writer's lock) and returns
+plain dicts under the column names; times are aware UTC. Jobs have an `eta` besides: None, or how
+many seconds half of such jobs, and nine of ten, still take.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Select, Table, func, or_, select
+from sqlalchemy.orm import Session
+
+from reelwatch import db, forecasts, settings
+from reelwatch.curves import Eta
+from reelwatch.errors import UnknownJob
+from reelwatch.lifecycle import FINAL, OPEN, State
+from reelwatch.models import Base, Job
+from reelwatch.remaining import FORETOLD, as_json, remaining
+
+Row = dict[str, Any]
+
+jobs: Table = Base.metadata.tables["jobs"]
+transitions: Table = Base.metadata.tables["transitions"]
+poll_errors: Table = Base.metadata.tables["poll_errors"]
+deliveries: Table = Base.metadata.tables["deliveries"]
+attempts: Table = Base.metadata.tables["attempts"]
+accounts: Table = Base.metadata.tables["accounts"]
+heartbeats: Table = Base.metadata.tables["heartbeats"]
+destinations: Table = Base.metadata.tables["destinations"]
+
+# How looks are scheduled and fenced is the worker's own affair and may change with any release.
+INTERNAL = frozenset(
+    {
+        "lease_token", "last_error_id", "not_found_count", "not_found_since", "resultless_count",
+        "resultless_since",
+        "failures", "destination", "next_slot_at",
+    }
+)  # fmt: skip
+OVERDUE_AFTER = timedelta(seconds=60)  # a look this late is not just waiting for its turn
+IDS_AT_ONCE = 500  # values in one IN list
+
+
+def story(session: Session, video_id: str, account: str = "default") -> dict[str, Any]:
+    """All that is known of one job: its row, transitions, errors, deliveries and their attempts.
+
+    Raises `UnknownJob`, whose message names the accounts that do track the id.
+    """
+    job = _job(session, video_id, account)
+    return {
+        "job": job | {"eta": as_json(_etas(session, [job])[0])},
+        "transitions": _of_job(session, transitions, job["id"], transitions.c.sequence),
+        "poll_errors": _of_job(session, poll_errors, job["id"], poll_errors.c.id),
+        "deliveries": _with_attempts(
+            session,
+            _of_job(session, deliveries, job["id"], deliveries.c.sequence, deliveries.c.channel),
+        ),
+    }
+
+
+def list_jobs(
+    session: Session,
+    *,
+    state: str | None = None,
+    account: str | None = None,
+    since: datetime | None = None,
+    limit: int | None = 50,
+    ids: Sequence[str] | None = None,
+) -> list[Row]:
+    """Jobs, the newest first. `since` is about when they were tracked; `limit` None means all."""
+    conditions = (
+        state is not None and jobs.c.state == state,
+        account is not None and jobs.c.account == account,
+        since is not None and jobs.c.tracked_at >= since,
+        ids is not None and jobs.c.video_id.in_(ids),
+    )
+    query = _where(select(*_public(jobs)), conditions)
+    order = (jobs.c.tracked_at.desc(), jobs.c.id.desc())
+    return _with_etas(session, _rows(session, query.order_by(*order).limit(limit)))
+
+
+def live_jobs(
+    session: Session,
+    *,
+    account: str | None = None,
+    limit: int | None = None,
+    ids: Sequence[str] | None = None,
+) -> list[Row]:
+    """For watching: jobs that go on, the newest first, then those that ended last.
+
+    With `lease_token`, which tells that a look is under way. Each half has an index to go by.
+    """
+    conditions = (
+        account is not None and jobs.c.account == account,
+        ids is not None and jobs.c.video_id.in_(ids),
+    )
+    query = _where(select(*_public(jobs), jobs.c.lease_token), conditions)
+    open_ones = query.where(jobs.c.finished_at.is_(None)).order_by(jobs.c.tracked_at.desc())
+    ended_ones = query.where(jobs.c.finished_at.is_not(None)).order_by(jobs.c.finished_at.desc())
+    rows = _rows(session, open_ones.limit(limit))
+    left = None if limit is None else limit - len(rows)
+    return _with_etas(session, rows + _rows(session, ended_ones.limit(left)))
+
+
+def eta(video_id: str, account: str = "default", session: Session | None = None) -> Eta | None:
+    """How many seconds from now it takes until half, and nine of ten, of such jobs have ended.
+
+    None for a job that is neither pending nor running, and while nothing is known: too few jobs of
+    its model have ended, or the last look brought no answer about it. Raises `UnknownJob`.
+    """
+    with nullcontext(session) if session else db.reading(settings.current().database_url) as joined:
+        return _etas(joined, [_job(joined, video_id, account)])[0]
+
+
+def job_row(job: Job) -> Row:
+    """A job that a use case returned, as `list_jobs` would give it, but for its `eta`."""
+    mapper = Job.__mapper__  # knows that the column `metadata` is the attribute `metadata_`
+    return {
+        column.name: getattr(job, mapper.get_property_by_column(column).key)
+        for column in _public(jobs)
+    }
+
+
+def list_deliveries(
+    session: Session,
+    *,
+    video_id: str | None = None,
+    account: str | None = None,
+    state: str | None = None,
+    limit: int | None = 50,
+) -> list[Row]:
+    """Events owed or told, the newest first, each with its job's id and its last attempt."""
+    columns = (*_public(deliveries), jobs.c.video_id, jobs.c.account)
+    conditions = (
+        video_id is not None and jobs.c.video_id == video_id,
+        account is not None and jobs.c.account == account,
+        state is not None and deliveries.c.state == state,
+    )
+    query = _where(select(*columns).join(jobs, jobs.c.id == deliveries.c.job_id), conditions)
+    order = (deliveries.c.created_at.desc(), deliveries.c.id.desc())
+    rows = _rows(session, query.order_by(*order).limit(limit))
+    tried = _attempts_of(session, [row["id"] for row in rows])
+    return [row | {"last_attempt": _last(tried.get(row["id"]))} for row in rows]
+
+
+def list_accounts(session: Session) -> list[Row]:
+    """Each account's standing, with the number of its jobs that have not ended."""
+    waiting = (
+        select(func.count())
+        .where(jobs.c.account == accounts.c.name, jobs.c.next_poll_at.is_not(None))
+        .scalar_subquery()
+    )
+    query = select(*_public(accounts), waiting.label("open_jobs")).order_by(accounts.c.name)
+    return _rows(session, query)
+
+
+def summary(session: Session, now: datetime) -> dict[str, Any]:
+    """How things stand: jobs by state, what is late, what is owed, when the last tick was."""
+    by_state = dict.fromkeys([state.value for state in State], 0)
+    by_state |= _counts(session, jobs.c.state)
+    by_delivery = _counts(session, deliveries.c.state)
+    tick = session.execute(
+        select(heartbeats.c.at).where(heartbeats.c.name == "tick")
+    ).scalar_one_or_none()
+    return {
+        "jobs": by_state,
+        "open": sum(by_state[state] for state in OPEN),
+        "abandoned": _count(session, jobs.c.abandoned_at.is_not(None)),
+        "overdue": _overdue(session, now),
+        "resting": _resting(session, now),
+        "undelivered": by_delivery.get("pending", 0),
+        "undelivered_webhooks": _count(
+            session, deliveries.c.state == "pending", deliveries.c.channel == "webhook"
+        ),
+        "dead": by_delivery.get("dead", 0),
+        "resting_receivers": _resting_receivers(session),
+        "last_tick_at": tick,
+        "last_tick_age_seconds": None if tick is None else (now - tick).total_seconds(),
+    }
+
+
+def _resting_receivers(session: Session) -> list[str]:
+    """The destinations that failed so often that they are left alone for a while."""
+    open_ones = select(destinations.c.name).where(destinations.c.open_until.is_not(None))
+    return list(session.execute(open_ones.order_by(destinations.c.name)).scalars())
+
+
+def changes(
+    session: Session, after: int, ids: Sequence[str] | None = None, account: str | None = None
+) -> list[Row]:
+    """The transitions with an id above `after`, oldest first, each with its job's present data."""
+    columns = (
+        *(column for column in transitions.c if column.name != "answer"),
+        jobs.c.video_id, jobs.c.account, jobs.c.video_url, jobs.c.error_code, jobs.c.error_message,
+    )  # fmt: skip
+    conditions = (
+        transitions.c.id > after,
+        ids is not None and jobs.c.video_id.in_(ids),
+        account is not None and jobs.c.account == account,
+    )
+    query = _where(select(*columns).join(jobs, jobs.c.id == transitions.c.job_id), conditions)
+    return _rows(session, query.order_by(transitions.c.id))
+
+
+def with_etas_now(session: Session, changed: Sequence[Row]) -> list[Row]:
+    """The changes, each with the `eta` that its job has now."""
+    ids = list({change["job_id"] for change in changed})
+    found: dict[int, Row | None] = {}
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        chosen = jobs.c.id.in_(ids[start : start + IDS_AT_ONCE])
+        rows = _rows(session, select(*_public(jobs)).where(chosen))
+        found |= {row["id"]: row["eta"] for row in _with_etas(session, rows)}
+    return [change | {"eta": found.get(change["job_id"])} for change in changed]
+
+
+def last_change(session: Session) -> int:
+    """The highest id of a transition, 0 before the first."""
+    return session.execute(select(func.max(transitions.c.id))).scalar_one() or 0
+
+
+def ended(job: Mapping[str, Any]) -> bool:
+    """Will nothing more be heard of this job: is its state final, or was it given up?"""
+    return job["state"] in FINAL or job["abandoned_at"] is not None
+
+
+# ----------------------------------------------------------------- queries
+
+
+def _public(table: Table) -> list[Column[Any]]:
+    return [column for column in table.c if column.name not in INTERNAL]
+
+
+def _where(query: Select[Any], conditions: Iterable[ColumnElement[bool] | bool]) -> Select[Any]:
+    """The query with the conditions that were asked for; the others are simply False."""
+    return query.where(*(asked for asked in conditions if isinstance(asked, ColumnElement)))
+
+
+def _rows(session: Session, query: Select[Any]) -> list[Row]:
+    return [dict(row) for row in session.execute(query).mappings()]
+
+
+def _job(session: Session, video_id: str, account: str) -> Row:
+    query = select(*_public(jobs)).where(jobs.c.video_id == video_id, jobs.c.account == account)
+    row = session.execute(query).mappings().one_or_none()
+    if row is None:
+        raise UnknownJob(_unknown(session, video_id, account))
+    return dict(row)
+
+
+def _with_etas(session: Session, rows: Sequence[Row]) -> list[Row]:
+    found = _etas(session, rows)
+    return [row | {"eta": as_json(eta)} for row, eta in zip(rows, found, strict=True)]
+
+
+def _etas(session: Session, rows: Sequence[Row]) -> list[Eta | None]:
+    """By what each account's models are known to take; one query per account that has open jobs."""
+    names = {row["account"] for row in rows if row["state"] in FORETOLD}
+    known = {name: forecasts.kinds(session, name) for name in names}
+    if not any(known.values()):
+        return [None] * len(rows)
+    now = db.now(session)
+    kinds = [known.get(row["account"], {}).get(row["model"]) for row in rows]
+    return [
+        None if kind is None else remaining(row, kind.curve, now)
+        for row, kind in zip(rows, kinds, strict=True)
+    ]
+
+
+def _of_job(session: Session, table: Table, job_id: int, *order: Column[Any]) -> list[Row]:
+    query = select(*_public(table)).where(table.c.job_id == job_id).order_by(*order)
+    return _rows(session, query)
+
+
+def _with_attempts(session: Session, rows: Sequence[Row]) -> list[Row]:
+    tried = _attempts_of(session, [row["id"] for row in rows])
+    return [row | {"attempts_log": tried.get(row["id"], [])} for row in rows]
+
+
+def _attempts_of(session: Session, delivery_ids: Sequence[str]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for start in range(0, len(delivery_ids), IDS_AT_ONCE):
+        chosen = attempts.c.delivery_id.in_(delivery_ids[start : start + IDS_AT_ONCE])
+        for row in _rows(session, select(attempts).where(chosen).order_by(attempts.c.id)):
+            found.setdefault(row["delivery_id"], []).append(row)
+    return found
+
+
+def _last(rows: Sequence[Row] | None) -> Row | None:
+    return rows[-1] if rows else None
+
+
+def _counts(session: Session, column: Column[Any]) -> dict[str, int]:
+    query = select(column, func.count()).group_by(column)
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
+def _count(session: Session, *conditions: ColumnElement[bool]) -> int:
+    return session.execute(select(func.count()).where(*conditions)).scalar_one()
+
+
+def _overdue(session: Session, now: datetime) -> int:
+    """Jobs whose look is late though their account may ask."""
+    may_ask = or_(accounts.c.paused_until.is_(None), accounts.c.paused_until <= now)
+    query = (
+        select(func.count())
+        .select_from(jobs)
+        .join(accounts, accounts.c.name == jobs.c.account)
+        .where(jobs.c.next_poll_at < now - OVERDUE_AFTER, may_ask)
+    )
+    return session.execute(query).scalar_one()
+
+
+def _resting(session: Session, now: datetime) -> list[Row]:
+    columns = (accounts.c.name, accounts.c.paused_until, accounts.c.pause_reason)
+    query = select(*columns).where(accounts.c.paused_until > now).order_by(accounts.c.name)
+    return _rows(session, query)
+
+
+def _unknown(session: Session, video_id: str, account: str) -> str:
+    query = select(jobs.c.account).where(jobs.c.video_id == video_id).order_by(jobs.c.account)
+    others = [repr(name) for name in session.execute(query).scalars()]
+    hint = f"; it is for {', '.join(others)} (--account)" if others else ""
+    return f"no job {video_id!r} is tracked for the account {account!r}{hint}"

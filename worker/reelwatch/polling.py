@@ -1,0 +1,564 @@
+"""Looking at jobs: claim those that are due, ask upstream, decide, write down.
+
+A claim pushes `next_poll_at` ahead by the lease and marks the row with a token. A result is written
+only while the row still bears that token: a worker that was killed, stopped or too slow changes
+nothing, and its jobs come due again when the lease is over.
+
+The rate is kept by the account's row. Every claim reserves *slots* on it, one moment per look, and
+the worker sends each look in its slot or not at all. So any number of workers stay within it. When
+more jobs are due than there are slots, those go first whose looks are worth most.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from random import random
+from typing import Any
+
+import structlog
+from sqlalchemy import ColumnElement, Select, Update, and_, bindparam, exists, or_, select, update
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from reelwatch import db, fanout, forecasts, ledger, lifecycle, ranking, schedule, upstream
+from reelwatch.answers import Answer, Report, Trouble
+from reelwatch.ledger import jobs
+from reelwatch.lifecycle import Account as Effect
+from reelwatch.models import Base
+from reelwatch.settings import Account as Configured
+from reelwatch.settings import Settings
+from reelwatch.words import ENDS
+
+log = structlog.get_logger(__name__)
+
+accounts = Base.metadata.tables["accounts"]
+
+LEASE = timedelta(seconds=30)  # longer than waiting for a slot, asking and writing down together
+THREADS = 64
+TURN_SECONDS = 10.0
+HORIZON = 1.0  # seconds ahead that slots are reserved
+SLACK = 0.1  # seconds that a look may reach upstream late; the slots' distance makes up for it
+LATE = 0.05  # seconds of them that the worker itself may be late for a slot
+LEAD_MIN = 0.02  # seconds from a claim to its first slot: what the commit takes, at least
+LEAD_MAX = 2.0
+LINGER_ACCOUNTS = 4  # of more, turns that wait for the next due job could bind all processes
+TRICKLE_AGAIN = 0.25  # seconds until one that found less than it could have taken asks again
+IDLE_AGAIN = 0.5  # seconds until a turn that found nothing due, with looks in hand, asks again
+
+# What only a step is written from: most looks bring none, and need not read it.
+STEP_COLUMNS = (
+    jobs.c.video_url, jobs.c.metadata, jobs.c.webhook_url, jobs.c.callback_task,
+    jobs.c.callback_queue, jobs.c.events, jobs.c.error_code, jobs.c.error_message,
+    jobs.c.error_request_id, jobs.c.upstream_finished_at, jobs.c.finished_at, jobs.c.abandoned_at,
+)  # fmt: skip
+CLAIM_COLUMNS = tuple(column for column in jobs.c if column not in set(STEP_COLUMNS))
+# Statements are made once: putting one together takes as long as the database takes for it.
+ACCOUNT = (
+    select(accounts)
+    .where(accounts.c.name == bindparam("name"))
+    # NO KEY: a producer's open transaction, whose new job refers to this row, must not block looks.
+    .with_for_update(key_share=True)
+)
+DUE = (
+    select(*CLAIM_COLUMNS)
+    .where(jobs.c.account == bindparam("name"), jobs.c.next_poll_at <= bindparam("now"))
+    .order_by(jobs.c.next_poll_at, jobs.c.id)
+    .limit(bindparam("count"))
+    .with_for_update(skip_locked=True, key_share=True)
+)
+LEASED = (
+    update(jobs)
+    .where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+    .values(next_poll_at=bindparam("until"), lease_token=bindparam("token"))
+)
+TOKENS = db.tokens_of(jobs, key_share=True)
+STEPS = select(jobs.c.id, *STEP_COLUMNS).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+
+# A claim that free threads and not slots make small comes often: to rank jobs for it costs more
+# than it gains.
+RANKED_LEAST = 16
+RANKED_MOST = 500  # due jobs that one claim chooses from, the longest due ones
+PRICE_MOST = 1e6  # seconds; a deadline that has passed is beyond all price
+SHORT = 4.0  # times its price: so much more worth are looks that a short budget makes wait
+RIVALS = (
+    select(*(jobs.c[name] for name in ranking.COLUMNS))
+    .where(jobs.c.account == bindparam("name"), jobs.c.next_poll_at <= bindparam("now"))
+    .order_by(jobs.c.next_poll_at, jobs.c.id)
+    .limit(RANKED_MOST)
+)
+CHOSEN = (
+    select(*CLAIM_COLUMNS)
+    .where(jobs.c.id.in_(bindparam("ids", expanding=True)), jobs.c.next_poll_at <= bindparam("now"))
+    .order_by(jobs.c.next_poll_at, jobs.c.id)
+    .with_for_update(skip_locked=True, key_share=True)
+)
+
+Asker = Callable[[Configured, str, datetime], upstream.Look]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """When, by this process's monotonic clock, a look may be sent."""
+
+    opens: float
+    closes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job to look at."""
+
+    row: Mapping[str, Any]  # CLAIM_COLUMNS of it
+    slot: Slot
+    probe: bool = False  # the account was paused: this look finds out whether it works again
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A claimed job and what the look brought; None: its slot was missed and nothing was sent."""
+
+    claimed: Claimed
+    look: upstream.Look | None
+
+
+def due_accounts(now: datetime) -> Select[str]:
+    """The accounts that have jobs due, may ask, and whose present no worker has reserved."""
+    due = exists().where(jobs.c.account == accounts.c.name, jobs.c.next_poll_at <= now)
+    return select(accounts.c.name).where(
+        or_(accounts.c.paused_until.is_(None), accounts.c.paused_until <= now),
+        or_(accounts.c.next_slot_at.is_(None), accounts.c.next_slot_at <= now),
+        due,
+    )
+
+
+def poll(
+    settings: Settings,
+    name: str,
+    *,
+    nudge: Callable[[], None] = lambda: None,
+    hand_over: Callable[[], None] = lambda: None,
+    ask: Asker = upstream.look,
+    turn_seconds: float = TURN_SECONDS,
+) -> int:
+    """One turn of looks at the due jobs of one account; returns how many results there were.
+
+    `nudge` is called after a commit that owes events, `hand_over` when the turn's time is over and
+    the next one should begin: slots that nobody reserves until a tick finds out are lost.
+    """
+    account = settings.accounts.get(name)
+    if account is None or not account.api_key:
+        _pause_keyless(settings, name, account)
+        return 0
+    upstream.prepare(account)
+    with db.reading(settings.database_url) as session:
+        kinds = forecasts.kinds(session, name)
+    plans = replace(settings.plans, kinds=kinds)
+    plans.prepare()
+    poller = _Poller(settings, account, plans, nudge, ask)
+    return fanout.fan_out(
+        poller.claim,
+        poller.look,
+        poller.record,
+        threads=THREADS,
+        turn_seconds=turn_seconds,
+        urgent=_brings_more,
+        linger=len(settings.accounts) <= LINGER_ACCOUNTS,
+        hand_over=hand_over,
+    )
+
+
+def _brings_more(looked: Looked) -> bool:
+    """More than that a job goes on? An end is to be told at once, a 429 slows at once."""
+    answer = looked.look and looked.look.answer
+    return not isinstance(answer, Report) or answer.meaning in ENDS
+
+
+class _Poller:
+    """What one turn knows: whose jobs, and how long a claim has been taking."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        account: Configured,
+        plans: schedule.Plans,
+        nudge: Callable[[], None],
+        ask: Asker,
+    ) -> None:
+        self._settings = settings
+        self._account = account
+        self._nudge = nudge
+        self._ask = ask
+        self._lead = LEAD_MIN
+        self._rules = replace(settings.rules, plans=plans)
+
+    def claim(self, limit: int) -> fanout.Batch[Claimed]:
+        started = time.monotonic()
+        with db.transaction(self._settings.database_url) as session:
+            batch = claim(session, self._account, limit, self._lead, plans=self._rules.plans)
+        took = time.monotonic() - started
+        # The first slot must not be over before the claim is committed, however slow the disk.
+        self._lead = min(LEAD_MAX, max(LEAD_MIN, 1.5 * took, 0.9 * self._lead))
+        return batch
+
+    def look(self, claimed: Claimed) -> Looked:
+        time.sleep(max(0.0, claimed.slot.opens - time.monotonic()))
+        if time.monotonic() > claimed.slot.closes:
+            return Looked(claimed, None)
+        return Looked(claimed, self._ask(self._account, claimed.row["video_id"], datetime.now(UTC)))
+
+    def record(self, results: Sequence[Looked]) -> None:
+        """Write a group down as one; if one of it can't be written, the others all the same."""
+        try:
+            self._record(results)
+        except OperationalError:  # the database is away, not one result odd
+            raise
+        except Exception:
+            if len(results) > 1:
+                for looked in results:
+                    self.record([looked])
+            else:
+                log.exception("look_not_written", job=results[0].claimed.row["id"])
+
+    def _record(self, results: Sequence[Looked]) -> None:
+        self._prepare(results)
+        with db.transaction(self._settings.database_url) as session:
+            changes, owed = apply(session, self._rules, results)
+        for change, looked in changes:
+            _log_look(change, looked)
+        if owed:
+            self._nudge()
+
+    def _prepare(self, results: Sequence[Looked]) -> None:
+        """Solve plans here and not while rows are locked."""
+        for looked in results:
+            if looked.look is not None and isinstance(looked.look.answer, Report):
+                self._rules.plans.plan(looked.claimed.row["model"] or looked.look.answer.model)
+
+
+# ------------------------------------------------------------------- claim
+
+
+def claim(
+    session: Session,
+    account: Configured,
+    limit: int,
+    lead: float = LEAD_MIN,
+    now: datetime | None = None,
+    plans: schedule.Plans | None = None,
+) -> fanout.Batch[Claimed]:
+    """Take up to `limit` due jobs of the account, each with a slot within its rate.
+
+    If the rate allows no more while more are due, those whose looks are worth most by `plans`: who
+    is likely to have ended for a while.
+    """
+    row = _locked_account(session, account.name)
+    clock = _Clock.read(session, now)
+    if row["paused_until"] is not None and row["paused_until"] > clock.now:
+        return fanout.Batch([], (row["paused_until"] - clock.now).total_seconds())
+    probe = row["pause_reason"] is not None
+    values = _rate_now(row, account, clock.now)
+    distance = timedelta(seconds=(1 + SLACK) / values["requests_per_second"])
+    first = max(clock.now + timedelta(seconds=lead), row["next_slot_at"] or clock.now)
+    free = _slots_within(first - clock.now, distance, max(HORIZON, lead))
+    wanted = min(1 if probe else limit, free)
+    ranked = free <= limit or wanted >= RANKED_LEAST
+    taken, price = _take(session, row, wanted, clock.now, plans or schedule.Plans(), ranked=ranked)
+    slots = [first + distance * place for place in range(len(taken) + 1)]
+    if wanted and not probe:
+        values["look_price"] = price
+    if taken:
+        values["next_slot_at"] = slots[-1]
+    if taken and probe:  # one at a time; the next one if this one's worker dies
+        values["paused_until"] = clock.now + LEASE
+    _write_account(session, row, values)
+    token = secrets.token_hex(16)
+    _lease(session, [each["id"] for each in taken], clock.now, token)
+    claimed = [
+        Claimed({**each, "lease_token": token}, clock.slot(at), probe)
+        for each, at in zip(taken, slots, strict=False)
+    ]
+    return fanout.Batch(claimed, _again(claimed, wanted, slots[-1] - clock.now))
+
+
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    """Ties the database's clock to this process's monotonic one, whatever its wall clock says.
+
+    The database read `now` somewhere between `before` and `after`. A slot therefore opens by the
+    later bound and closes by the earlier one: the look is sent neither early nor late.
+    """
+
+    now: datetime
+    before: float
+    after: float
+
+    @classmethod
+    def read(cls, session: Session, now: datetime | None) -> "_Clock":
+        """The database's time, or the given one. To be read when nothing is left to wait for."""
+        before = time.monotonic()
+        return cls(now or db.now(session), before, time.monotonic())
+
+    def slot(self, at: datetime) -> Slot:
+        wait = (at - self.now).total_seconds()
+        return Slot(self.after + wait, self.before + wait + LATE)
+
+
+def _locked_account(session: Session, name: str) -> RowMapping:
+    return session.execute(ACCOUNT, {"name": name}).mappings().one()
+
+
+def _rate_now(row: RowMapping, account: Configured, now: datetime) -> dict[str, Any]:
+    """The account's rate as of now, since when it has been quiet, and what was refused.
+
+    The latter are None when there is nothing to recover.
+    """
+    configured = account.requests_per_second
+    full = {"requests_per_second": configured, "slowed_at": None, "refused_rate": None}
+    slowed_at = row["slowed_at"]
+    if slowed_at is None:
+        return full
+    quiet = (now - slowed_at).total_seconds()
+    cut = schedule.Recovery(row["requests_per_second"], quiet, row["refused_rate"])
+    found = schedule.recovered(cut, configured)
+    if found.rate >= configured:
+        return full
+    since = slowed_at if quiet < 0 else now - timedelta(seconds=found.quiet_seconds)
+    return {
+        "requests_per_second": found.rate, "slowed_at": since, "refused_rate": found.refused,
+    }  # fmt: skip
+
+
+def _slots_within(wait: timedelta, distance: timedelta, horizon: float) -> int:
+    """How many slots, the first of them after `wait`, open within the horizon."""
+    ahead = timedelta(seconds=horizon) - wait
+    return int(ahead / distance) + 1 if ahead >= timedelta(0) else 0
+
+
+def _take(
+    session: Session,
+    account: RowMapping,
+    count: int,
+    now: datetime,
+    plans: schedule.Plans,
+    *,
+    ranked: bool,
+) -> tuple[Sequence[RowMapping], float]:
+    """Up to so many due jobs, locked; and the price of a look: 0 while there are slots enough.
+
+    If there are more, those that are worth most, or, not `ranked`, those that are due longest.
+    """
+    if not count:
+        return [], 0.0
+    due = {"name": account["name"], "now": now}
+    if not (ranked and account["look_price"]):
+        rows = session.execute(DUE, {**due, "count": count + 1}).mappings().all()
+        if len(rows) <= count:
+            return rows, 0.0
+        if not ranked:
+            last = rows[count - 1]
+            return rows[:count], _price(ranking.gain(dict(last), plans, now), plans)
+    rivals = [dict(row) for row in session.execute(RIVALS, due).mappings()]
+    ids, worth = ranking.first(rivals, count, plans, now)
+    rows = session.execute(CHOSEN, {"ids": ids, "now": now}).mappings().all() if ids else []
+    return rows, _price(worth, plans) if len(rivals) > count else 0.0
+
+
+def _price(worth: float, plans: schedule.Plans) -> float:
+    """What a look costs where the last one to be made is worth that; 0: no more than usual."""
+    return min(worth, PRICE_MOST) if worth > SHORT * plans.least_price else 0.0
+
+
+def _lease(session: Session, job_ids: Sequence[int], now: datetime, token: str) -> None:
+    if job_ids:
+        values = {"ids": job_ids, "until": now + LEASE, "token": token}
+        session.connection().execute(LEASED, values)
+
+
+def _write_account(session: Session, row: RowMapping, values: Mapping[str, Any]) -> None:
+    if any(row[name] != value for name, value in values.items()):
+        session.execute(_account_update(tuple(values)), {"of": row["name"], **values})
+
+
+@lru_cache(20)
+def _account_update(columns: tuple[str, ...]) -> Update:
+    values: dict[str, Any] = {name: bindparam(name) for name in columns}
+    return update(accounts).where(accounts.c.name == bindparam("of")).values(values)
+
+
+def _again(claimed: Sequence[Claimed], wanted: int, ahead: timedelta) -> float:
+    """Seconds until the next claim: before the reserved slots run out, or when more may be due."""
+    least = 0.0 if len(claimed) == wanted else TRICKLE_AGAIN if claimed else IDLE_AGAIN
+    return max(least, ahead.total_seconds() - HORIZON / 2)
+
+
+# ------------------------------------------------------------------- apply
+
+
+def apply(
+    session: Session,
+    rules: lifecycle.Rules,
+    results: Sequence[Looked],
+    now: datetime | None = None,
+) -> tuple[list[tuple[ledger.Change, Looked]], int]:
+    """Decide on each result and write it down, unless its row has been taken from it meanwhile.
+
+    Returns the changes that were written, each with its look, and the number of events they owe.
+    """
+    # Whoever else writes to a job takes the token away: what the claim has read still holds.
+    asked = [looked.claimed.row for looked in results if looked.look is not None]
+    held = db.still_leased(session, TOKENS, asked)
+    at = now or db.now(session)
+    _release(session, [looked.claimed for looked in results if looked.look is None], at)
+    changes = [
+        (_decided(looked.claimed.row, looked.look.answer, rules, at), looked)
+        for looked in results
+        if looked.look is not None and looked.claimed.row["id"] in held
+    ]
+    changes = _completed(session, changes)
+    _apply_to_accounts(session, changes, at)
+    written = [change for change, _ in changes]
+    return changes, ledger.write(session, written, at, rules.plans.curve)
+
+
+def _decided(
+    row: Mapping[str, Any], answer: Answer, rules: lifecycle.Rules, now: datetime
+) -> ledger.Change:
+    jitter = random()  # noqa: S311 - spreads looks, guards nothing
+    return ledger.Change(
+        row, lifecycle.decide(ledger.job_of(row), answer, now, rules, jitter), answer
+    )
+
+
+def _completed(
+    session: Session, changes: list[tuple[ledger.Change, Looked]]
+) -> list[tuple[ledger.Change, Looked]]:
+    """The changes, with what their rows lack for those that are more than another look."""
+    ids = [change.row["id"] for change, _ in changes if change.moved]
+    if not ids:
+        return changes
+    rest = {row["id"]: row for row in session.execute(STEPS, {"ids": ids}).mappings()}
+    return [
+        (replace(change, row={**change.row, **rest.get(change.row["id"], {})}), looked)
+        for change, looked in changes
+    ]
+
+
+def _release(session: Session, missed: Sequence[Claimed], now: datetime) -> None:
+    if not missed:
+        return
+    for claimed in missed:
+        row = claimed.row
+        mine = update(jobs).where(jobs.c.id == row["id"], jobs.c.lease_token == row["lease_token"])
+        freed = session.execute(
+            mine.values(next_poll_at=now, lease_token=None).returning(jobs.c.id)
+        )
+        if freed.first() is not None and claimed.probe:  # another probe may go at once
+            session.execute(update(accounts).where(_rests(row["account"])).values(paused_until=now))
+    log.info("slots_missed", account=missed[0].row["account"], count=len(missed))
+
+
+def _rests(name: str) -> ColumnElement[bool]:
+    return and_(accounts.c.name == name, accounts.c.pause_reason.is_not(None))
+
+
+def _apply_to_accounts(
+    session: Session, changes: Sequence[tuple[ledger.Change, Looked]], now: datetime
+) -> None:
+    for change, looked in changes:
+        probe = looked.claimed.probe
+        if probe or change.decision.account in (Effect.SLOW, Effect.PAUSE):
+            _affect(session, change, now, probe=probe)
+
+
+def _affect(session: Session, change: ledger.Change, now: datetime, *, probe: bool) -> None:
+    row = _locked_account(session, change.row["account"])
+    _write_account(session, row, _standing(row, change, now, probe=probe))
+
+
+def _standing(
+    row: RowMapping, change: ledger.Change, now: datetime, *, probe: bool
+) -> dict[str, Any]:
+    """What the answer changes about the account it was asked with."""
+    effect, trouble = change.decision.account, change.decision.trouble
+    if trouble is not None and trouble.kind in lifecycle.ACCOUNT_PAUSES:
+        return _paused(row, f"{trouble.kind.value}: {trouble.message}", now, probe=probe)
+    slowed = _slowed(row, trouble, now) if trouble is not None and effect is Effect.SLOW else {}
+    if not probe or row["pause_reason"] is None:  # another probe may have resumed it meanwhile
+        return slowed
+    if effect is Effect.NO_NEWS:  # ask again soon
+        return {"paused_until": now + timedelta(seconds=schedule.PAUSE_FIRST)}
+    log.warning("account_resumed", account=row["name"])
+    return slowed | {"paused_until": None, "pause_reason": None, "pauses_in_row": 0}
+
+
+def _slowed(row: RowMapping, trouble: Trouble, now: datetime) -> dict[str, Any]:
+    """Cut the rate once for a burst of 429s, and hold the account for as long as was asked.
+
+    What was under way when the hold began belongs to the burst, and quiet begins when it is over.
+    """
+    hold = trouble.retry_after if trouble.retry_after is not None else schedule.HOLD_SECONDS
+    held_until = now + timedelta(seconds=hold)
+    values = {"next_slot_at": max(row["next_slot_at"] or now, held_until)}
+    if row["slowed_at"] is None or now > row["slowed_at"]:
+        refused = row["requests_per_second"]
+        rate = schedule.slower(refused)
+        values |= {
+            "requests_per_second": rate, "slowed_at": held_until, "refused_rate": refused,
+        }  # fmt: skip
+        log.warning(
+            "account_slowed", account=row["name"], requests_per_second=rate, hold_seconds=hold
+        )
+    return values
+
+
+def _paused(row: RowMapping, reason: str, now: datetime, *, probe: bool) -> dict[str, Any]:
+    """Rest the account; looks that were under way when it was refused count once."""
+    if row["pause_reason"] is not None and not probe:
+        return {}
+    pauses = row["pauses_in_row"] + 1
+    until = now + timedelta(seconds=schedule.pause_seconds(pauses))
+    log.warning("account_paused", account=row["name"], reason=reason, until=until.isoformat())
+    return {"paused_until": until, "pause_reason": reason, "pauses_in_row": pauses}
+
+
+def _pause_keyless(settings: Settings, name: str, account: Configured | None) -> None:
+    reason = "not configured: REELWATCH_ACCOUNTS_FILE does not name it"
+    if account is not None:
+        reason = f"no API key: set {account.api_key_env}"
+    with db.transaction(settings.database_url) as session:
+        until = db.now(session) + timedelta(seconds=schedule.PAUSE_FIRST)
+        values = {"paused_until": until, "pause_reason": reason}
+        session.execute(update(accounts).where(accounts.c.name == name).values(values))
+    log.warning("account_paused", account=name, reason=reason, until=until.isoformat())
+
+
+# --------------------------------------------------------------------- log
+
+
+def _log_look(change: ledger.Change, looked: Looked) -> None:
+    look, answer = looked.look, change.answer
+    trouble = answer if isinstance(answer, Trouble) else None
+    log.info(
+        "look",
+        job=change.row["id"],
+        video_id=change.row["video_id"],
+        account=change.row["account"],
+        http_status=look and look.http_status,
+        status=answer.word if isinstance(answer, Report) else None,
+        error=trouble and f"{trouble.kind.value}: {trouble.message[:200]}",
+        duration_ms=look and look.duration_ms,
+        decision=_decision_word(change),
+    )
+
+
+def _decision_word(change: ledger.Change) -> str:
+    decision = change.decision
+    if decision.abandoned:
+        return "abandoned"
+    if decision.state != change.row["state"]:
+        return str(decision.state.value)
+    return "status_changed" if decision.step else "look_again"
