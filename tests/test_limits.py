@@ -21,7 +21,7 @@ TICKS = "SELECT extract(epoch FROM at) FROM heartbeats WHERE name = 'tick'"
 @pytest.mark.parametrize(
     ("pool", "turn", "silence", "said"),
     [
-        ("prefork", 3, db.SILENCE_SECONDS, "Hard time limit (3s) exceeded for worker."),
+        ("prefork", 3, db.SILENCE_SECONDS, "Hard time limit (3s) exceeded for reelwatch."),
         ("threads", tasks.TURN_LIMIT, 3.0, "raised unexpected: OperationalError"),
     ],
 )
