@@ -54,6 +54,10 @@ class Proxy:
         elif self._listener is None:
             self._listen()
 
+    def lead_to(self, host: str, port: int) -> None:
+        """Have new connections go elsewhere; those that are open stay with whom they have."""
+        self._target = (host, port)
+
     def close(self) -> None:
         """Let go of the port and of every connection."""
         self.set(Weather.REFUSES)

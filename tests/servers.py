@@ -18,7 +18,7 @@ import shutil
 import signal
 import subprocess
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -123,9 +123,12 @@ def pgbouncer(url: str, **settings: str) -> "PgBouncer":
     return PgBouncer(_pgbouncer_program(), url, settings)
 
 
-def redis() -> "RedisServer":
-    """A new server that keeps nothing on disk and refuses writes when it is full."""
-    return RedisServer(_redis_program())
+def redis(like: "RedisServer | None" = None) -> "RedisServer":
+    """A new server that keeps nothing on disk and refuses writes when it is full.
+
+    It has the password of the one that it is `like`.
+    """
+    return RedisServer(_redis_program(), like.password if like else "")
 
 
 def rabbitmq() -> "RabbitServer":
@@ -302,16 +305,20 @@ class OwnPostgresServer(Server, PostgresServer):
 
     last_signal = signal.SIGQUIT  # "immediate": as a crash, but no shared memory stays behind
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, follows: "OwnPostgresServer | None" = None) -> None:
+        self._installed = programs
         self._owner = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-        self._password = secrets.token_urlsafe(12)
+        self._password: str = follows._password if follows else secrets.token_urlsafe(12)
         # Another user may be unable to enter our TMPDIR; /tmp is everybody's.
         shared = "/tmp" if self._owner else None
         self._copy = Folder("programs", self._owner, shared)
         folder = Folder("postgres", self._owner, _roomy_memory() or shared)
         self._data = folder.path / "data"
         self._programs = self._reachable(programs)
-        self._initialise(folder.path)
+        if follows:
+            self._copy_data(follows)
+        else:
+            self._initialise(folder.path)
         Server.__init__(self, folder)
 
     def close(self) -> None:
@@ -347,18 +354,61 @@ class OwnPostgresServer(Server, PostgresServer):
         """Stops it without waiting for clients to leave ("fast")."""
         self._end(signal.SIGINT)
 
+    def standby(self) -> "OwnPostgresServer":
+        """A new server that follows this one, until it is promoted."""
+        return OwnPostgresServer(self._installed, self)
+
+    def make_read_only(self) -> None:
+        """Goes on as a server whose place another has taken: sessions stay, and can't write."""
+        self._execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        self._execute("SELECT pg_reload_conf()")
+        writing = "SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL"
+
+        def nobody_writes() -> bool:
+            with self._connect() as connection:
+                setting = connection.execute("SHOW default_transaction_read_only").fetchone()
+                return setting == ("on",) and connection.execute(writing).fetchone() == (0,)
+
+        eventually(nobody_writes, 40, "transactions that were under way have ended")
+
+    def promote(self, behind: "OwnPostgresServer") -> None:
+        """Takes the place of the one that it follows, once it has all that was written there.
+
+        That one has been made read-only before.
+        """
+        with behind._connect() as connection:
+            row = connection.execute("SELECT pg_current_wal_lsn()").fetchone()
+        assert row is not None
+        with self._connect() as connection:
+            caught_up = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
+            eventually(lambda: connection.execute(caught_up, row).fetchone() == (True,), 30)
+            connection.execute("SELECT pg_promote()")
+
     def _initialise(self, folder: Path) -> None:
         password = folder / "password"
         password.write_text(self._password)
         password.chmod(0o644)  # nobody else gets into the folder
-        done = subprocess.run(
+        self._run(
             [
                 self._programs / "initdb",
                 *("--pgdata", self._data, "--username=postgres", "--pwfile", password),
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"),
             ],
+        )
+
+    def _copy_data(self, followed: "OwnPostgresServer") -> None:
+        program = self._programs / "pg_basebackup"
+        if not program.exists():
+            raise ServerMissing("no pg_basebackup beside this PostgreSQL: install the whole of it")
+        address = followed._url.set(drivername="postgresql").render_as_string(hide_password=False)
+        options = ("--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf", "--no-sync")
+        self._run([program, "--pgdata", self._data, "--dbname", address, *options])
+
+    def _run(self, command: Sequence[str | Path]) -> None:
+        done = subprocess.run(
+            command,
             env={"LC_ALL": "C"},
-            cwd=folder,
+            cwd=self._data.parent,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -453,25 +503,48 @@ class PgBouncer(Server):
 class RedisServer(Server):
     """A Redis whose content lives as long as its process."""
 
-    def __init__(self, program: Path) -> None:
+    def __init__(self, program: Path, password: str = "") -> None:
         self._program = program
-        self._password = secrets.token_urlsafe(12)
+        self.password = password or secrets.token_urlsafe(12)
         super().__init__(Folder("redis"))
 
     @property
     def url(self) -> str:
-        return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
+        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
 
     def flush(self) -> None:
         """Forgets everything: queues, messages not yet delivered."""
         with self._client() as client:
             client.flushall()
 
+    def fill(self) -> None:
+        """Has no room any more: what would need some is refused, until `free()`."""
+        with self._client() as client:
+            client.config_set("maxmemory", 1)
+
+    def free(self) -> None:
+        """Has room again."""
+        with self._client() as client:
+            client.config_set("maxmemory", 0)
+
+    def fail_over_to(self, other: "RedisServer") -> None:
+        """Makes `other`, of the same password, its replica, and then the one that is written to.
+
+        Nothing that was written is lost. This one stays up and refuses writes, as its replica.
+        """
+        with other._client() as client:
+            client.replicaof("127.0.0.1", str(self.port))
+            eventually(lambda: client.info("replication")["master_link_status"] == "up", 30)
+        with self._client() as client:
+            client.execute_command("FAILOVER TO 127.0.0.1", str(other.port), "TIMEOUT", "10000")
+            eventually(lambda: client.info("replication")["role"] == "slave", 30)
+
     def _launch(self) -> Process:
         settings = {
             **REDIS_SETTINGS,
             "port": self.port,
-            "requirepass": self._password,
+            "requirepass": self.password,
+            "masterauth": self.password,
             "dir": self._folder.path,
         }
         # In a file, since everybody may read the arguments of a process.

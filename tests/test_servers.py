@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from tests import servers
 from tests.conftest import Network, is_loopback, missing_server_skips
@@ -334,3 +335,46 @@ def test_a_pgbouncer_shares_sessions_among_its_clients(postgres_server: Postgres
         pooler.restart()
         with engine.begin() as connection:
             assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
+
+
+@needs_own_postgres
+def test_a_standby_takes_over_and_the_former_one_writes_no_more() -> None:
+    """Nothing is lost by it; open sessions stay open, with a server that refuses writes."""
+    with servers.postgres() as former:
+        assert isinstance(former, servers.OwnPostgresServer)
+        url = former.create_database()
+        engine = sa.create_engine(url)
+        with engine.connect() as session:
+            session.execute(sa.text("CREATE TABLE written (number integer)"))
+            session.commit()
+            with former.standby() as successor:
+                session.execute(sa.text("INSERT INTO written VALUES (1)"))
+                session.commit()
+                former.make_read_only()
+                with pytest.raises(sa.exc.InternalError, match="read-only transaction"):
+                    session.execute(sa.text("INSERT INTO written VALUES (2)"))
+                successor.promote(behind=former)
+                there = sa.create_engine(sa.make_url(url).set(port=successor.port))
+                with there.begin() as new_session:
+                    new_session.execute(sa.text("INSERT INTO written VALUES (3)"))
+                    rows = new_session.execute(sa.text("SELECT number FROM written ORDER BY 1"))
+                    assert rows.scalars().all() == [1, 3]
+                there.dispose()
+        engine.dispose()
+
+
+def test_a_redis_that_is_full_and_one_that_has_failed_over_refuse_writes() -> None:
+    with servers.redis() as former, servers.redis(like=former) as successor:
+        client, there = Redis.from_url(former.url), Redis.from_url(successor.url)
+        client.set("kept", "1")
+        former.fill()
+        with pytest.raises(ResponseError, match="maxmemory"):
+            client.set("refused", "1")
+        former.free()
+        former.fail_over_to(successor)
+        with pytest.raises(ResponseError, match="read only replica"):
+            client.set("refused", "1")
+        there.set("written", "1")
+        assert there.mget("kept", "refused", "written") == [b"1", None, b"1"]
+        client.close()
+        there.close()
