@@ -118,6 +118,17 @@ def test_refused_input_is_wrong_usage(commands: pytest.MonkeyPatch) -> None:
     assert json.loads(done("list", "--json")) == []
 
 
+def test_track_wants_a_secret_that_can_sign(commands: pytest.MonkeyPatch) -> None:
+    """Whoever types it beside the workers learns at once that they could not send it."""
+    commands.delenv("WEBHOOK_SECRET")
+    commands.setenv("WEBHOOK_ALLOW", "10.0.0.1")
+    message = failed(2, "track", "a", "--webhook-url", "https://10.0.0.1/")
+    assert message.startswith("reelwatch: webhook_url: webhooks are signed and WEBHOOK_SECRET")
+    commands.setenv("WEBHOOK_URL", "https://10.0.0.1/")
+    assert "WEBHOOK_SECRET is not set" in failed(2, "track", "a")
+    assert json.loads(done("list", "--json")) == []
+
+
 def test_a_database_without_tables_says_what_to_do(
     empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

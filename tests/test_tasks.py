@@ -481,6 +481,13 @@ def test_a_wrong_setting_ends_celery_with_one_message(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("lite")
+def test_a_worker_that_could_not_sign_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, WEBHOOK_SECRET="", WEBHOOK_URL="https://hooks.example.com/")
+    with pytest.raises(SystemExit, match=r"reelwatch: WEBHOOK_URL .* WEBHOOK_SECRET is not"):
+        application._before_work()
+
+
 def test_the_command_shows_that_message_alone(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path / 'r.db'}"
     with process(["celery", "-A", "reelwatch", "worker"], {"DATABASE_URL": database}) as child:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from reelwatch import db, polling, settings, tracking
-from reelwatch.errors import Refused, SettingsError, UnknownJob
+from reelwatch.errors import NotConfigured, Refused, SettingsError, UnknownJob
 from reelwatch.models import Account, Delivery, Job, Transition
 from tests.environment import set_variables
 from tests.seeding import jobs_in
@@ -218,13 +218,38 @@ def test_a_refusal_stores_nothing_in_the_callers_transaction(url: str) -> None:
     assert [job.video_id for job in jobs_in(url)] == ["good"]
 
 
-def test_webhooks_need_a_secret(lite: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without one the event could not be signed. A callback needs none."""
+def test_a_producer_needs_no_secret(lite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers sign; who hands in ids only has the URL checked, also the one by default."""
     monkeypatch.delenv("WEBHOOK_SECRET")
-    with pytest.raises(Refused, match="WEBHOOK_SECRET is not set"):
-        tracking.track(ID, webhook_url=HOOK)
-    tracking.track(ID, callback_task="shop.on_video")
-    assert number_of_jobs(lite) == 1
+    assert tracking.track(ID, webhook_url=HOOK).webhook_url == HOOK
+    set_variables(monkeypatch, WEBHOOK_URL=HOOK)
+    assert tracking.track("by default").webhook_url == HOOK
+    with pytest.raises(Refused, match="callback URL refused"):
+        tracking.track("refused", webhook_url="nonsense")
+    assert number_of_jobs(lite) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"account": "nobody"}, NotConfigured),
+        ({"webhook_url": "https://10.0.0.1/"}, NotConfigured),
+        ({"webhook_url": "https://receiver/hook"}, NotConfigured),
+        ({"webhook_url": "http://hooks.example.com/"}, NotConfigured),
+        ({"webhook_url": "https://hooks.example.com:9000/"}, NotConfigured),
+        ({"account": "a b"}, Refused),
+        ({"webhook_url": "https://u:p@hooks.example.com/"}, Refused),
+        ({"webhook_url": "ftp://hooks.example.com/"}, Refused),
+        ({"deadline": "soon"}, Refused),
+    ],
+)
+def test_what_configuration_could_permit_is_told_from_what_nobody_accepts(
+    lite: str, options: dict[str, Any], kind: type[Refused]
+) -> None:
+    with pytest.raises(Refused) as refused:
+        tracking.track(ID, **options)
+    assert type(refused.value) is kind
+    assert number_of_jobs(lite) == 0
 
 
 def test_wrong_settings_refuse_everything(lite: str, monkeypatch: pytest.MonkeyPatch) -> None:

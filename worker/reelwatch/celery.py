@@ -136,6 +136,10 @@ def _before_beating(sender: Service, **_: object) -> None:
 
 @signals.worker_init.connect
 def _before_work(**_: object) -> None:
+    try:
+        settings.check_signing(settings.current())
+    except SettingsError as error:
+        raise SystemExit(f"reelwatch: {error}") from None
     messages.guard_redis()
     _prefetch_by_consumer()
     try:

@@ -1,6 +1,6 @@
 """Commands about jobs: hand them in, list them, tell their story, stop and look again."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import IO, Any
 
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy.orm import Session
 
 from reelwatch import cli_options as options
-from reelwatch import cli_render, db, history, narrative, tracking
+from reelwatch import cli_render, db, history, narrative, settings, tracking
 from reelwatch.board import plain
 from reelwatch.cli_errors import WrongInput
 from reelwatch.errors import Refused
@@ -54,6 +54,7 @@ def track(
     if not ids and file is None:
         raise click.UsageError("name at least one ID, or a --file of them")
     url = options.database()
+    _check_signing(order)
     wanted = list(dict.fromkeys([*map(tracking.check_video_id, ids), *_ids_of(file)]))
     order["events"] = [name.strip() for name in events.split(",") if name.strip()]
     jobs = list(_track_all(url, wanted, order))
@@ -61,6 +62,18 @@ def track(
         cli_render.print_json([history.job_row(job) | {"created": job.created} for job in jobs])
     else:
         _tell_tracked(jobs)
+
+
+def _check_signing(order: Mapping[str, Any]) -> None:
+    """Workers sign; but whoever types this beside them is told at once that nobody could."""
+    current = settings.current()
+    account = current.accounts.get(order["account"])
+    called = order["webhook_url"] or (account and account.webhook_url)
+    if called and not current.secrets:
+        raise WrongInput(
+            "webhook_url: webhooks are signed and WEBHOOK_SECRET is not set "
+            "(`reelwatch secret` makes one)"
+        )
 
 
 def _ids_of(file: IO[bytes] | None) -> list[str]:

@@ -55,7 +55,9 @@ def prepare(environment: MutableMapping[str, str]) -> settings.Settings:
         database = _sqlite_file(environment.get("DATABASE_URL"))
         if database is not None and not settings.secret_file(database).exists():
             keep_secret(database)
-    return settings.load()
+    current = settings.load()
+    settings.check_signing(current)
+    return current
 
 
 def _sqlite_file(database_url: str | None) -> Path | None:

@@ -9,6 +9,14 @@ class Refused(ReelwatchError):
     """What was handed in is not acceptable; the message says which part and why. Not stored."""
 
 
+class NotConfigured(Refused):
+    """This process's configuration does not permit it, and another one could.
+
+    An account that no configuration has named so far, or a callback URL that an entry of
+    WEBHOOK_ALLOW would open. Everything else that is `Refused` nobody could accept.
+    """
+
+
 class UnknownJob(ReelwatchError):
     """No job with this id is tracked for this account."""
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import idna
 
 from reelwatch import transport
-from reelwatch.errors import Refused
+from reelwatch.errors import NotConfigured, Refused
 from reelwatch.transport import AddressBlocked, Exchange
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -158,17 +158,22 @@ class _Place(NamedTuple):
     port: int | None
 
 
-def check_url(url: str, allow: Allowlist) -> str:
-    """The URL in its normal form, without fragment; raises Refused if it may not be called.
+class _NotPublic(ValueError):
+    """A proper URL, and not a stranger's: only WEBHOOK_ALLOW could permit it."""
 
-    By its text alone: nothing is looked up.
+
+def check_url(url: str, allow: Allowlist) -> str:
+    """The URL in its normal form, without fragment. By its text alone: nothing is looked up.
+
+    Raises `Refused` if it may not be called, `NotConfigured` where WEBHOOK_ALLOW could permit it.
     """
     try:
         _check_text(url)
         normal = _normal(url, allow)
         _check_text(normal)  # it may have grown
     except ValueError as error:
-        raise Refused(f"callback URL refused: {error}; {_ACCEPTED}") from None
+        kind = NotConfigured if isinstance(error, _NotPublic) else Refused
+        raise kind(f"callback URL refused: {error}; {_ACCEPTED}") from None
     return normal
 
 
@@ -204,13 +209,13 @@ def _check_public(scheme: str, host: str, port: int) -> None:
     """What a stranger's URL must be, unless WEBHOOK_ALLOW names its host."""
     address = _address(host)
     if address is not None and not is_public(address):
-        raise ValueError(f"{host} is not a public address")
+        raise _NotPublic(f"{host} is not a public address")
     if address is None and ("." not in host or _NEARBY.fullmatch(host)):
-        raise ValueError(f"{host} is not the full name of a public host")
+        raise _NotPublic(f"{host} is not the full name of a public host")
     if scheme != "https":
-        raise ValueError("it is not https")
+        raise _NotPublic("it is not https")
     if port not in PORTS:
-        raise ValueError(f"port {port} is not permitted")
+        raise _NotPublic(f"port {port} is not permitted")
 
 
 def _place(authority: str) -> _Place:

@@ -352,15 +352,23 @@ def _check_accounts(settings: Settings) -> None:
     for account in settings.accounts.values():
         if account.webhook_url is None:
             continue
-        if not settings.secrets:
-            raise SettingsError(
-                "WEBHOOK_URL (or an account's webhook_url) is set, WEBHOOK_SECRET is not: webhooks "
-                "are signed; accepted: one or more whsec_… (`reelwatch secret` makes one)"
-            )
         try:
             check_url(account.webhook_url, settings.allowlist)
         except Refused as error:
             raise SettingsError(f"WEBHOOK_URL (or an account's webhook_url): {error}") from None
+
+
+def check_signing(settings: Settings) -> None:
+    """Raise `SettingsError` if webhooks are sent by default and nothing is there to sign them with.
+
+    For processes that send them. One that only hands in ids needs no secret.
+    """
+    called = any(account.webhook_url for account in settings.accounts.values())
+    if called and not settings.secrets:
+        raise SettingsError(
+            "WEBHOOK_URL (or an account's webhook_url) is set, WEBHOOK_SECRET is not: webhooks "
+            "are signed; accepted: one or more whsec_… (`reelwatch secret` makes one)"
+        )
 
 
 def secret_file(database: Path) -> Path:

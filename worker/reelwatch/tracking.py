@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from reelwatch import db, events, ledger, lifecycle, settings
 from reelwatch.answers import clean
-from reelwatch.errors import Refused, UnknownJob
+from reelwatch.errors import NotConfigured, Refused, UnknownJob
 from reelwatch.models import Account, Job
 from reelwatch.outbound import check_url
 
@@ -61,8 +61,9 @@ def track(
     `created` attribute tells. `deadline` is a span from now (`"45m"`, seconds, a timedelta). With
     `session` the job becomes part of the caller's transaction, on the same database.
 
-    Raises `Refused` with the reason for a bad value, `SettingsError` for a bad configuration;
-    nothing is stored then.
+    No secret is needed to hand in a `webhook_url`: the workers sign. Raises `Refused` with the
+    reason for a bad value (`NotConfigured` where another configuration would accept it),
+    `SettingsError` for a bad configuration; nothing is stored then.
     """
     return track_many(
         [video_id],
@@ -170,7 +171,7 @@ def _known_account(session: Session, configured: settings.Settings, name: str) -
         return known[name]
     if session.get(Account, name) is not None:
         return settings.Account(name, "", None, configured.requests_per_second)
-    raise Refused(
+    raise NotConfigured(
         f"account: {name!r} is not configured; known: {', '.join(sorted(known))} "
         "(REELWATCH_ACCOUNTS_FILE names more)"
     )
@@ -233,11 +234,6 @@ def _with_destinations(order: Order, configured: settings.Settings) -> Order:
     url = given if given is not None else order.account.webhook_url
     if url is None:
         return order
-    if not configured.secrets:
-        raise Refused(
-            "webhook_url: webhooks are signed and WEBHOOK_SECRET is not set "
-            "(`reelwatch secret` makes one)"
-        )
     return Order(
         **{name: getattr(order, name) for name in Order.__slots__ if name != "webhook_url"},
         webhook_url=check_url(url, configured.allowlist),
