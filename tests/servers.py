@@ -18,8 +18,8 @@ import shutil
 import signal
 import subprocess
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -64,6 +64,9 @@ __all__ = [
     "rabbitmq_missing",
     "redis",
 ]
+
+TLS = ROOT / "tests" / "data" / "tls"
+AUTHORITY = TLS / "authority.pem"  # what clients of servers that speak TLS have to trust
 
 START_SECONDS = 60.0  # a cold disk under load; a healthy start takes one or two
 
@@ -123,12 +126,12 @@ def pgbouncer(url: str, **settings: str) -> "PgBouncer":
     return PgBouncer(_pgbouncer_program(), url, settings)
 
 
-def redis(like: "RedisServer | None" = None) -> "RedisServer":
+def redis(like: "RedisServer | None" = None, *, tls: bool = False) -> "RedisServer":
     """A new server that keeps nothing on disk and refuses writes when it is full.
 
-    It has the password of the one that it is `like`.
+    It has the password of the one that it is `like`; with `tls` it speaks nothing else.
     """
-    return RedisServer(_redis_program(), like.password if like else "")
+    return RedisServer(_redis_program(), like.password if like else "", tls=tls)
 
 
 def rabbitmq() -> "RabbitServer":
@@ -503,41 +506,98 @@ class PgBouncer(Server):
 class RedisServer(Server):
     """A Redis whose content lives as long as its process."""
 
-    def __init__(self, program: Path, password: str = "") -> None:
+    def __init__(self, program: Path, password: str = "", *, tls: bool = False) -> None:
         self._program = program
+        self._tls = tls
         self.password = password or secrets.token_urlsafe(12)
         super().__init__(Folder("redis"))
 
     @property
     def url(self) -> str:
-        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+        return self._url("", self.password)
 
     def flush(self) -> None:
-        """Forgets everything: queues, messages not yet delivered."""
-        with self._client() as client:
+        """Forgets everything: queues, messages not yet delivered. Also what was done to it."""
+        with self.client() as client:
+            client.replicaof("NO", "ONE")
+            for name, value in {"maxmemory": "0", "maxmemory-policy": "noeviction",
+                                "min-replicas-to-write": "0"}.items():  # fmt: skip
+                client.config_set(name, value)
             client.flushall()
 
     def fill(self) -> None:
         """Has no room any more: what would need some is refused, until `free()`."""
-        with self._client() as client:
-            client.config_set("maxmemory", 1)
+        self.configure(maxmemory=1)
 
     def free(self) -> None:
         """Has room again."""
-        with self._client() as client:
-            client.config_set("maxmemory", 0)
+        self.configure(maxmemory=0)
 
     def fail_over_to(self, other: "RedisServer") -> None:
         """Makes `other`, of the same password, its replica, and then the one that is written to.
 
         Nothing that was written is lost. This one stays up and refuses writes, as its replica.
         """
-        with other._client() as client:
+        with other.client() as client:
             client.replicaof("127.0.0.1", str(self.port))
             eventually(lambda: client.info("replication")["master_link_status"] == "up", 30)
-        with self._client() as client:
+        with self.client() as client:
             client.execute_command("FAILOVER TO 127.0.0.1", str(other.port), "TIMEOUT", "10000")
             eventually(lambda: client.info("replication")["role"] == "slave", 30)
+
+    def client(self) -> "Redis":
+        """A client with all rights; close it."""
+        ca = {"ssl_ca_certs": str(AUTHORITY)} if self._tls else {}
+        return Redis.from_url(self.url, socket_timeout=10, **ca)
+
+    def configure(self, **settings: str | int) -> None:
+        """`CONFIG SET`, with `_` for `-` in the names; a restart forgets it."""
+        with self.client() as client:
+            for name, value in settings.items():
+                client.config_set(name.replace("_", "-"), str(value))
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """Has no room meanwhile: what needs memory is refused, what frees it is not."""
+        self.fill()
+        try:
+            yield
+        finally:
+            self.free()
+
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Is the replica of a server that is away meanwhile, as after a failover to another."""
+        self.follow("127.0.0.1", 1)
+        try:
+            yield
+        finally:
+            self.follow(None)
+
+    @contextmanager
+    def without_replicas(self) -> Iterator[None]:
+        """Demands a replica meanwhile, and has none: `NOREPLICAS` for all that write."""
+        self.configure(min_replicas_to_write=1)
+        try:
+            yield
+        finally:
+            self.configure(min_replicas_to_write=0)
+
+    def follow(self, host: str | None, port: int = 0) -> None:
+        """Becomes a replica of that server, or with None a master again: `REPLICAOF`."""
+        with self.client() as client:
+            client.replicaof(host or "NO", port if host else "ONE")
+
+    def add_user(self, name: str, *rules: str) -> str:
+        """The URL of a new user with these rights: `~key*`, `&channel*`, `+@all`, `-eval`."""
+        password = secrets.token_urlsafe(12)
+        with self.client() as client:
+            client.execute_command("ACL", "SETUSER", name, "reset", "on", f">{password}", *rules)
+        return self._url(name, password)
+
+    def _url(self, user: str, password: str) -> str:
+        scheme = "rediss" if self._tls else "redis"
+        return f"{scheme}://{user}:{password}@127.0.0.1:{self.port}/0"
 
     def _launch(self) -> Process:
         settings = {
@@ -546,7 +606,18 @@ class RedisServer(Server):
             "requirepass": self.password,
             "masterauth": self.password,
             "dir": self._folder.path,
+            # A replica is in sync at once, not after five seconds of waiting for others.
+            "repl-diskless-sync-delay": 0,
         }
+        if self._tls:
+            settings |= {
+                "port": 0,
+                "tls-port": self.port,
+                "tls-cert-file": TLS / "server.pem",
+                "tls-key-file": TLS / "server.pem",
+                "tls-ca-cert-file": AUTHORITY,
+                "tls-auth-clients": "no",
+            }
         # In a file, since everybody may read the arguments of a process.
         configuration = self._folder.path / "redis.conf"
         configuration.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
@@ -555,13 +626,10 @@ class RedisServer(Server):
     def _answers(self) -> bool:
         assert self._process is not None
         try:
-            with self._client() as client:
+            with self.client() as client:
                 return bool(client.info("server")["process_id"] == self._process.pid)
         except RedisError:
             return False
-
-    def _client(self) -> "Redis":
-        return Redis.from_url(self.url, socket_timeout=10)
 
 
 class RabbitServer(Server):

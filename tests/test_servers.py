@@ -18,7 +18,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from redis import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import (
+    ConnectionError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
 
 from tests import servers
 from tests.conftest import Network, is_loopback, missing_server_skips
@@ -145,6 +151,51 @@ class TestRedis:
             assert probe.connect_ex(("127.0.0.1", redis_server.port)) != 0
         redis_server.start()
         redis_server.flush()
+
+    def test_can_have_no_room(self, redis_server: RedisServer, redis_url: str) -> None:
+        with Redis.from_url(redis_url) as client:
+            client.rpush("queue", "message")
+            with redis_server.full():
+                with pytest.raises(OutOfMemoryError):
+                    client.set("more", "x")
+                assert client.rpop("queue") == b"message"
+            client.set("more", "x")
+
+    def test_can_be_read_only_or_without_replicas(
+        self, redis_server: RedisServer, redis_url: str
+    ) -> None:
+        with Redis.from_url(redis_url) as client:
+            client.set("kept", "x")
+            with redis_server.read_only():
+                with pytest.raises(ReadOnlyError):
+                    client.set("kept", "y")
+                assert client.get("kept") == b"x"
+            with redis_server.without_replicas(), pytest.raises(ResponseError, match="NOREPLICAS"):
+                client.set("kept", "y")
+            client.set("kept", "z")
+
+    def test_a_flush_undoes_what_was_done_to_it(self, redis_server: RedisServer) -> None:
+        redis_server.configure(maxmemory=1, min_replicas_to_write=1)
+        redis_server.follow("127.0.0.1", 1)
+        redis_server.flush()
+        with redis_server.client() as client:
+            assert client.set("kept", "x")
+
+    def test_has_users_with_few_rights(self, redis_server: RedisServer, redis_url: str) -> None:
+        assert redis_url
+        url = redis_server.add_user("shop", "~shop*", "+get", "+set")
+        with Redis.from_url(url) as client:
+            client.set("shop", "x")
+            with pytest.raises(NoPermissionError):
+                client.set("other", "x")
+
+    def test_speaks_tls(self) -> None:
+        with servers.redis(tls=True) as server:
+            assert server.url.startswith("rediss://")
+            with Redis.from_url(server.url) as client, pytest.raises(ConnectionError):
+                client.ping()
+            with Redis.from_url(server.url, ssl_ca_certs=str(servers.AUTHORITY)) as client:
+                assert client.ping()
 
 
 def python(code: str) -> Process:
