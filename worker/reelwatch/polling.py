@@ -28,14 +28,14 @@ from reelwatch import db, fanout, forecasts, ledger, lifecycle, ranking, schedul
 from reelwatch.answers import Answer, Report, Trouble
 from reelwatch.ledger import jobs
 from reelwatch.lifecycle import Account as Effect
-from reelwatch.models import Base
+from reelwatch.models import table_of
 from reelwatch.settings import Account as Configured
 from reelwatch.settings import Settings
 from reelwatch.words import ENDS
 
 log = structlog.get_logger(__name__)
 
-accounts = Base.metadata.tables["accounts"]
+accounts = table_of("accounts")
 
 LEASE = timedelta(seconds=30)  # longer than waiting for a slot, asking and writing down together
 THREADS = 64
