@@ -23,7 +23,17 @@ from sqlalchemy import event, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from reelwatch import celery as application
-from reelwatch import db, delivery, fanout, heartbeat, messages, polling, settings, tasks, tracking
+from reelwatch import (
+    db,
+    delivery,
+    fanout,
+    heartbeat,
+    polling,
+    redis_queue,
+    settings,
+    tasks,
+    tracking,
+)
 from reelwatch.errors import SettingsError
 from reelwatch.listener import Listener
 from reelwatch.models import Account, Delivery, Heartbeat, Job
@@ -36,6 +46,7 @@ from tests.seeding import jobs_in
 from tests.servers import PostgresServer, Process, eventually, process
 
 ID = "veo3.1-fast:1770350082-trii1OXZc3"
+UNACKED = redis_queue.KEYS["unacked_key"]
 DONE = scripted_id("veo3.1-fast", "ok", 0.0, "a")  # is completed at the first look
 
 
@@ -379,7 +390,7 @@ def test_a_worker_starts_standby_and_stops_it(monkeypatch: pytest.MonkeyPatch) -
     """And when it ends, no turn claims anything new."""
     standby = tasks.Standby()
     monkeypatch.setattr(tasks, "standby", standby)
-    tasks._start_standby()
+    tasks._Standing(None).start(None)
     assert standby._thread is not None
     assert standby._thread.is_alive()
     tasks._end_turns()
@@ -440,7 +451,7 @@ def test_all_that_is_published_goes_through_one_client(
 ) -> None:
     """Until the connections are given up, after a fault: then through one that has the new ones."""
     monkeypatch.setattr(redis.Transport, "Channel", redis.Channel)
-    messages.guard_redis()
+    redis_queue.use()
     with Connection(redis_url) as connection:
         channel: Any = connection.channel()
         client = channel._create_client()
@@ -460,7 +471,7 @@ def test_ticks_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     assert scheduled == {"reelwatch.tick": expires, "reelwatch.learn": expires}
     for task in scheduled:
         assert got["task_routes"][task] == {"queue": "reelwatch.work"}
-    assert got["beat_scheduler"] == "celery.beat:Scheduler"
+    assert got["beat_scheduler"] == "reelwatch.beat:Scheduler"  # keeps no file
     assert {queue.name for queue in got["task_queues"]} == {"reelwatch", "reelwatch.work"}
 
 
@@ -601,7 +612,7 @@ def test_ids_outlast_an_outage_of_the_database(
     with Redis.from_url(redis_url) as redis:
         eventually(lambda: redis.llen("reelwatch") == 0, 30, lambda: worker.output)
         # Each is held for its next try, or under way: in no case is it forgotten.
-        eventually(lambda: redis.hlen("unacked") == len(ids), 30, lambda: worker.output)
+        eventually(lambda: redis.hlen(UNACKED) == len(ids), 30, lambda: worker.output)
     postgres_server.start()
     eventually(lambda: set(states(postgresql_url)) == ids, 90, lambda: worker.output)
     assert '"refused"' not in worker.output
@@ -686,7 +697,7 @@ def test_what_is_no_message_of_ours_is_told_and_ends_no_worker(
         for name, (_, reason) in UNFIT.items():
             assert json.loads(worker.wait_for(json.dumps(reason)[1:-1]))["level"] == "error", name
         eventually(lambda: set(states(postgresql_url)) == {ID}, 30, lambda: worker.output)
-        eventually(lambda: redis.hlen("unacked") == 0, 30, "nothing of it comes again")
+        eventually(lambda: redis.hlen(UNACKED) == 0, 30, "nothing of it comes again")
     assert max(map(len, worker.output.splitlines())) < 5_000
     assert len(worker.output) < 1_000 * len(UNFIT)
     assert worker.terminate(60) == 0
@@ -806,7 +817,7 @@ def test_ids_outlast_a_time_without_writing(
             postgres_server.terminate_connections()
             for video_id in ids:
                 send("reelwatch.track", video_id)
-            eventually(lambda: redis.hlen("unacked") == len(ids), 30, lambda: worker.output)
+            eventually(lambda: redis.hlen(UNACKED) == len(ids), 30, lambda: worker.output)
             assert states(postgresql_url) == {}
             db.dispose()
         postgres_server.terminate_connections()

@@ -7,8 +7,6 @@ Celery carries nudges. What is due, and who works on it, stands in the database;
 late message costs time at most.
 """
 
-import signal
-import threading
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -21,19 +19,16 @@ from kombu import Queue
 from kombu.transport import pyamqp
 from sqlalchemy.exc import SQLAlchemyError
 
-from reelwatch import log, messages, settings, tracking
+from reelwatch import beat, log, messages, redis_queue, settings, tracking
 from reelwatch.errors import SettingsError
-
-INTAKE = (
-    "reelwatch"  # where producers send `reelwatch.track`, `reelwatch.cancel`, `reelwatch.recheck`
-)
-WORK = "reelwatch.work"  # ticks and turns: a flood of new ids must not hold them up
+from reelwatch.messages import INTAKE, WORK
 
 TICK_SECONDS = 1.0
 LEARN_SECONDS = 20.0
 MESSAGE_EXPIRES = 30.0  # ticks and nudges pile up no longer than this while no worker runs
 # How no arguments look is given, for Celery takes a fifth of beat's time to find out.
 BEATEN = {"expires": MESSAGE_EXPIRES, "argsrepr": "()", "kwargsrepr": "{}"}
+SCHEDULER = f"{beat.__name__}:{beat.Scheduler.__name__}"
 CONCURRENCY = 8  # turns wait for the network, not for the processor
 
 logger = structlog.get_logger(__name__)
@@ -46,6 +41,10 @@ REDIS_OPTIONS = {
     "health_check_interval": 10,
     "visibility_timeout": 120,  # an id taken by a worker that died is handed out again after this
     "global_keyprefix": "",
+    "max_connections": 100,  # of one process; opened when they are needed
+    "unacked_restore_interval": redis_queue.SWEEP_SECONDS,
+    "unacked_restore_throttle": 1,
+    **redis_queue.KEYS,
 }
 # What is published is in the queue, not only under way to it; a broker that hangs holds up nobody.
 AMQP_OPTIONS = {"confirm_publish": True, "read_timeout": 5}
@@ -68,6 +67,14 @@ def configuration() -> dict[str, Any]:
         "broker_transport_options": _transport_options(current),
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # A Redis that is full, read-only after a failover or short of replicas refuses what it is
+        # asked: that is as if it were away, and no reason to end.
+        "broker_channel_error_retry": True,
+        # Exchanges of our own: what a producer's app in the same database or virtual host tells
+        # its workers (`celery control shutdown`) is not for ours.
+        "control_exchange": "reelwatch",
+        "event_exchange": "reelwatchev",
+        "event_queue_prefix": "reelwatchev",
         "task_ignore_result": True,
         "task_store_errors_even_if_ignored": False,
         "task_serializer": "json",
@@ -84,12 +91,13 @@ def configuration() -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         "worker_concurrency": CONCURRENCY,
         "worker_consumer": f"{messages.__name__}:Consumer",
+        "worker_enable_prefetch_count_reduction": False,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "enable_utc": True,
         "timezone": "UTC",
-        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_scheduler": SCHEDULER,
         "beat_enable_remote_control": True,  # for health checks: silent once it has stopped ticking
         "beat_remote_control_max_tick_age": 20,
         "beat_schedule": {
@@ -126,12 +134,8 @@ def _configure_logging(**_: object) -> None:
 
 @signals.beat_init.connect
 def _before_beating(sender: Service, **_: object) -> None:
-    messages.guard_redis()
-    # Celery's own handler closes the connection that a tick may be on its way through, and what
-    # that raises there can swallow the end: beat would go on until it is killed.
-    if threading.current_thread() is threading.main_thread():
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, lambda *_: sender.stop())
+    _guard()
+    beat.end_on_signals(sender)
 
 
 @signals.worker_init.connect
@@ -140,13 +144,18 @@ def _before_work(**_: object) -> None:
         settings.check_signing(settings.current())
     except SettingsError as error:
         raise SystemExit(f"reelwatch: {error}") from None
-    messages.guard_redis()
+    _guard()
     _prefetch_by_consumer()
     try:
         tracking.sync_accounts(settings.current())
     except SQLAlchemyError as error:
         # The database may come later than the worker; its tasks will say so again if it does not.
         logger.error("database_not_ready", error=str(error).splitlines()[0])
+
+
+def _guard() -> None:
+    messages.guard()
+    redis_queue.use()
 
 
 def _prefetch_by_consumer() -> None:

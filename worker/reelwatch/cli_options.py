@@ -13,10 +13,8 @@ from reelwatch.cli_errors import Failure
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-# Click's ParamType can be subscripted only since 8.4, hence the exceptions below.
 
-
-class Moment(click.ParamType):  # type: ignore[type-arg]
+class Moment(click.ParamType[datetime]):
     """A time in ISO 8601 (without a zone: UTC), or a span that ends now, such as `2h`."""
 
     name = "time"
@@ -41,7 +39,7 @@ def _moment(text: str) -> datetime:
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
 
 
-class Span(click.ParamType):  # type: ignore[type-arg]
+class Span(click.ParamType[timedelta]):
     """A span of time such as `90d`."""
 
     name = "duration"
@@ -56,7 +54,7 @@ class Span(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r}; accepted: {settings.DURATION_FORMS}", param, ctx)
 
 
-class JsonObject(click.ParamType):  # type: ignore[type-arg]
+class JsonObject(click.ParamType[dict[str, Any]]):
     """A JSON object."""
 
     name = "json"

@@ -9,26 +9,22 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
-import structlog
 from celery.beat import EmbeddedService
 from sqlalchemy.exc import ArgumentError
 
 from reelwatch import db, fanout, settings
-from reelwatch.celery import app
+from reelwatch.celery import SCHEDULER, app
 from reelwatch.errors import SettingsError
-
-log = structlog.get_logger(__name__)
 
 THREADS = 16
 
 
 def run(database_url: str) -> int:
     """Work until asked to stop (SIGTERM, Ctrl-C); returns the exit code. Migrates first."""
-    for note in db.migrate(database_url):
-        log.info("migrated", note=note)
+    db.migrate(database_url)
     # Any: with `thread` it is a thread, while its stubs think of a process too. The plain scheduler
     # keeps no file: what is due stands in the database.
-    beat: Any = EmbeddedService(app, thread=True, scheduler_cls="celery.beat:Scheduler")
+    beat: Any = EmbeddedService(app, thread=True, scheduler_cls=SCHEDULER)
     beat.start()
     try:
         worker = app.Worker(

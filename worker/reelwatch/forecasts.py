@@ -8,10 +8,10 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from reelwatch import curves, db
-from reelwatch.models import DurationCurve, table_of
+from reelwatch.models import Base, DurationCurve
 from reelwatch.schedule import Known
 
-table = table_of("duration_curves")
+table = Base.metadata.tables["duration_curves"]
 
 _read: dict[tuple[str, str, datetime], Known | None] = {}  # a curve is read once, not at every turn
 

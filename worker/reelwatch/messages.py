@@ -1,14 +1,18 @@
 """What stands in the queues: what is no message of ours is dropped, and never ends a worker."""
 
+import time
+import warnings
 from collections.abc import Callable, Mapping
-from queue import Empty
 from typing import Any
 
+import kombu.message
 import structlog
-from celery.worker import consumer
+from celery.worker import consumer, state
 from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.message import Message
-from kombu.transport import redis
+
+INTAKE = "reelwatch"  # where producers send `reelwatch.track`, `.cancel`, `.recheck`
+WORK = "reelwatch.work"  # ticks and turns: a flood of new ids must not hold them up
 
 MESSAGE_LIMIT = 256 * 1024  # bytes; the largest `reelwatch.track` that can be accepted has a fifth
 HEADERS_LIMIT = 64 * 1024  # characters, as Python writes them
@@ -18,12 +22,50 @@ SHOWN = 200  # characters of what was refused
 logger = structlog.get_logger(__name__)
 
 
+LONGEST_PAUSE = 10.0  # seconds between two tries to work with a broker that refuses
+STEADY_SECONDS = 30.0  # a connection that held so long was a good one
+
+
 class Consumer(consumer.Consumer):
-    """Drops what is no message of ours, and says so in one line.
+    """Drops what is no message of ours, and says so in one line; outlives what the broker does.
 
     Celery would pass some of it on to where it ends the worker, unacknowledged: the next worker
     that gets it would end likewise.
     """
+
+    _pause = 0.0  # seconds before the next try
+    _ready_at: float | None = None
+
+    def on_ready(self) -> None:
+        """It consumes."""
+        super().on_ready()
+        self._ready_at = time.monotonic()
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Say so, and try again in a while."""
+        logger.warning("broker_away", error=_shown(exc))
+        self._wait()
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Give the connection up, and try again in a while: also what is full answers at once."""
+        with warnings.catch_warnings():  # of a setting made on purpose, each time several lines
+            warnings.simplefilter("ignore")
+            super().on_connection_error_after_connected(exc)
+        self._wait()
+
+    def _wait(self) -> None:
+        held = self._ready_at is not None and time.monotonic() - self._ready_at > STEADY_SECONDS
+        self._ready_at = None
+        self._pause = 1.0 if held or not self._pause else min(2 * self._pause, LONGEST_PAUSE)
+        until = time.monotonic() + self._pause
+        while time.monotonic() < until:
+            state.maybe_shutdown()  # raises, when the worker is asked to end
+            time.sleep(0.1)
+
+    def on_decode_error(self, message: Message, exc: Exception) -> None:
+        """Drop what can't even be made a message; Celery would quote all of it."""
+        tell_refused(f"its body can't be read: {_shown(exc)}", message.headers)
+        message.ack_log_error(logger, self.connection_errors)  # type: ignore[attr-defined]
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Message], None]:
         """What is called with each message."""
@@ -34,7 +76,7 @@ class Consumer(consumer.Consumer):
             if reason is None:
                 handle(message)
                 return
-            _tell_refused(reason, message.headers)
+            tell_refused(reason, message.headers)
             message.reject_log_error(logger, self.connection_errors)  # type: ignore[attr-defined]
 
         return handle_or_drop
@@ -93,7 +135,8 @@ def _unfit_head(head: Mapping[str, Any], known: Mapping[str, Any]) -> str | None
     return None if numbers and len(limits) == 2 else "its timelimit is not two numbers"
 
 
-def _tell_refused(reason: str, headers: object = None) -> None:
+def tell_refused(reason: str, headers: object = None) -> None:
+    """Log that a message was dropped, and what it calls itself."""
     head = headers if isinstance(headers, dict) else {}
     named = {name: _shown(head[name]) for name in ("task", "id", "origin") if name in head}
     logger.error("message_refused", reason=reason, **named)
@@ -103,27 +146,11 @@ def _shown(value: object) -> str:
     return (str(value) if isinstance(value, Exception) else repr(value))[:SHOWN]
 
 
-class _Channel(redis.Channel):
-    """Goes on after an entry of a queue that is no message at all: kombu would end the worker."""
-
-    _publisher: Any = None
-
-    def _create_client(self, asynchronous: bool = False) -> Any:
-        """One client for what is published: to make one anew takes as long as a message does."""
-        if asynchronous:
-            return super()._create_client(asynchronous)  # type: ignore[misc]  # not in its stubs
-        if self._publisher is None or self._publisher.connection_pool is not self.pool:
-            self._publisher = super()._create_client()  # type: ignore[misc]
-        return self._publisher
-
-    def _brpop_read(self, **options: Any) -> Any:
-        try:
-            return super()._brpop_read(**options)  # type: ignore[misc]  # not in its stubs
-        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            _tell_refused(f"no message: {type(error).__name__}: {_shown(error)}")
-            raise Empty from None  # what kombu takes for: nothing there this time
+def guard() -> None:
+    """Have this process unpack nothing that is compressed: 400 bytes can become a gigabyte."""
+    unpacking: Any = kombu.message
+    unpacking.decompress = _refuse_compressed
 
 
-def guard_redis() -> None:
-    """Have this process go on after entries of Redis's queues that are no messages."""
-    redis.Transport.Channel = _Channel
+def _refuse_compressed(_body: object, compression: object) -> None:
+    raise DecodeError(f"it is compressed ({_shown(compression)}), which is not accepted")

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from celery import Task, signals
+from celery import Task, bootsteps, signals
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import union_all
 from sqlalchemy.exc import DataError, SQLAlchemyError
@@ -28,7 +28,7 @@ TURN_LIMIT = 180  # seconds; a turn that a dead connection to the database holds
 # ------------------------------------------------------------------ intake
 
 
-class _Intake(Task):  # type: ignore[type-arg]  # Celery 5.4's can't be subscripted
+class _Intake(Task[Any, None]):
     """An id is under way until its row is committed: acknowledged late, tried until it is.
 
     Also while the settings can't be read: what a producer hands in is not to blame.
@@ -132,7 +132,7 @@ def send_callback(task: str, queue: str, event: dict[str, Any], event_id: str) -
 class _Nudge:
     """Has a turn begin at once. While the broker is away, the next tick does it."""
 
-    def __init__(self, task: "Task[Any, None]") -> None:
+    def __init__(self, task: Task[Any, None]) -> None:
         self._task = task
         self._quiet_until = 0.0
 
@@ -203,9 +203,19 @@ class Standby:
 standby = Standby()
 
 
-@signals.worker_ready.connect
-def _start_standby(**_: object) -> None:
-    standby.start()
+class _Standing(bootsteps.StartStopStep):
+    """Standby begins with the worker, not when the broker is first reached.
+
+    Once the pool has made its processes: to fork while a thread works could copy a held lock.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, parent: object) -> None:
+        standby.start()
+
+
+app.steps["worker"].add(_Standing)
 
 
 @signals.worker_shutting_down.connect
