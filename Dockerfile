@@ -10,7 +10,7 @@ COPY pyproject.toml constraints.txt ./
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
     && /opt/reelwatch/bin/pip install --constraint constraints.txt --requirement requirements.txt
 
-COPY README.md ./
+COPY LICENSE README.md ./
 COPY migrations migrations
 COPY worker worker
 RUN /opt/reelwatch/bin/pip install --no-deps .

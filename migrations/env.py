@@ -1,10 +1,18 @@
-"""Runs the migrations on the connection that `reelwatch.db` hands over, or on DATABASE_URL."""
+"""Runs the migrations on the connection that `reelwatch.db` hands over, or on DATABASE_URL.
+
+They have a version table and revision ids of their own: in a producer's database their history
+stands beside these, and neither sees the other's.
+"""
 
 from alembic import context
 from sqlalchemy import Connection
 
-from reelwatch import db
+from reelwatch import adoption, db
+from reelwatch.alembic_filter import is_ours
 from reelwatch.models import Base
+from reelwatch.naming import HERE
+
+LOCK_SECONDS = 10  # behind one that waits for a table's lock everybody else has to wait as well
 
 
 def run(connection: Connection) -> None:
@@ -12,6 +20,10 @@ def run(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
+        version_table=HERE.version_table,
+        version_table_schema=HERE.schema,
+        include_schemas=HERE.schema is not None,
+        include_name=is_ours,
         render_as_batch=connection.dialect.name == "sqlite",  # SQLite alters by copying
         compare_type=True,
         transactional_ddl=True,  # for SQLite too: `reelwatch.db` begins its transactions itself
@@ -19,9 +31,17 @@ def run(connection: Connection) -> None:
     with context.begin_transaction():
         if connection.dialect.name == "postgresql":  # two migrating at once: one waits
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7233735)")
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+        adopted = adoption.prepare(connection)
+        if adopted is not None:
+            context.get_context().stamp(context.script, adopted)
+            notes.append(adoption.take_over(connection, adopted))
         context.run_migrations()
+        if not context.get_context().get_current_heads():
+            adoption.forget(connection)
 
 
+notes: list[str] = context.config.attributes.setdefault("notes", [])
 given = context.config.attributes.get("connection")
 if given is not None:
     run(given)

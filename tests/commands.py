@@ -1,14 +1,16 @@
 """Running `reelwatch` inside the test process: into a pipe, or at a terminal of a given width."""
 
+import inspect
 import io
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from reelwatch import settings
 from reelwatch.cli import main
@@ -27,10 +29,30 @@ def command_environment(
         yield patch
 
 
+class Result(NamedTuple):
+    """What came of a command."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        """Everything that it wrote."""
+        return self.stdout + self.stderr
+
+
+# Click kept the two streams apart only when asked to, before 8.2; since then it always does.
+APART: dict[str, Any] = (
+    {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+)
+
+
 def run(*args: str, given: str | bytes | None = None) -> Result:
     """The command with its output in pipes; settings are read anew, as a new process would."""
     settings.current.cache_clear()
-    return CliRunner().invoke(main, args, input=given, prog_name="reelwatch")
+    result = CliRunner(**APART).invoke(main, args, input=given, prog_name="reelwatch")
+    return Result(result.exit_code, result.stdout, result.stderr)
 
 
 def done(*args: str, given: str | bytes | None = None) -> str:

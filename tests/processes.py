@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,57 @@ SETTING = re.compile(
 # For children whose coverage nobody needs: being counted makes them half as fast.
 UNCOUNTED = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
 
+# What of this process's environment reaches its children, and a test: where programs and temporary
+# files are, and what those who start the tests tell them.
+INHERITED = re.compile(
+    r"PATH|LD_LIBRARY_PATH|TMPDIR|CI|(COVERAGE|COV_CORE|HYPOTHESIS|PYTEST|REELWATCH_TEST)_\w+"
+)
+
+# What else there is in every environment. Whatever terminal, language and time zone the tests were
+# started with, their children have these; an odd zone, since whoever forgets about zones finds out.
+USUAL = {
+    "LANG": "C.UTF-8",
+    "TERM": "xterm-256color",
+    "TZ": "Asia/Kathmandu",
+    "USER": "reelwatch-test",
+    "LOGNAME": "reelwatch-test",
+}
+
 T = TypeVar("T")
+
+
+def plain_environment(*more: Mapping[str, str]) -> dict[str, str]:
+    """A whole environment that is the same wherever the tests run; with `more`, the last wins.
+
+    Its HOME is an empty folder.
+    """
+    kept = {name: value for name, value in os.environ.items() if INHERITED.fullmatch(name)}
+    environment = {**USUAL, "HOME": str(_home()), **kept}
+    for each in more:
+        environment |= each
+    return environment
+
+
+@functools.cache
+def _home() -> Path:
+    return Folder("home").path
+
+
+def usual_signals() -> None:
+    """Has this process, and so its children, end by the signals that end any other.
+
+    Who is started in the background by a shell, or by `nohup`, has some of them ignored, and a
+    process that starts another passes that on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        # Python itself ignores two of them, and gives them back to its children.
+        if number in (signal.SIGPIPE, signal.SIGXFSZ) or signal.getsignal(number) != signal.SIG_IGN:
+            continue
+        usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, usual)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
 def is_setting(name: str) -> bool:
@@ -75,16 +126,15 @@ def process(
 ) -> "Process":
     """Starts a real child: `process(["celery", "-A", "reelwatch", "beat"], {"BROKER_URL": …})`.
 
-    A command that is installed beside this Python is taken from there. The child inherits this
-    process's environment without the settings in it, then gets those in `env`. The higher its
-    `niceness` (up to 19), the more it steps back behind others for the processor.
+    A command that is installed beside this Python is taken from there. The child's environment is
+    `plain_environment()` and then `env`. The higher its `niceness` (up to 19), the more it steps
+    back behind others for the processor.
     """
     beside = Path(sys.executable).parent / args[0]
     command = [beside if beside.exists() else args[0], *args[1:]]
     if niceness:
         command = ["nice", "-n", str(niceness), *command]
-    inherited = {name: value for name, value in os.environ.items() if not is_setting(name)}
-    return Process(command, {**inherited, "PYTHONUNBUFFERED": "1", **(env or {})}, cwd)
+    return Process(command, plain_environment({"PYTHONUNBUFFERED": "1"}, env or {}), cwd)
 
 
 def _tell_reaper(*charge: str | int) -> None:

@@ -247,8 +247,8 @@ def test_a_database_behind_the_program_is_wrong(
     message = examined(1)["database"]["message"]
     assert re.fullmatch(r"at no revision, needed is \w+: run `reelwatch migrate`", message)
     with db.engine(empty_database_url).begin() as connection:
-        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32))")
-        connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('0000')")
+        connection.exec_driver_sql("CREATE TABLE reelwatch_version (version_num VARCHAR(32))")
+        connection.exec_driver_sql("INSERT INTO reelwatch_version VALUES ('0000')")
     assert "at revision 0000, needed is" in examined(1)["database"]["message"]
 
 

@@ -21,7 +21,7 @@ from sqlalchemy import CheckConstraint, UniqueConstraint, insert, inspect, selec
 from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
 from sqlalchemy.orm import Session
 
-from reelwatch import db
+from reelwatch import alembic_filter, db
 from reelwatch.models import (
     Account,
     Attempt,
@@ -34,7 +34,9 @@ from reelwatch.models import (
     PollError,
     Transition,
     UtcDateTime,
+    table_of,
 )
+from reelwatch.naming import HERE
 from tests.conftest import new_database
 from tests.proxy import Weather, detour
 from tests.servers import PostgresServer, eventually, process
@@ -239,7 +241,7 @@ def test_no_time_stays_no_time(database_url: str) -> None:
 
 def tables(url: str) -> set[str]:
     with db.engine(url).connect() as connection:
-        return set(inspect(connection).get_table_names()) - {"alembic_version"}
+        return set(inspect(connection).get_table_names()) - {HERE.version_table}
 
 
 def to_base(url: str) -> None:
@@ -273,7 +275,12 @@ def test_migrations_go_down_with_data(database_url: str) -> None:
 def test_models_equal_migrations(database_url: str) -> None:
     with db.engine(database_url).connect() as connection:
         context = MigrationContext.configure(
-            connection, opts={"compare_type": True, "compare_server_default": True}
+            connection,
+            opts={
+                "compare_type": True,
+                "compare_server_default": True,
+                "include_name": alembic_filter.is_ours,
+            },
         )
         assert compare_metadata(context, Base.metadata) == []
 
@@ -293,7 +300,7 @@ def schema(url: str) -> dict[str, Any]:
     told: dict[str, Any] = {}
     with db.engine(url).connect() as connection:
         inspector = inspect(connection)
-        for table in sorted(set(inspector.get_table_names()) - {"alembic_version"}):
+        for table in sorted(set(inspector.get_table_names()) - {HERE.version_table}):
             told[table] = {
                 "key": inspector.get_pk_constraint(table),
                 "columns": sorted(map(str, inspector.get_columns(table))),
@@ -616,7 +623,7 @@ def test_a_job_takes_its_story_along(database_url: str) -> None:
     with db.transaction(database_url) as session:
         for table, values in complete_story():
             session.execute(insert(table).values(values))
-        session.execute(Base.metadata.tables["jobs"].delete())
+        session.execute(table_of("jobs").delete())
         assert {table: count_of(session, table) for table in ROW_OF} == {
             table: int(table in (Account, Destination, DurationCurve, Heartbeat))
             for table in ROW_OF

@@ -12,13 +12,13 @@ from structlog.testing import capture_logs
 
 from reelwatch import curves, db, forecasts, learning, tasks
 from reelwatch.curves import Curve
-from reelwatch.models import Base, Heartbeat, Job
+from reelwatch.models import Heartbeat, Job, table_of
 from reelwatch.schedule import Known, Pace, Plans, price_for
 from tests.seeding import Row, add_account, add_job, add_transition
 
 NOW = datetime.now(UTC)
 PLANS = Plans(Pace(5, 60), 4.0)
-stored = Base.metadata.tables["duration_curves"]
+stored = table_of("duration_curves")
 
 
 @pytest.fixture

@@ -167,7 +167,7 @@ def test_a_failure_without_a_request_id_names_none() -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ({"status": "failed", "error": "no luck"}, "upstream_failed: no luck"),
+        ({"id": "a", "status": "failed", "error": "no luck"}, "upstream_failed: no luck"),
         ({"error": {"code": "task_not_exist"}}, "upstream did not know the id any more"),
         (None, "upstream did not know the id any more"),
     ],

@@ -22,6 +22,7 @@ from reelwatch import (
     forecasts,
     ledger,
     lifecycle,
+    mixups,
     polling,
     ranking,
     schedule,
@@ -781,6 +782,55 @@ def break_deliveries(url: str, event_type: str = "video.completed") -> None:
 
 
 # ----------------------------------------------------------------- accounts
+
+
+class TestMixups:
+    """An answer about another tracked job is never believed; the channel's own name for one is."""
+
+    @pytest.mark.parametrize(
+        ("tracked", "answered"),
+        [
+            ("sora-2:b", "sora-2:b"),
+            ("sora-2:b", "b"),
+            ("grok:b", "b"),
+            ("b", "grok:b"),
+            ("veo3:b", "b"),
+        ],
+        ids=["same", "own-prefix", "prefix-of-the-answers-model", "without", "known-prefix"],
+    )
+    def test_anothers_end_is_an_error(self, database_url: str, tracked: str, answered: str) -> None:
+        add_account(database_url)
+        add_jobs(database_url, ["sora-2:a"], model="sora-2")
+        add_jobs(database_url, [tracked], after(60))
+        answer = replace(DONE, foreign_id=answered, model="grok")
+        with db.transaction(database_url) as session:
+            asked = [(dict(job(database_url, "sora-2:a")), answer)]
+            (found,) = mixups.sorted_out(session, asked, {"veo3", "veo3.1"})
+        assert found == Trouble(
+            ErrorKind.BAD_SHAPE,
+            f"the answer is about another tracked job: {answered}",
+            200,
+            body=DONE.body,
+        )
+
+    def test_the_channels_own_name_is_no_error(self, database_url: str) -> None:
+        add_account(database_url)
+        add_account(database_url, "other")
+        add_jobs(database_url, ["sora-2:a"])
+        add_jobs(database_url, ["internal_7f3a"], after(60), "other")
+        look_at(database_url, replace(DONE, foreign_id="internal_7f3a"))
+        assert job(database_url, "sora-2:a")["state"] == "completed"
+
+    def test_those_of_a_group_are_told_apart(self, database_url: str) -> None:
+        add_account(database_url)
+        add_jobs(database_url, ["a", "b", "c"])
+        claimed = claim(database_url).items
+        answers = (DONE, replace(DONE, foreign_id="a"), replace(DONE, foreign_id="z"))
+        apply(database_url, list(map(looked, claimed, answers)))
+        states = {row["video_id"]: row["state"] for row in rows(database_url, Job)}
+        assert states == {"a": "completed", "b": "pending", "c": "completed"}
+        (error,) = rows(database_url, PollError)
+        assert (error["job_id"], error["kind"]) == (job(database_url, "b")["id"], "bad_shape")
 
 
 class TestSlowing:

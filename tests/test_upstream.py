@@ -77,6 +77,12 @@ class TestWhatIsSent:
         line, _ = self.request(path="/relay")
         assert line.startswith("GET /relay/v1/video/query?id=")
 
+    @pytest.mark.parametrize("path", ["/v1", "/v1/", "/relay/v1"])
+    def test_a_base_url_may_end_in_the_version_as_other_clients_have_it(self, path: str) -> None:
+        line, _ = self.request(path=path)
+        before = path.rstrip("/").removesuffix("/v1")
+        assert line.startswith(f"GET {before}/v1/video/query?id=")
+
 
 class TestWhatComesBack:
     def test_a_good_answer_is_a_report(self) -> None:

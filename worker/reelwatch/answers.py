@@ -1,9 +1,9 @@
 """What upstream's words mean: from one HTTP answer to a `Report` or a `Trouble`. Pure and total.
 
-Every body is foreign: any key may be missing, any type wrong, any text hostile. Whatever can't be
-read becomes a `Trouble`; nothing here raises, and only a status word that is known to be final
-gives a final meaning. The facts about words, fields and error bodies come from the relays'
-documentation, published bodies and public client code; `docs/upstream.md` lists them.
+Every body is foreign: any key may be missing or elsewhere, any type wrong, any text hostile. Where
+to look is the table in `places`; what is made of what stands there is decided here. Whatever can't
+be read becomes a `Trouble`; nothing here raises, and only a status word that is known to be final,
+in an answer that speaks of a job, gives a final meaning. `docs/upstream.md` lists what is known.
 """
 
 import json
@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
+from reelwatch import places
 from reelwatch.cleaning import (
     TEXT_LIMIT,
     ContradictoryBodyError,
@@ -19,23 +21,33 @@ from reelwatch.cleaning import (
     bounded,
     clean,
     clean_text,
-    dict_or_empty,
     excerpt,
+    flag,
     moment,
     number,
     parse,
     retry_after,
     text_or_none,
 )
+from reelwatch.places import Objects
 from reelwatch.troubles import (
     ErrorKind,
     Trouble,
+    failed_look_up,
     request_ids,
     with_error_status,
     with_good_status,
     without_json,
 )
-from reelwatch.words import ENDS, STAGE_FAILURES, WORD_LIMIT, Meaning, meaning_of, status_word
+from reelwatch.words import (
+    ENDS,
+    STAGE_FAILURES,
+    UNFINISHED,
+    WORD_LIMIT,
+    Meaning,
+    meaning_of,
+    status_word,
+)
 
 __all__ = [
     "Answer",
@@ -55,15 +67,18 @@ __all__ = [
 ]
 
 POLICY = re.compile(
-    r"unsafe prompt or images|PUBLIC_ERROR_(?:UNSAFE_GENERATION|MINOR(?:_UPLOAD)?"
-    r"|SEXUAL(?:_UPLOAD)?|VIOLENCE_FILTER|DANGER_FILTER|PROMINENT_PEOPLE_FILTER_FAILED"
-    r"|PROMINENT_PEOPLE_UPLOAD|\w*CONTENT_POLICY)\b",
+    r"unsafe prompt or images|may violate our guardrails|photorealistic person"
+    r"|content[ _](?:policy[ _])?violation|\bIP_PROHIBITED\b"
+    r"|PUBLIC_ERROR_(?:UNSAFE_GENERATION|MINOR(?:_UPLOAD)?|SEXUAL(?:_UPLOAD)?|VIOLENCE_FILTER"
+    r"|DANGER_FILTER|PROMINENT_PEOPLE_FILTER_FAILED|PROMINENT_PEOPLE_UPLOAD|IP_INPUT_IMAGE"
+    r"|AUDIO_FILTERED|\w*CONTENT_POLICY)\b",
     re.IGNORECASE,
 )
 
-URL_START = re.compile(r"https?://", re.IGNORECASE)
-URL_LIMIT = 8_192
 PROMPT_LIMIT = 16_384
+ENVELOPE_CODES = frozenset({"success", "succeed", "ok", "200", "0", ""})
+NO_REASON = frozenset({"success", "succeed", "succeeded", "ok", "0", "200", "none", "null"})
+FOUND_BY_SEARCH = "the video URL was found by search, at no known place"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +108,7 @@ class Report:
     errors: tuple[str, ...] = ()  # error texts, leftovers of retries included
     failure: Failure | None = None
     remarks: tuple[str, ...] = ()  # what was odd: stored and counted, decides nothing
+    foreign_id: str | None = None  # by which it names the job, where that is not the asked one
     body: Json = None
     http_status: int = 200
 
@@ -109,7 +125,7 @@ def interpret(
     """
     good = 200 <= status < 300
     try:
-        document = parse(body, one_status=good)
+        document = parse(body, once=frozenset(places.STATUS_KEYS) if good else frozenset())
     except ContradictoryBodyError as error:
         return Trouble(ErrorKind.BAD_SHAPE, str(error), status)
     except ValueError:
@@ -122,134 +138,245 @@ def interpret(
 # ------------------------------------------------------------------ bodies
 
 
+class _Spoken(NamedTuple):
+    """The words of an answer: the job's, and what is said beside and within it."""
+
+    word: str | None
+    peers: tuple[str, ...]  # of the same rank: they contradict a success that is not over
+    inner: tuple[str, ...]  # of the record: stage words stay behind there
+
+
 def _from_document(video_id: str, status: int, document: Json) -> Answer:
-    if not isinstance(document, dict):
-        return Trouble(
-            ErrorKind.BAD_SHAPE, "the answer is not a JSON object", status, body=document
-        )
-    document = _unwrapped(document)
-    if not _about(video_id, document):
-        message = f"the answer is about another job: {excerpt(str(document.get('id')))}"
+    found = places.objects(document, video_id)
+    if not found.own and not isinstance(document, dict):
+        message = "the answer is not a JSON object"
         return Trouble(ErrorKind.BAD_SHAPE, message, status, body=document)
-    word = status_word(document.get("status"))
-    if word is None and _says_error(document):
-        silent = "error without a message"
-        return with_good_status(status, document, ErrorKind.BAD_SHAPE, silent)
-    if word == "error" and not _failed_job(document):
-        return with_good_status(status, document, ErrorKind.NOT_FOUND, "status: error")
-    if word is None and not _is_about_a_job(document):
-        return Trouble(ErrorKind.BAD_SHAPE, "no status, nothing about a job", status, body=document)
-    return _report(status, word, document)
+    spoken = _spoken(found)
+    trouble = _no_report(video_id, status, found, spoken.word)
+    return trouble or _report(video_id, status, document, found, spoken)
 
 
-def _unwrapped(document: dict[str, Json]) -> dict[str, Json]:
-    """Sibling routes wrap a good answer: `{"code": "success" | 200, "data": {…}}`.
-
-    A status beside the code tells how the request went, not how the job inside is doing.
-    """
-    inner = document.get("data")
-    if not isinstance(inner, dict) or document.get("code") not in ("success", 200, "200"):
-        return document
-    return inner if "status" in inner or "status" not in document else document
-
-
-def _about(video_id: str, document: dict[str, Json]) -> bool:
-    """Is the answer about the id that was asked for? It may lack the id's prefix, or the id."""
-    answered = document.get("id")
-    if not isinstance(answered, str) or not answered.strip():
-        return True
-    return answered == video_id or _bare(answered) == _bare(video_id)
+def _no_report(video_id: str, status: int, found: Objects, word: str | None) -> Trouble | None:
+    """The trouble of an answer that does not tell how the job is doing."""
+    own = found.own
+    if not all(map(_went_well, found.around)) or (word is None and _says_error(own)):
+        return with_good_status(status, _telling(found), "error without a message")
+    if word is None and not _names_a_job(own):
+        message = "no status, nothing about a job"
+        return Trouble(ErrorKind.BAD_SHAPE, message, status, body=own)
+    about_none = meaning_of(word) in ENDS and not _speaks_of_a_job(found)
+    if word and (about_none or (word == "error" and not _failed_job(video_id, status, own))):
+        return failed_look_up(status, _telling(found), word)
+    return None
 
 
-def _bare(video_id: str) -> str:
-    return video_id.strip().rpartition(":")[2].casefold()
+def _telling(found: Objects) -> dict[str, Json]:
+    """The object that says what went wrong: the job's own, else one around it."""
+    for each in (found.own, *found.around):
+        if _says_error(each) or each.get("message"):
+            return each
+    return found.own
+
+
+def _went_well(envelope: dict[str, Json]) -> bool:
+    """Does an object around the job's own say that the request went well?"""
+    code = envelope.get("code")
+    known = code is None or str(code).strip().casefold() in ENVELOPE_CODES
+    return known and flag(envelope.get("success")) is not False
+
+
+def _speaks_of_a_job(found: Objects) -> bool:
+    """Does a final word stand with anything about a job, or in an envelope that went well?"""
+    wrapped = any(each.get("code") is not None for each in found.around)  # `_went_well`, all of it
+    return wrapped or any(map(places.speaks_of_a_job, found.all))
+
+
+def _names_a_job(own: dict[str, Json]) -> bool:
+    return any(places.answered_ids(own)) or bool(places.as_object(own.get("detail")))
 
 
 def _says_error(document: dict[str, Json]) -> bool:
     return (
         bool(document.get("error"))
         or ("code" in document and "message" in document)
-        or (document.get("success") is False)
+        or flag(document.get("success")) is False
     )
 
 
-def _failed_job(document: dict[str, Json]) -> bool:
-    """`status: error` is a failed job with `detail` or `running: false`, else a failed look-up."""
-    return bool(dict_or_empty(document.get("detail"))) or document.get("running") is False
+def _failed_job(video_id: str, status: int, own: dict[str, Json]) -> bool:
+    """`status: error` is a failed job with a detail, `running: false`, or its id and a reason."""
+    if places.as_object(own.get("detail")) or _running(own) is False:
+        return True
+    reasons = [*_texts(own, places.ERRORS), *_texts(own, places.MESSAGES)]
+    if not reasons or not places.names(own, video_id):
+        return False
+    look_up = failed_look_up(status, own, "error")
+    return look_up.kind is ErrorKind.BAD_SHAPE
 
 
-def _is_about_a_job(document: dict[str, Json]) -> bool:
-    return bool(document.get("id")) or bool(dict_or_empty(document.get("detail")))
+def _spoken(found: Objects) -> _Spoken:
+    own = found.own
+    outer = _words(own, places.STATUS)
+    inner = _words(own, places.INNER_STATUS)
+    known = [word for word in outer if meaning_of(word) is not Meaning.UNKNOWN]
+    word = next(iter(known or outer or inner), None)
+    peers = [each for object_ in found.within for each in _words(object_, places.STATUS)]
+    return _Spoken(word, (*outer, *peers), tuple(inner))
+
+
+def _words(document: dict[str, Json], where: tuple[places.Path, ...]) -> list[str]:
+    found = (status_word(places.only_text(value)) for value in places.values(document, where))
+    return [word for word in found if word]
 
 
 # ----------------------------------------------------------------- reports
 
 
-def _report(status: int, word: str | None, document: dict[str, Json]) -> Report:
-    detail = dict_or_empty(document.get("detail"))
-    errors = tuple(dict.fromkeys(_error_texts(document, detail)))
-    meaning, remarks = _meaning(word, document, detail)
-    urls = dict(_video_urls(detail))
+def _report(video_id: str, status: int, document: Json, found: Objects, spoken: _Spoken) -> Report:
+    url = _first_url(found, places.RESULTS)
+    meaning, remarks = _meaning(spoken, found, has_result=url is not None)
+    if meaning is not Meaning.SUCCESS:
+        url = _first_url(found, places.VIDEO_URLS)
+    elif url is None:
+        url, remarks = _by_search(document)
+    errors = tuple(
+        dict.fromkeys(each for each in _errors(found) if not url or places.url(each) != url)
+    )
     return Report(
-        word=word,
+        word=spoken.word,
         meaning=meaning,
-        video_url=_url(document.get("video_url")) or urls.get("upsampled") or urls.get("original"),
-        video_urls=urls,
-        enhanced_prompt=text_or_none(
-            document.get("enhanced_prompt") or detail.get("enhanced_prompt"), PROMPT_LIMIT
-        ),
-        model=text_or_none(dict_or_empty(detail.get("req")).get("model"), WORD_LIMIT),
-        created_at=moment(detail.get("created_at")) or moment(document.get("created_at")),
-        completed_at=moment(detail.get("completed_at")) or moment(document.get("completed_at")),
-        updated_at=moment(document.get("status_update_time"))
-        or moment(detail.get("status_update_time")),
-        progress=_progress(document, detail),
+        video_url=url,
+        video_urls={
+            name: named
+            for name, where in places.NAMED_URLS.items()
+            if (named := _first_url(found, where))
+        },
+        enhanced_prompt=_text(found, places.PROMPT, PROMPT_LIMIT),
+        model=_text(found, places.MODEL, WORD_LIMIT),
+        created_at=_time(found, places.CREATED_AT),
+        completed_at=_time(found, places.COMPLETED_AT),
+        updated_at=_time(found, places.UPDATED_AT),
+        progress=_progress(found),
         errors=errors,
-        failure=_failure(word, meaning, errors),
+        failure=_failure(found, spoken.word, meaning, errors),
         remarks=remarks,
+        foreign_id=_foreign_id(video_id, found.own),
         body=document,
         http_status=status,
     )
 
 
 def _meaning(
-    word: str | None, document: dict[str, Json], detail: dict[str, Json]
+    spoken: _Spoken, found: Objects, *, has_result: bool
 ) -> tuple[Meaning, tuple[str, ...]]:
     """The meaning of the answer as a whole: words that contradict each other end nothing."""
+    word = spoken.word
     meaning = Meaning.FAILURE if word == "error" else meaning_of(word)
     if meaning is Meaning.UNKNOWN:
         return meaning, (f"unknown status word {word!r}" if word else "no status word",)
-    contradiction = _contradiction(word, meaning, document, detail) if meaning in ENDS else None
+    if meaning not in ENDS:
+        return meaning, ()
+    contradiction = _contradiction(spoken, meaning, found, has_result=has_result)
     return (Meaning.UNKNOWN, (contradiction,)) if contradiction else (meaning, ())
 
 
 def _contradiction(
-    word: str | None, meaning: Meaning, document: dict[str, Json], detail: dict[str, Json]
+    spoken: _Spoken, meaning: Meaning, found: Objects, *, has_result: bool
 ) -> str | None:
-    inner_word = status_word(detail.get("status"))
-    inner = meaning_of(inner_word)
-    succeeded = meaning is Meaning.SUCCESS
-    if (
-        succeeded
-        and inner in (Meaning.FAILURE, Meaning.EXPIRED)
-        and inner_word not in STAGE_FAILURES
-    ):
-        return f"status says {word!r}, detail says {inner_word!r}"
-    if not succeeded and inner is Meaning.SUCCESS:
-        return f"status says {word!r}, detail says {inner_word!r}"
-    if not succeeded and (detail.get("running") is True or document.get("running") is True):
+    word, succeeded = spoken.word, meaning is Meaning.SUCCESS
+    for other in (*spoken.peers, *spoken.inner):
+        said = meaning_of(other)
+        failed = said in (Meaning.FAILURE, Meaning.EXPIRED) and other not in STAGE_FAILURES
+        if failed if succeeded else said is Meaning.SUCCESS:
+            where = "detail" if other in spoken.inner else "data"
+            return f"status says {word!r}, {where} says {other!r}"
+    if not succeeded and any(map(_running, found.all)):
         return f"status says {word!r} while the job is still running"
+    unfinished = next((each for each in spoken.peers if meaning_of(each) in UNFINISHED), None)
+    if succeeded and unfinished and not has_result:
+        return f"status says {word!r}, beside it stands {unfinished!r} and no result"
     return None
 
 
-def _error_texts(document: dict[str, Json], detail: dict[str, Json]) -> Iterator[str]:
-    sources = (document, detail)
-    for key in ("error", "error_message", "video_generation_error", "fail_reason"):
-        for source in sources:
-            value = source.get(key)
-            text = _error_text(value) if value else None
-            if text:
-                yield text
+def _running(document: dict[str, Json]) -> bool | None:
+    """Does upstream say that it is still at it? None if it says nothing of it."""
+    flags = map(flag, places.values(document, places.RUNNING))
+    said = [each for each in flags if each is not None]
+    return any(said) if said else None
+
+
+def _foreign_id(video_id: str, own: dict[str, Json]) -> str | None:
+    """The id by which the answer names its job, where none of its ids is the one asked for."""
+    answered = list(places.answered_ids(own))
+    if any(places.same_id(each, video_id) for each in answered):
+        return None
+    return excerpt(answered[0]) if answered else None
+
+
+# ----------------------------------------------------------------- results
+
+
+def _first_url(found: Objects, where: tuple[places.Path, ...]) -> str | None:
+    return next(filter(None, (places.first_url(each, where) for each in found.all)), None)
+
+
+def _by_search(document: Json) -> tuple[str | None, tuple[str, ...]]:
+    """The one URL that could be a result, wherever it stands, and that it was found so."""
+    urls = places.search(document)
+    if len(urls) == 1:
+        return next(iter(urls)), (FOUND_BY_SEARCH,)
+    return None, (f"{len(urls)} URLs could be the result: none is taken",) if urls else ()
+
+
+def _text(found: Objects, where: tuple[places.Path, ...], limit: int) -> str | None:
+    values = (value for each in found.all for value in places.values(each, where))
+    return next(filter(None, (text_or_none(value, limit) for value in values)), None)
+
+
+def _time(found: Objects, where: tuple[places.Path, ...]) -> datetime | None:
+    values = (value for each in found.all for value in places.values(each, where))
+    return next(filter(None, map(moment, values)), None)
+
+
+def _progress(found: Objects) -> float | None:
+    """How far the job is, 0 to 1."""
+    for each in found.all:
+        for value in places.values(each, places.PROGRESS_FRACTION):
+            if (share := number(value)) is not None and 0 <= share <= 1:
+                return share
+        for value in places.values(each, (*places.PROGRESS_FRACTION, *places.PROGRESS)):
+            if (share := _share(value)) is not None:
+                return share
+    return None
+
+
+def _share(value: Json) -> float | None:
+    """A progress as 0 to 1: what lies between is one already, all else is per cent.
+
+    `1` is one per cent and `1.0` all of it: who writes fractions ends with that.
+    """
+    text = value.strip() if isinstance(value, str) else value
+    percent = isinstance(text, str) and text.endswith("%")
+    found = number(text.removesuffix("%") if isinstance(text, str) else text)
+    if found is None or not 0 <= found <= 100:
+        return None
+    whole = percent or found > 1 or (found == 1 and str(text) == "1")
+    return found / 100 if whole else found
+
+
+# ----------------------------------------------------------------- reasons
+
+
+def _errors(found: Objects) -> Iterator[str]:
+    for each in found.all:
+        yield from _texts(each, places.ERRORS)
+
+
+def _texts(document: dict[str, Json], where: tuple[places.Path, ...]) -> Iterator[str]:
+    for value in places.values(document, where):
+        text = _error_text(value) if value else None
+        if text and text.casefold() not in NO_REASON:
+            yield text
 
 
 def _error_text(value: Json) -> str | None:
@@ -261,11 +388,18 @@ def _error_text(value: Json) -> str | None:
     return text_or_none(value, TEXT_LIMIT)
 
 
-def _failure(word: str | None, meaning: Meaning, errors: tuple[str, ...]) -> Failure | None:
+def _failure(
+    found: Objects, word: str | None, meaning: Meaning, errors: tuple[str, ...]
+) -> Failure | None:
     if meaning not in (Meaning.FAILURE, Meaning.EXPIRED):
         return None
-    text = " | ".join(errors)
-    message = excerpt(errors[0]) if errors else f"upstream gave no reason (status: {word})"
+    told = (found.own, *found.within)  # what is told around them is about the request
+    messages = (text for each in told for text in _texts(each, places.MESSAGES))
+    codes = (text for each in told for text in _texts(each, places.CODES))
+    hints = (text for each in told for text in _texts(each, places.HINTS))
+    texts = (*errors, *messages, *codes)
+    text = " | ".join((*texts, *hints))
+    message = excerpt(texts[0]) if texts else f"upstream gave no reason (status: {word})"
     code = _failure_code(word, meaning, text)
     return Failure(code, message, code != "content_policy", request_ids(text))
 
@@ -276,29 +410,3 @@ def _failure_code(word: str | None, meaning: Meaning, text: str) -> str:
     if meaning is Meaning.EXPIRED:
         return "upstream_expired"
     return "upsampling_failed" if word == "video_upsampling_failed" else "upstream_failed"
-
-
-def _video_urls(detail: dict[str, Json]) -> Iterator[tuple[str, str]]:
-    """Result URLs by name. Never "any URL": `req.images` and `images[].url` are the inputs."""
-    for name, value in (
-        ("upsampled", _url(detail.get("upsample_video_url"))),
-        ("original", _url(detail.get("video_url")) or _url(detail.get("url"))),
-    ):
-        if value:
-            yield name, value
-
-
-def _url(value: Json) -> str | None:
-    text = text_or_none(value, URL_LIMIT + 1)
-    if text is None or len(text) > URL_LIMIT or not URL_START.match(text):
-        return None
-    return text
-
-
-def _progress(document: dict[str, Json], detail: dict[str, Json]) -> float | None:
-    """How far the job is, 0 to 1, from the per cent of sora's `progress_pct` or a `progress`."""
-    for value in (detail.get("progress_pct"), document.get("progress"), detail.get("progress")):
-        percent = number(value.strip().removesuffix("%") if isinstance(value, str) else value)
-        if percent is not None and 0 <= percent <= 100:
-            return percent / 100
-    return None

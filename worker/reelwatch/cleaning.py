@@ -7,6 +7,7 @@ import json
 import math
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any
 
 Json = Any  # a JSON value as json.loads gives it
@@ -15,23 +16,25 @@ TEXT_LIMIT = 2_000  # characters of one error text
 BODY_LIMIT = 65_536  # characters of the JSON that `transitions.answer` keeps
 DEPTH_LIMIT = 40
 VALUE_LIMIT = 100_000  # values of one body; 4 MiB of empty lists would take 200 MiB and seconds
+QUOTES = "`'\"\u2018\u2019\u201c\u201d \t\r\n"
+FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 RETRY_AFTER_LIMIT = 3_600.0  # seconds; a relay that says ten years is not believed
 
 
 class ContradictoryBodyError(Exception):
-    """One object says two different things about its status."""
+    """One object says two different things under one key."""
 
 
-def parse(body: bytes, *, one_status: bool) -> Json:
+def parse(body: bytes, *, once: frozenset[str] = frozenset()) -> Json:
     """The JSON value of a body in any of JSON's encodings; raises ValueError where it is none.
 
-    With `one_status`, two different values of `status` in one object raise ContradictoryBodyError.
+    Two different values of a key in `once` in one object raise ContradictoryBodyError.
     """
     text = body.decode(json.detect_encoding(body), "replace")
     if len(text) > VALUE_LIMIT and sum(map(text.count, "[{,")) > VALUE_LIMIT:
         raise ValueError("too many values")
     try:
-        value = (ONE_STATUS if one_status else ANY).decode(text)
+        value = _decoder(once).decode(text)
         return value if len(text) <= BODY_LIMIT else _shortened(value)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
@@ -76,6 +79,18 @@ def text_or_none(value: Json, limit: int) -> str | None:
     if not isinstance(value, str):
         return None
     return clean_text(value[:limit]).strip() or None
+
+
+def unquoted(text: str) -> str:
+    """The text without blanks, quotes and backticks around it."""
+    return text.strip().strip(QUOTES).strip()
+
+
+def flag(value: Json) -> bool | None:
+    """A yes or no, also where upstream sent it as a number or a text; None if it is neither."""
+    if isinstance(value, str):
+        return FLAGS.get(value.strip().casefold())
+    return bool(value) if isinstance(value, int | float) else None
 
 
 def excerpt(text: str) -> str:
@@ -132,17 +147,17 @@ def _shortened(value: Json) -> Json:
     return value
 
 
-def _one_status(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    document = dict(pairs)
-    if len(document) < len(pairs):  # a key occurs twice; of its values the last one was taken
-        last = document.get("status")
-        if any(key == "status" and value != last for key, value in pairs):
-            raise ContradictoryBodyError("the answer holds two different values of status")
-    return document
+@cache
+def _decoder(once: frozenset[str]) -> json.JSONDecoder:
+    def agreeing(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+        document = dict(pairs)
+        if len(document) < len(pairs):  # a key occurs twice; of its values the last one was taken
+            for key, value in pairs:
+                if key in once and value != document[key]:
+                    raise ContradictoryBodyError(f"the answer holds two different values of {key}")
+        return document
 
-
-ANY = json.JSONDecoder()
-ONE_STATUS = json.JSONDecoder(object_pairs_hook=_one_status)
+    return json.JSONDecoder(object_pairs_hook=agreeing) if once else json.JSONDecoder()
 
 
 def _seconds_until(date: str, now: datetime) -> float:

@@ -13,8 +13,10 @@ from reelwatch.cli_errors import Failure
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# Click's ParamType can be subscripted only since 8.4, hence the exceptions below.
 
-class Moment(click.ParamType[datetime]):
+
+class Moment(click.ParamType):  # type: ignore[type-arg]
     """A time in ISO 8601 (without a zone: UTC), or a span that ends now, such as `2h`."""
 
     name = "time"
@@ -39,7 +41,7 @@ def _moment(text: str) -> datetime:
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
 
 
-class Span(click.ParamType[timedelta]):
+class Span(click.ParamType):  # type: ignore[type-arg]
     """A span of time such as `90d`."""
 
     name = "duration"
@@ -54,7 +56,7 @@ class Span(click.ParamType[timedelta]):
             self.fail(f"{value!r}; accepted: {settings.DURATION_FORMS}", param, ctx)
 
 
-class JsonObject(click.ParamType[dict[str, Any]]):
+class JsonObject(click.ParamType):  # type: ignore[type-arg]
     """A JSON object."""
 
     name = "json"

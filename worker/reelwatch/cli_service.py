@@ -186,24 +186,37 @@ def _standing(row: Mapping[str, Any], now: Any, *, slowed: bool) -> str:
 
 
 @click.command()
+@click.option("--to", "to", default="head", metavar="REVISION",
+              help="An older revision, or `base`: remove all tables.")  # fmt: skip
+@click.option("--yes", is_flag=True, help="Remove tables or columns without asking.")
 @options.as_json
-def migrate(as_json: bool) -> None:
+def migrate(to: str, yes: bool, as_json: bool) -> None:
     """Bring the database to the newest revision; makes it if there is none. Harmless to repeat.
 
     \b
     DATABASE_URL=postgresql://app@db/reelwatch reelwatch migrate
+
+    In another application's database it has a version table of its own, `reelwatch_version`, and
+    leaves theirs alone. REELWATCH_SCHEMA puts all tables into a schema, or behind a prefix.
     """
     current = settings.current()
     log.configure(current)
     where = options.safe_url(current.database_url)
     before, head = db.revisions(current.database_url)
-    db.migrate(current.database_url)
+    if to not in ("head", head) and not yes:
+        click.confirm(f"{where}: go back to {to}? What is stored there is deleted", abort=True)
+    notes = db.migrate(current.database_url, to)
+    after, _ = db.revisions(current.database_url)
     if as_json:
-        cli_render.print_json({"before": before, "revision": head})
-    elif before == head:
-        click.echo(f"{where} is at the newest revision already: {head}")
+        cli_render.print_json({"before": before, "revision": after, "notes": notes})
+        return
+    for note in notes:
+        click.echo(note)
+    if before == after:
+        newest = "the newest revision already" if after == head else "that revision already"
+        click.echo(f"{where} is at {newest}: {after}")
     else:
-        click.echo(f"{where}: {before or 'nothing'} → {head}")
+        click.echo(f"{where}: {before or 'nothing'} → {after or 'nothing'}")
 
 
 @click.command()

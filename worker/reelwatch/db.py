@@ -41,7 +41,9 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from reelwatch.errors import Refused
 from reelwatch.models import Base, UtcDateTime
+from reelwatch.naming import HERE
 
 READ_ONLY = "reelwatch_read_only"
 IMPATIENT = "reelwatch_impatient"
@@ -289,15 +291,39 @@ def alembic_config(connection: Connection) -> Config:
     return config
 
 
-def migrate(url: str) -> None:
-    """Bring the database to the newest revision. Harmless at once from several processes."""
+def migrate(url: str, to: str = "head") -> list[str]:
+    """Bring the database to the newest revision, or `to` another; harmless at once from several.
+
+    `base` removes all tables. Returns what is worth telling besides. Raises `NotOurs` where
+    somebody else's tables are in the way, nothing is changed then.
+    """
     with engine(url).connect() as connection:
-        command.upgrade(alembic_config(connection), "head")
+        config = alembic_config(connection)
+        move = command.upgrade if _ahead(connection, to) else command.downgrade
+        move(config, to)
         connection.commit()
+        return list(config.attributes["notes"])
 
 
 def revisions(url: str) -> tuple[str | None, str | None]:
     """The database's revision and the newest one there is."""
     with engine(url).connect() as connection:
         head = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
-        return MigrationContext.configure(connection).get_current_revision(), head
+        return _revision(connection), head
+
+
+def _revision(connection: Connection) -> str | None:
+    own = {"version_table": HERE.version_table, "version_table_schema": HERE.schema}
+    return MigrationContext.configure(connection, opts=own).get_current_revision()
+
+
+def _ahead(connection: Connection, to: str) -> bool:
+    """Is the revision `to` at or after the database's own?"""
+    if to in ("head", "base"):
+        return to == "head"
+    scripts = ScriptDirectory.from_config(alembic_config(connection))
+    order = [script.revision for script in scripts.walk_revisions()][::-1]
+    now = _revision(connection)
+    if to not in order:
+        raise Refused(f"revision {to!r}; known: base, {', '.join(order)}, head")
+    return now not in order or order.index(to) >= order.index(now)

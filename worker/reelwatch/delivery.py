@@ -36,14 +36,14 @@ from reelwatch import db, fanout, schedule
 from reelwatch.answers import clean_text, retry_after
 from reelwatch.destinations import deliveries, fair_share, is_due, judge
 from reelwatch.errors import Refused
-from reelwatch.models import Base, UtcDateTime
+from reelwatch.models import UtcDateTime, table_of
 from reelwatch.outbound import Sender, parse_allowlist
 from reelwatch.settings import Settings
 from reelwatch.transport import USER_AGENT, TransferError
 
 log = structlog.get_logger(__name__)
 
-attempts = Base.metadata.tables["attempts"]
+attempts = table_of("attempts")
 
 # Statements are made once: putting one together takes as long as the database takes for it.
 TOKENS = db.tokens_of(deliveries)

@@ -32,7 +32,7 @@ from reelwatch.board import SYMBOLS, board, change_line, plain
 from reelwatch.events import DEFAULT_EVENTS
 from reelwatch.lifecycle import EventType, State
 from reelwatch.listener import Listener, Received
-from reelwatch.models import Base
+from reelwatch.models import table_of
 from reelwatch.sandbox import Sandbox, expected, scripted_id
 
 
@@ -106,7 +106,6 @@ Event = tuple[int, str]  # sequence and type
 
 _ENDS = (State.COMPLETED, State.FAILED, State.EXPIRED)
 _LOST: Row = {"id": None, "state": "lost", "error_code": None, "polls": 0}  # no job by that id
-_tables = Base.metadata.tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +334,7 @@ def _track(videos: Videos, webhook_url: str) -> None:
 def read(database_url: str) -> Reading:
     """The database as it is now."""
     names = ("jobs", "transitions", "deliveries", "accounts")
-    jobs, transitions, deliveries, accounts = (_tables[name] for name in names)
+    jobs, transitions, deliveries, accounts = map(table_of, names)
     columns = ("job_id", "sequence", "from_state", "to_state")  # without the answers behind them
     changes = select(*(transitions.c[name] for name in columns))
     pending = select(func.count()).where(deliveries.c.state == "pending")

@@ -10,12 +10,12 @@ from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, or_, s
 from sqlalchemy.orm import Session
 
 from reelwatch import breaker, db
-from reelwatch.models import Base, Destination
+from reelwatch.models import Destination, table_of
 
 log = structlog.get_logger(__name__)
 
-deliveries = Base.metadata.tables["deliveries"]
-destinations = Base.metadata.tables["destinations"]
+deliveries = table_of("deliveries")
+destinations = table_of("destinations")
 
 
 Moment = datetime | ColumnElement[datetime]

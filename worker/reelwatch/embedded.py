@@ -9,6 +9,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+import structlog
 from celery.beat import EmbeddedService
 from sqlalchemy.exc import ArgumentError
 
@@ -16,12 +17,15 @@ from reelwatch import db, fanout, settings
 from reelwatch.celery import SCHEDULER, app
 from reelwatch.errors import SettingsError
 
+log = structlog.get_logger(__name__)
+
 THREADS = 16
 
 
 def run(database_url: str) -> int:
     """Work until asked to stop (SIGTERM, Ctrl-C); returns the exit code. Migrates first."""
-    db.migrate(database_url)
+    for note in db.migrate(database_url):
+        log.info("migrated", note=note)
     # Any: with `thread` it is a thread, while its stubs think of a process too. The plain scheduler
     # keeps no file: what is due stands in the database.
     beat: Any = EmbeddedService(app, thread=True, scheduler_cls=SCHEDULER)

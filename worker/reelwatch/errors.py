@@ -23,3 +23,7 @@ class UnknownJob(ReelwatchError):
 
 class SettingsError(ReelwatchError):
     """A setting is missing or wrong; the message names it, its value and what is accepted."""
+
+
+class NotOurs(ReelwatchError):
+    """Tables are in the way that are somebody else's; the message says which, and what to do."""

@@ -8,10 +8,10 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from reelwatch import curves, db
-from reelwatch.models import Base, DurationCurve
+from reelwatch.models import DurationCurve, table_of
 from reelwatch.schedule import Known
 
-table = Base.metadata.tables["duration_curves"]
+table = table_of("duration_curves")
 
 _read: dict[tuple[str, str, datetime], Known | None] = {}  # a curve is read once, not at every turn
 

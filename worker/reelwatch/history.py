@@ -17,19 +17,19 @@ from reelwatch import db, forecasts, settings
 from reelwatch.curves import Eta
 from reelwatch.errors import UnknownJob
 from reelwatch.lifecycle import FINAL, OPEN, State
-from reelwatch.models import Base, Job
+from reelwatch.models import Job, table_of
 from reelwatch.remaining import FORETOLD, as_json, remaining
 
 Row = dict[str, Any]
 
-jobs: Table = Base.metadata.tables["jobs"]
-transitions: Table = Base.metadata.tables["transitions"]
-poll_errors: Table = Base.metadata.tables["poll_errors"]
-deliveries: Table = Base.metadata.tables["deliveries"]
-attempts: Table = Base.metadata.tables["attempts"]
-accounts: Table = Base.metadata.tables["accounts"]
-heartbeats: Table = Base.metadata.tables["heartbeats"]
-destinations: Table = Base.metadata.tables["destinations"]
+jobs: Table = table_of("jobs")
+transitions: Table = table_of("transitions")
+poll_errors: Table = table_of("poll_errors")
+deliveries: Table = table_of("deliveries")
+attempts: Table = table_of("attempts")
+accounts: Table = table_of("accounts")
+heartbeats: Table = table_of("heartbeats")
+destinations: Table = table_of("destinations")
 
 # How looks are scheduled and fenced is the worker's own affair and may change with any release.
 INTERNAL = frozenset(

@@ -13,14 +13,14 @@ from sqlalchemy.orm import Session
 from reelwatch import curves, db, forecasts, heartbeat
 from reelwatch.curves import Course, Progressed, Sample
 from reelwatch.lifecycle import State
-from reelwatch.models import Base
+from reelwatch.models import table_of
 from reelwatch.schedule import Known, Plans, price_for
 from reelwatch.simulation import Video
 
 log = structlog.get_logger(__name__)
 
-jobs = Base.metadata.tables["jobs"]
-transitions = Base.metadata.tables["transitions"]
+jobs = table_of("jobs")
+transitions = table_of("transitions")
 
 LEARN = "learn"  # the heartbeat's name
 APART = timedelta(seconds=10)  # several beats at once learn no more often than this

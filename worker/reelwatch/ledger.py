@@ -19,10 +19,10 @@ from reelwatch import curves, events
 from reelwatch.answers import Answer, ErrorKind, Failure, Report, bounded
 from reelwatch.curves import Curve, Eta
 from reelwatch.lifecycle import Decision, EventType, Job, State
-from reelwatch.models import Base, Delivery, PollError, Transition
+from reelwatch.models import Delivery, PollError, Transition, table_of
 from reelwatch.remaining import remaining
 
-jobs: Table = Base.metadata.tables["jobs"]
+jobs: Table = table_of("jobs")
 
 DEFAULT_QUEUE = "celery"  # where `send_task` sends what names no queue
 
@@ -223,7 +223,7 @@ def _last_errors(session: Session, troubled: Sequence[Change]) -> Mapping[int, R
 def _fold_errors(session: Session, folded: Sequence[dict[str, Any]]) -> None:
     if not folded:
         return
-    table = Base.metadata.tables["poll_errors"]
+    table = table_of("poll_errors")
     statement = (
         update(table)
         .where(table.c.id == bindparam("row_id"))

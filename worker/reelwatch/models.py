@@ -19,6 +19,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     String,
+    Table,
     Text,
     TypeDecorator,
     UniqueConstraint,
@@ -26,6 +27,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from reelwatch.naming import HERE
 
 STATES = "('pending', 'running', 'completed', 'failed', 'expired', 'cancelled')"
 FINAL_STATES = "('completed', 'failed', 'cancelled')"
@@ -58,25 +61,37 @@ Json = JSON().with_variant(JSONB(), "postgresql")
 JsonOrNull = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
+def _referred(constraint: Any, _table: Table) -> str:
+    """Without prefix: the referring table's name has it already, and names may have 63 letters."""
+    return str(constraint.elements[0].target_fullname.split(".")[-2].removeprefix(HERE.prefix))
+
+
 class Base(DeclarativeBase):
     """Names every constraint, so that migrations can drop what they made."""
 
     metadata = MetaData(
+        schema=HERE.schema,
         naming_convention={
+            "referred": _referred,
             "ix": "ix_%(table_name)s_%(column_0_N_name)s",
             "uq": "uq_%(table_name)s_%(column_0_N_name)s",
             "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred)s",
             "pk": "pk_%(table_name)s",
-        }
+        },
     )
     type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: Json, list[str]: Json}  # noqa: RUF012 - SQLAlchemy's declarative form
+
+
+def _of(column: str) -> ForeignKey:
+    """Belongs to the row with that key, and goes with it."""
+    return ForeignKey(HERE.reference(column), ondelete="CASCADE")
 
 
 class Account(Base):
     """One upstream key's standing: the rate now in force, and whether it rests."""
 
-    __tablename__ = "accounts"
+    __tablename__ = HERE.table("accounts")
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     requests_per_second: Mapped[float] = mapped_column(Float)
@@ -101,12 +116,12 @@ class Account(Base):
 class Job(Base):
     """One tracked video."""
 
-    __tablename__ = "jobs"
+    __tablename__ = HERE.table("jobs")
 
     created = True  # no column: was this row made by the call that returned it?
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    account: Mapped[str] = mapped_column(ForeignKey("accounts.name"))
+    account: Mapped[str] = mapped_column(ForeignKey(HERE.reference("accounts.name")))
     video_id: Mapped[str] = mapped_column(String(200))
     model: Mapped[str | None] = mapped_column(String(200))
     state: Mapped[str] = mapped_column(String(16))
@@ -164,16 +179,16 @@ class Job(Base):
         CheckConstraint("lease_token IS NULL OR next_poll_at IS NOT NULL", name="lease_has_due"),
         CheckConstraint("sequence >= 0 AND polls >= 0", name="counts_not_negative"),
         Index(
-            "ix_jobs_due",
+            HERE.constraint("ix_jobs_due"),
             "account",
             "next_poll_at",
             postgresql_where=text("next_poll_at IS NOT NULL"),
             sqlite_where=text("next_poll_at IS NOT NULL"),
         ),
-        Index("ix_jobs_tracked_at", "tracked_at"),
-        Index("ix_jobs_finished_at", "finished_at"),
+        Index(HERE.constraint("ix_jobs_tracked_at"), "tracked_at"),
+        Index(HERE.constraint("ix_jobs_finished_at"), "finished_at"),
         Index(  # the newest of a kind, to learn from
-            "ix_jobs_kind_finished_at",
+            HERE.constraint("ix_jobs_kind_finished_at"),
             "account",
             "model",
             "finished_at",
@@ -186,10 +201,10 @@ class Job(Base):
 class Transition(Base):
     """One change of a job's state or of upstream's word for it. Append-only."""
 
-    __tablename__ = "transitions"
+    __tablename__ = HERE.table("transitions")
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    job_id: Mapped[int] = mapped_column(_of("jobs.id"))
     sequence: Mapped[int] = mapped_column(Integer)
     from_state: Mapped[str] = mapped_column(String(16))
     to_state: Mapped[str] = mapped_column(String(16))
@@ -209,10 +224,10 @@ class Transition(Base):
 class PollError(Base):
     """A look that brought no word about the job, or was odd; equal ones in a row are folded."""
 
-    __tablename__ = "poll_errors"
+    __tablename__ = HERE.table("poll_errors")
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    job_id: Mapped[int] = mapped_column(_of("jobs.id"), index=True)
     kind: Mapped[str] = mapped_column(String(16))
     http_status: Mapped[int | None] = mapped_column(Integer)
     message: Mapped[str] = mapped_column(Text)
@@ -227,11 +242,11 @@ class PollError(Base):
 class Delivery(Base):
     """One event that is owed to one channel; its id is the event's id on every attempt."""
 
-    __tablename__ = "deliveries"
+    __tablename__ = HERE.table("deliveries")
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
-    transition_id: Mapped[int] = mapped_column(ForeignKey("transitions.id", ondelete="CASCADE"))
+    job_id: Mapped[int] = mapped_column(_of("jobs.id"), index=True)
+    transition_id: Mapped[int] = mapped_column(_of("transitions.id"))
     sequence: Mapped[int] = mapped_column(Integer)
     event_type: Mapped[str] = mapped_column(String(32))
     channel: Mapped[str] = mapped_column(String(16))
@@ -258,7 +273,7 @@ class Delivery(Base):
         ),
         CheckConstraint("lease_token IS NULL OR state = 'pending'", name="lease_is_pending"),
         Index(
-            "ix_deliveries_due",
+            HERE.constraint("ix_deliveries_due"),
             "next_attempt_at",
             postgresql_where=text("state = 'pending'"),
             sqlite_where=text("state = 'pending'"),
@@ -269,7 +284,7 @@ class Delivery(Base):
 class Destination(Base):
     """How a receiver has been doing: its circuit breaker (`worker/reelwatch/breaker.py`)."""
 
-    __tablename__ = "destinations"
+    __tablename__ = HERE.table("destinations")
 
     name: Mapped[str] = mapped_column(String(300), primary_key=True)  # `deliveries.destination`
     failures: Mapped[int] = mapped_column(Integer)  # in a row, over all its events
@@ -287,12 +302,10 @@ class Destination(Base):
 class Attempt(Base):
     """One try to hand an event over."""
 
-    __tablename__ = "attempts"
+    __tablename__ = HERE.table("attempts")
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    delivery_id: Mapped[str] = mapped_column(
-        ForeignKey("deliveries.id", ondelete="CASCADE"), index=True
-    )
+    delivery_id: Mapped[str] = mapped_column(_of("deliveries.id"), index=True)
     at: Mapped[datetime]
     http_status: Mapped[int | None] = mapped_column(Integer)
     error: Mapped[str | None] = mapped_column(Text)
@@ -303,11 +316,9 @@ class Attempt(Base):
 class DurationCurve(Base):
     """How long an account's jobs of one model take (`reelwatch/curves.py`), for all workers."""
 
-    __tablename__ = "duration_curves"
+    __tablename__ = HERE.table("duration_curves")
 
-    account: Mapped[str] = mapped_column(
-        ForeignKey("accounts.name", ondelete="CASCADE"), primary_key=True
-    )
+    account: Mapped[str] = mapped_column(_of("accounts.name"), primary_key=True)
     model: Mapped[str] = mapped_column(String(200), primary_key=True)
     learned_at: Mapped[datetime]
     jobs: Mapped[int] = mapped_column(Integer)  # that it was learned from
@@ -319,7 +330,12 @@ class DurationCurve(Base):
 class Heartbeat(Base):
     """When something that must keep happening last happened."""
 
-    __tablename__ = "heartbeats"
+    __tablename__ = HERE.table("heartbeats")
 
     name: Mapped[str] = mapped_column(String(32), primary_key=True)
     at: Mapped[datetime]
+
+
+def table_of(name: str) -> Table:
+    """The table that is documented as `name`, whatever it is called here."""
+    return Base.metadata.tables[HERE.key(name)]

@@ -24,18 +24,18 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from reelwatch import db, fanout, forecasts, ledger, lifecycle, ranking, schedule, upstream
+from reelwatch import db, fanout, forecasts, ledger, lifecycle, mixups, ranking, schedule, upstream
 from reelwatch.answers import Answer, Report, Trouble
 from reelwatch.ledger import jobs
 from reelwatch.lifecycle import Account as Effect
-from reelwatch.models import Base
+from reelwatch.models import table_of
 from reelwatch.settings import Account as Configured
 from reelwatch.settings import Settings
 from reelwatch.words import ENDS
 
 log = structlog.get_logger(__name__)
 
-accounts = Base.metadata.tables["accounts"]
+accounts = table_of("accounts")
 
 LEASE = timedelta(seconds=30)  # longer than waiting for a slot, asking and writing down together
 THREADS = 64
@@ -413,10 +413,16 @@ def apply(
     held = db.still_leased(session, TOKENS, asked)
     at = now or db.now(session)
     _release(session, [looked.claimed for looked in results if looked.look is None], at)
-    changes = [
-        (_decided(looked.claimed.row, looked.look.answer, rules, at), looked)
+    answered = [
+        (looked, looked.look.answer)
         for looked in results
         if looked.look is not None and looked.claimed.row["id"] in held
+    ]
+    asked_for = [(looked.claimed.row, answer) for looked, answer in answered]
+    answers = mixups.sorted_out(session, asked_for, rules.plans.kinds.keys())
+    changes = [
+        (_decided(looked.claimed.row, answer, rules, at), looked)
+        for (looked, _), answer in zip(answered, answers, strict=True)
     ]
     changes = _completed(session, changes)
     _apply_to_accounts(session, changes, at)

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from reelwatch import naming
 from reelwatch.errors import Refused, SettingsError
 from reelwatch.lifecycle import Rules
 from reelwatch.outbound import Allowlist, check_url, parse_allowlist
@@ -113,6 +114,7 @@ class Settings(BaseSettings):
     api_key: str | None = _env("QUICKROUTER_API_KEY", secret=True)
     base_url: str = _env("QUICKROUTER_BASE_URL", "https://api.quickrouter.ai")
     accounts_file: Path | None = _env("REELWATCH_ACCOUNTS_FILE")
+    place: str | None = _env(naming.VARIABLE)  # of the tables; `naming` reads and checks it
     requests_per_second: float = Field(
         default=5.0, gt=0, le=10_000, validation_alias="REELWATCH_REQUESTS_PER_SECOND"
     )
@@ -255,6 +257,7 @@ def load() -> Settings:
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
     _check_accounts(settings)
+    _check_place()
     return settings
 
 
@@ -368,6 +371,20 @@ def check_signing(settings: Settings) -> None:
         raise SettingsError(
             "WEBHOOK_URL (or an account's webhook_url) is set, WEBHOOK_SECRET is not: webhooks "
             "are signed; accepted: one or more whsec_… (`reelwatch secret` makes one)"
+        )
+
+
+def _check_place() -> None:
+    """Is REELWATCH_SCHEMA right, and what our tables got their names by?"""
+    shown = f"{naming.VARIABLE}={os.environ.get(naming.VARIABLE, '')!r}"
+    try:
+        named = naming.read(os.environ)
+    except ValueError as error:
+        raise SettingsError(f"{shown}: accepted: {error}") from None
+    if named != naming.HERE:
+        raise SettingsError(
+            f"{shown}: it, or the kind of database, was another when reelwatch was imported; "
+            "accepted: an environment that is complete before that"
         )
 
 

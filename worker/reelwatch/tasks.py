@@ -28,7 +28,7 @@ TURN_LIMIT = 180  # seconds; a turn that a dead connection to the database holds
 # ------------------------------------------------------------------ intake
 
 
-class _Intake(Task[Any, None]):
+class _Intake(Task):  # type: ignore[type-arg]  # Celery 5.4's can't be subscripted
     """An id is under way until its row is committed: acknowledged late, tried until it is.
 
     Also while the settings can't be read: what a producer hands in is not to blame.
@@ -132,7 +132,7 @@ def send_callback(task: str, queue: str, event: dict[str, Any], event_id: str) -
 class _Nudge:
     """Has a turn begin at once. While the broker is away, the next tick does it."""
 
-    def __init__(self, task: Task[Any, None]) -> None:
+    def __init__(self, task: "Task[Any, None]") -> None:
         self._task = task
         self._quiet_until = 0.0
 

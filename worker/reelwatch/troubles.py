@@ -19,14 +19,22 @@ WRAPPED_LIMIT = 16_384  # a longer text is not searched for an error inside it
 REQUEST_IDS_LIMIT = 255  # characters; the column's size
 
 QUOTA_CODES = frozenset({"insufficient_user_quota", "pre_consume_token_quota_failed"})
-NOT_FOUND_CODES = frozenset({"task_not_exist"})
+RATE_CODES = frozenset({"rate_limit_exceeded", "too_many_requests"})
 RELAY_FAILURE_CODES = frozenset({"fail_to_fetch_task"})  # the relay could not ask; comes with 403
 SATURATION = re.compile(r"饱和|saturated", re.IGNORECASE)
 QUOTA_TEXT = re.compile(
     r"额度不足|insufficient[_ ]user[_ ]quota|quota is not enough", re.IGNORECASE
 )
+RATE_TEXT = re.compile(r"too many requests|rate limit|请求过于频繁|请求频率", re.IGNORECASE)
+# Of our key only if the relay itself says so: a channel behind it has tokens too, and so has JSON.
 INVALID_TOKEN = re.compile(r"无效的令牌|invalid token|该令牌", re.IGNORECASE)
-WRONG_ROUTE = re.compile(r"invalid url", re.IGNORECASE)
+OWN_ERROR_TYPE = "new_api_error"
+# All ways to say that an id is unknown: a model or a page that is not found is another matter.
+UNKNOWN_ID = re.compile(
+    r"\btask[ _](?:id[ _])?(?:(?:is|was|does|do)[ _])?not[ _](?:exist|found)"
+    r"|任务不存在|no such task",
+    re.IGNORECASE,
+)
 # ASCII: the id may stand between Chinese characters, which would count as its letters.
 REQUEST_ID = re.compile(r"\s*\(?\brequest[ _]id:\s*([\w.-]{4,128})\)?", re.IGNORECASE | re.ASCII)
 
@@ -74,27 +82,40 @@ def with_error_status(
     """The trouble of an answer with an HTTP status that is no success, and JSON."""
     document = document if isinstance(document, dict) else {"message": document}
     message = error_message(document) or f"HTTP status {status}"
-    kind = _error_kind(status, _code(document), message)
+    kind = _error_kind(status, document, message)
     return _trouble(kind, message, status, retry_after(headers.get("Retry-After"), now), document)
 
 
-def with_good_status(
-    status: int, document: dict[str, Json], otherwise: ErrorKind, silent: str
-) -> Trouble:
+def with_good_status(status: int, document: dict[str, Json], silent: str) -> Trouble:
     """The trouble of a 2xx answer that holds an error: never the end of a job by itself.
 
-    `otherwise` is its kind where its words tell none, `silent` its message where it has none.
+    `silent` is its message where it has none.
     """
     message = error_message(document) or silent
-    kind = _worded_kind(_code(document), message) or otherwise
+    kind = worded_kind(status, document, message) or ErrorKind.BAD_SHAPE
     return _trouble(kind, message, status, None, document)
+
+
+def failed_look_up(status: int, document: dict[str, Json], word: str) -> Trouble:
+    """The trouble of a 2xx answer whose final word is about no job.
+
+    What it says counts, whether about the account or about the id. `error` without a reason is how
+    the relay documents an id that it does not know.
+    """
+    message = error_message(document)
+    kind = worded_kind(status, document, message)
+    if kind is None and (UNKNOWN_ID.search(message) or (word == "error" and not message)):
+        kind = ErrorKind.NOT_FOUND
+    told = message or f"status: {word}"
+    return _trouble(kind or ErrorKind.BAD_SHAPE, told, status, None, document)
 
 
 def error_message(document: dict[str, Json]) -> str:
     """The error text of any of the known forms, JSON inside a string unwrapped."""
     error = document.get("error")
     inner = dict_or_empty(error).get("message")
-    for value in (inner, error, document.get("message"), document.get("code")):
+    keys = ("message", "error_message", "error_msg", "fail_reason", "msg", "code")
+    for value in (inner, error, *map(document.get, keys)):
         if isinstance(value, str) and value.strip():
             return excerpt(_unwrapped_text(value))
     return ""
@@ -106,35 +127,45 @@ def request_ids(text: str) -> str | None:
     return ", ".join(found)[:REQUEST_IDS_LIMIT] or None
 
 
+def worded_kind(status: int, document: dict[str, Json], message: str) -> ErrorKind | None:
+    """The kind of an error whose code or text says more than its HTTP status."""
+    code = _code(document)
+    if SATURATION.search(code) or SATURATION.search(message):
+        return ErrorKind.SATURATED
+    if code in QUOTA_CODES or QUOTA_TEXT.search(message):
+        return ErrorKind.QUOTA
+    if code in RELAY_FAILURE_CODES:  # what its message says, somebody said to the relay
+        return ErrorKind.SERVER_ERROR
+    if status < 500 and INVALID_TOKEN.search(message) and _is_ours(status, document):
+        return ErrorKind.UNAUTHORIZED
+    if status < 500 and (code in RATE_CODES or RATE_TEXT.search(message)):
+        return ErrorKind.RATE_LIMITED
+    return None
+
+
+def _is_ours(status: int, document: dict[str, Json]) -> bool:
+    """Does the relay speak of the key that it was asked with?"""
+    return (
+        status in (401, 403) or dict_or_empty(document.get("error")).get("type") == OWN_ERROR_TYPE
+    )
+
+
 def _kind_without_json(status: int, text: str) -> ErrorKind:
     if status == 429:
         return ErrorKind.SATURATED if SATURATION.search(text) else ErrorKind.RATE_LIMITED
+    if status == 404:  # a gateway, a wrong base URL, a deployment
+        return ErrorKind.BAD_SHAPE
     if text:  # a proxy's page (nginx, Cloudflare) comes with any status and says nothing of the key
         return ErrorKind.SERVER_ERROR if status >= 500 else ErrorKind.NOT_JSON
     return _kind_of_status(status) if not 200 <= status < 300 else ErrorKind.NOT_JSON
 
 
-def _error_kind(status: int, code: str, message: str) -> ErrorKind:
+def _error_kind(status: int, document: dict[str, Json], message: str) -> ErrorKind:
     if status == 401:
         return ErrorKind.UNAUTHORIZED
-    if status in (404, 400) and code in NOT_FOUND_CODES:
+    if status in (404, 400) and (UNKNOWN_ID.search(_code(document)) or UNKNOWN_ID.search(message)):
         return ErrorKind.NOT_FOUND
-    if status == 404 and WRONG_ROUTE.search(message):  # the base URL is wrong, not the id
-        return ErrorKind.BAD_SHAPE
-    if status == 400 and any(known in message.casefold() for known in NOT_FOUND_CODES):
-        return ErrorKind.NOT_FOUND
-    return _worded_kind(code, message) or _kind_of_status(status)
-
-
-def _worded_kind(code: str, message: str) -> ErrorKind | None:
-    """The kind of an error whose code or text says more than its HTTP status."""
-    if SATURATION.search(code) or SATURATION.search(message):
-        return ErrorKind.SATURATED
-    if code in QUOTA_CODES or QUOTA_TEXT.search(message):
-        return ErrorKind.QUOTA
-    if INVALID_TOKEN.search(message):
-        return ErrorKind.UNAUTHORIZED
-    return ErrorKind.SERVER_ERROR if code in RELAY_FAILURE_CODES else None
+    return worded_kind(status, document, message) or _kind_of_status(status)
 
 
 def _kind_of_status(status: int) -> ErrorKind:
@@ -142,7 +173,6 @@ def _kind_of_status(status: int) -> ErrorKind:
         401: ErrorKind.UNAUTHORIZED,
         402: ErrorKind.QUOTA,
         403: ErrorKind.FORBIDDEN,
-        404: ErrorKind.NOT_FOUND,
         408: ErrorKind.SERVER_ERROR,
         429: ErrorKind.RATE_LIMITED,
     }

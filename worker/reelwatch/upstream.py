@@ -49,7 +49,7 @@ def look(account: Account, video_id: str, now: datetime) -> Look:
         reply = exchange(
             session_for(account.base_url, os.getpid()),
             "GET",
-            f"{account.base_url}{ROUTE}?id={quote(video_id, safe='')}",
+            f"{_root(account.base_url)}{ROUTE}?id={quote(video_id, safe='')}",
             headers=_headers(account.api_key or ""),
             deadline_seconds=DEADLINE_SECONDS,
             max_bytes=MAX_BYTES,
@@ -72,6 +72,11 @@ def session_for(base_url: str, pid: int) -> requests.Session:
     """This process's keep-alive session for one upstream; the environment's proxies, read once."""
     proxies = requests.utils.get_environ_proxies(base_url)
     return new_session(pool_size=POOL_SIZE, proxies=dict(proxies))
+
+
+def _root(base_url: str) -> str:
+    """The base URL without the `/v1` at its end that many clients of these relays have there."""
+    return base_url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 @cache

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from enum import StrEnum
 
-from reelwatch.cleaning import clean_text
+from reelwatch.cleaning import clean_text, unquoted
 
 WORD_LIMIT = 100  # characters of a status word that are kept
 
@@ -56,18 +56,22 @@ WORDS: Mapping[Meaning, frozenset[str]] = {
 }
 MEANINGS: Mapping[str, Meaning] = {word: meaning for meaning, ws in WORDS.items() for word in ws}
 ENDS = frozenset({Meaning.SUCCESS, Meaning.FAILURE, Meaning.EXPIRED})
+UNFINISHED = frozenset({Meaning.NOT_STARTED, Meaning.IN_PROGRESS})
 
 # Stage words stay behind in `detail.status` after a retry that worked: they contradict no success.
 STAGE_FAILURES = frozenset({"video_generation_failed", "video_upsampling_failed"})
 
 
 def status_word(value: object) -> str | None:
-    """A status word as it is compared and stored: trimmed, case-folded, bounded; None if absent."""
+    """A status word as it is compared and stored; None if absent.
+
+    Without blanks and quotes around it, case-folded, bounded.
+    """
     if not isinstance(value, str):
         return None
     # A word that was cut by a NUL is marked, not mended: mended, it could become a final one.
     marked = clean_text(value.replace("\x00", "\ufffd"))
-    return marked.strip().casefold()[:WORD_LIMIT] or None
+    return unquoted(marked).casefold()[:WORD_LIMIT] or None
 
 
 def meaning_of(word: str | None) -> Meaning:

@@ -1,0 +1,1 @@
+"""A producer's project to which the tests add Reelwatch: its own Alembic, its own `jobs`."""

@@ -1,0 +1,506 @@
+"""Where answers keep what: the reader of places, the known shapes, and any mixture of them."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reelwatch import places
+from reelwatch.answers import Answer, ErrorKind, Meaning, Report, Trouble, interpret, meaning_of
+from reelwatch.words import ENDS
+
+NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
+ASKED = "veo3.1-fast:1770350082-trii1OXZc3"
+RESULT = "https://cdn.example/result.mp4"
+OTHER = "https://cdn.example/other.mp4"
+FAMILY: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "data" / "upstream" / "family" / "cases.json").read_text("utf-8")
+)
+
+Body = dict[str, Any]
+
+
+def read(body: object, asked: str = ASKED) -> Answer:
+    return interpret(asked, 200, {}, json.dumps(body).encode(), NOW)
+
+
+def report(body: object, asked: str = ASKED) -> Report:
+    answer = read(body, asked)
+    assert isinstance(answer, Report), answer
+    return answer
+
+
+# ------------------------------------------------------------------ reader
+
+
+class TestPaths:
+    DOCUMENT = {  # noqa: RUF012 - a table
+        "a": {"b": [{"c": 1}, {"c": 2}]},
+        "one": [{"c": 3}],
+        "text": '{"c": 4}',
+        "texts": ['[{"c": 5}]'],
+        "null": None,
+        "word": "c",
+    }
+
+    @pytest.mark.parametrize(
+        ("path", "value"),
+        [
+            ("", DOCUMENT),
+            ("a.b[0].c", 1),
+            ("a.b[1].c", 2),
+            ("a.b[2].c", None),
+            ("a.b.c", None),
+            ("a[0]", None),
+            ("one.c", 3),
+            ("one[0].c", 3),
+            ("text.c", 4),
+            ("texts[0][0].c", 5),
+            ("null.c", None),
+            ("word.c", None),
+            ("none", None),
+        ],
+    )
+    def test_lead_to_a_value_or_nowhere(self, path: str, value: object) -> None:
+        assert places.at(self.DOCUMENT, places.path(path)) == value
+
+    @pytest.mark.parametrize("text", ['{"c":', "[" * 5_000, "{" + " " * 70_000 + "}", "{}x"])
+    def test_what_only_looks_like_json_is_a_text(self, text: str) -> None:
+        assert places.at({"a": text}, places.path("a.c")) is None
+        assert places.at({"a": text}, places.path("a")) == text
+
+
+class TestUrl:
+    @pytest.mark.parametrize(
+        "value",
+        [
+            RESULT,
+            f" `{RESULT}` ",
+            f'"{RESULT}"',
+            f"' {RESULT} '",
+            [RESULT],
+            [None, 1, f"`{RESULT}`", OTHER],
+        ],
+        ids=repr,
+    )
+    def test_is_found_through_quotes_and_in_lists(self, value: object) -> None:
+        assert places.url(value) == RESULT
+
+    @pytest.mark.parametrize("value", [None, 1, {}, [], [[RESULT]], "cdn.example/a.mp4", "file:x"])
+    def test_is_none_where_there_is_none(self, value: object) -> None:
+        assert places.url(value) is None
+
+
+# -------------------------------------------------------------------- urls
+
+RESULT_PLACES = (
+    "video_url",
+    "detail.upsample_video_url",
+    "detail.video_url",
+    "detail.url",
+    "url",
+    "result_url",
+    "video.url",
+    "content.video_url",
+    "output.video_url",
+    "output",
+    "detail.output.media_url",
+    "detail.draft_info.downloadable_url",
+    "data[0].url",
+    "task_result.videos[0].url",
+    "creations[0].url",
+    "fail_reason",
+)
+
+
+def put(body: Body, path: str, value: object) -> Body:
+    """The body with a value at a path, which it has not yet."""
+    first, dot, rest = path.partition(".")
+    name, bracket, _ = first.partition("[")
+    inner = put(dict(body.get(name) or {}), rest, value) if dot else value
+    return body | {name: [inner] if bracket else inner}
+
+
+class TestResults:
+    @pytest.mark.parametrize("path", RESULT_PLACES)
+    def test_a_success_has_its_url_at_any_known_place(self, path: str) -> None:
+        found = report(put({"id": ASKED, "status": "completed"}, path, f" `{RESULT}`"))
+        assert (found.meaning, found.video_url) == (Meaning.SUCCESS, RESULT)
+        assert (found.remarks, found.errors) == ((), ())
+
+    def test_the_best_place_comes_first(self) -> None:
+        for better, worse in pairwise(RESULT_PLACES):
+            if worse.startswith(better) or better.startswith(worse):
+                continue
+            body = put({"id": ASKED, "status": "completed"}, better, RESULT)
+            assert report(put(body, worse, OTHER)).video_url == RESULT, (better, worse)
+
+    @pytest.mark.parametrize("word", ["processing", "failed", "daydreaming"])
+    def test_only_a_successs_urls_of_any_name_are_results(self, word: str) -> None:
+        """While a job goes on, `url` may lead to its own status page."""
+        body = {"id": ASKED, "status": word, "url": RESULT, "output": {"download_url": RESULT}}
+        assert report(body).video_url is None
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"assets": {"mp4_download": RESULT}},
+            {"payload": [{"kind": "final", "link": RESULT}]},
+            {"result": {"files": [{"outputs": [RESULT]}]}},
+            {"detail": {"generations": '[{"video": "https://cdn.example/result.mp4"}]'}},
+            {"video": {"hd": {"src": RESULT}}, "copies": [{"video": RESULT}]},
+            {"media": {"download_url": RESULT}, "thumbnail_url": OTHER, "input": {"url": OTHER}},
+            {"media": {"video_url": RESULT}, "first_image_url": OTHER, "req": {"video": OTHER}},
+            {"media": {"video_url": RESULT}, "cover_url": OTHER, "gif_url": OTHER},
+        ],
+        ids="-".join,
+    )
+    def test_a_single_url_elsewhere_is_found_and_that_is_recorded(self, body: Body) -> None:
+        found = report({"id": ASKED, "status": "completed", "video_url": None, **body})
+        assert found.video_url == RESULT
+        assert found.remarks == ("the video URL was found by search, at no known place",)
+
+    @pytest.mark.parametrize(
+        ("body", "remarks"),
+        [
+            ({"images": [{"url": RESULT}]}, ()),
+            ({"detail": {"req": {"images": [RESULT], "video": RESULT}}}, ()),
+            ({"input": {"video_url": RESULT}, "thumbnail_url": RESULT, "cover_url": RESULT}, ()),
+            ({"gif_url": RESULT, "last_image_url": RESULT, "end_image": RESULT}, ()),
+            ({"webhook_url": RESULT, "callback_url": RESULT}, ()),
+            ({"note": RESULT.removesuffix(".mp4")}, ()),
+            ({"result": "https://cdn.example/poster.png"}, ()),
+            ({"download": f"{RESULT} expired yesterday"}, ()),
+            (
+                {"media": {"video_url": RESULT}, "copies": [{"video_url": OTHER}]},
+                ("2 URLs could be the result: none is taken",),
+            ),
+        ],
+        ids=repr,
+    )
+    def test_what_went_in_or_is_one_of_several_is_none(
+        self, body: Body, remarks: tuple[str, ...]
+    ) -> None:
+        found = report({"id": ASKED, "status": "completed", **body})
+        assert (found.meaning, found.video_url, found.remarks) == (Meaning.SUCCESS, None, remarks)
+
+
+# ----------------------------------------------------------------- objects
+
+
+class TestTheJobsOwnObject:
+    @pytest.mark.parametrize(
+        ("body", "word"),
+        [
+            ({"status": "success", "data": {"id": ASKED, "status": "processing"}}, "processing"),
+            ({"status": "success", "data": {"status": "processing"}}, "processing"),
+            ({"status": "fail", "data": {"id": ASKED, "status": "queued"}}, "queued"),
+            (
+                {"id": "r-1", "status": "success", "data": {"id": ASKED, "status": "running"}},
+                "running",
+            ),
+            (
+                {"code": "success", "data": {"task_id": ASKED, "status": "IN_PROGRESS",
+                                             "data": {"status": "processing"}}},
+                "in_progress",
+            ),
+            ({"code": 0, "data": {"data": {"task_status": "running"}}}, "running"),
+            ({"data": [{"id": "x", "status": "failed"}, {"id": ASKED, "status": "queued"}]},
+             "queued"),
+            ([{"id": ASKED, "status": "queued"}], "queued"),
+            ({"data": json.dumps({"id": ASKED, "status": "queued"})}, "queued"),
+            ({"output": {"task_id": ASKED, "task_status": "RUNNING"}}, "running"),
+            ({"result": {"id": ASKED, "state": "running"}}, "running"),
+            ({"id": ASKED, "status": "queued", "data": {"seed": 1}}, "queued"),
+            ({"id": ASKED, "status": "ok", "task_status": "queued"}, "queued"),
+        ],
+        ids=repr,
+    )  # fmt: skip
+    def test_tells_the_status(self, body: object, word: str) -> None:
+        assert report(body).word == word
+
+    @pytest.mark.parametrize(
+        ("outer", "inner", "meaning"),
+        [
+            ("SUCCESS", "completed", Meaning.SUCCESS),
+            ("SUCCESS", "failed", Meaning.UNKNOWN),
+            ("FAILURE", "completed", Meaning.UNKNOWN),
+            ("FAILURE", "processing", Meaning.FAILURE),
+            ("SUCCESS", "processing", Meaning.UNKNOWN),
+            ("IN_PROGRESS", "completed", Meaning.IN_PROGRESS),
+            ("IN_PROGRESS", "failed", Meaning.IN_PROGRESS),
+        ],
+    )
+    def test_the_relays_status_counts_unless_the_channels_contradicts_it(
+        self, outer: str, inner: str, meaning: Meaning
+    ) -> None:
+        data = {"task_id": ASKED, "status": outer, "data": {"id": ASKED, "status": inner}}
+        assert report({"code": "success", "data": data}).meaning is meaning
+
+    def test_a_success_with_its_url_is_one_whatever_stale_word_stands_beside_it(self) -> None:
+        data = {"task_id": ASKED, "status": "SUCCESS", "result_url": RESULT}
+        found = report({"code": "success", "data": data | {"data": {"status": "processing"}}})
+        assert (found.meaning, found.video_url) == (Meaning.SUCCESS, RESULT)
+
+
+class TestAboutNoJob:
+    """A final word that stands alone tells how a look-up went: it ends nothing."""
+
+    @pytest.mark.parametrize(
+        ("body", "kind"),
+        [
+            ({"status": "fail", "message": "Too many requests"}, ErrorKind.RATE_LIMITED),
+            ({"status": "failed", "error": {"code": "insufficient_user_quota"}}, ErrorKind.QUOTA),
+            ({"status": "failed", "error": "任务不存在"}, ErrorKind.NOT_FOUND),
+            ({"status": "failed", "message": "internal error"}, ErrorKind.BAD_SHAPE),
+            ({"status": "failed", "detail": "Not Found"}, ErrorKind.BAD_SHAPE),
+            ({"status": "failed", "detail": {}}, ErrorKind.BAD_SHAPE),
+            ({"status": "failed", "id": None}, ErrorKind.BAD_SHAPE),
+            ({"status": "expired"}, ErrorKind.BAD_SHAPE),
+            ({"status": "success"}, ErrorKind.BAD_SHAPE),
+            ({"status": "success", "message": "ok", "data": None}, ErrorKind.BAD_SHAPE),
+            ({"data": {"status": "failed", "message": "oops"}}, ErrorKind.BAD_SHAPE),
+            ({"status": "error", "message": "oops"}, ErrorKind.BAD_SHAPE),
+        ],
+        ids=repr,
+    )
+    def test_is_a_failed_look_up(self, body: Body, kind: ErrorKind) -> None:
+        answer = read(body)
+        assert isinstance(answer, Trouble)
+        assert answer.kind is kind
+
+    @pytest.mark.parametrize(
+        "facts",
+        [
+            {"id": ASKED},
+            {"task_id": "internal"},
+            {"detail": {"running": False}},
+            {"video_url": None},
+            {"status_update_time": 1770350200},
+            {"progress": "100%"},
+            {"model": "veo3"},
+        ],
+        ids=repr,
+    )
+    def test_anything_about_a_job_makes_it_the_jobs_end(self, facts: Body) -> None:
+        assert report({"status": "failed", **facts}).meaning is Meaning.FAILURE
+
+    def test_so_does_an_envelope_that_went_well(self) -> None:
+        body = {"code": 200, "data": {"status": "failed", "error_msg": "no GPU"}}
+        failure = report(body).failure
+        assert failure is not None
+        assert failure.message == "no GPU"
+
+    @pytest.mark.parametrize("running", [True, 1, "true", "1", " True "])
+    def test_a_failure_that_is_still_running_is_no_end(self, running: object) -> None:
+        for facts in ({"running": running}, {"detail": {"running": running}}):
+            found = report({"id": ASKED, "status": "failed", **facts})
+            assert (found.meaning, found.failure) == (Meaning.UNKNOWN, None)
+
+    @pytest.mark.parametrize("running", [False, 0, "false", None, "who knows", []])
+    def test_one_that_is_not_is_an_end(self, running: object) -> None:
+        assert report({"id": ASKED, "status": "failed", "running": running}).failure is not None
+
+
+# ----------------------------------------------------------------- reasons
+
+REASON_PLACES = (
+    "error", "error.message", "error_message", "error_msg", "fail_reason", "failure_reason",
+    "message", "detail.error", "detail.error_message", "detail.error_msg", "detail.fail_reason",
+    "detail.failure_reason", "detail.message", "detail.pending_info.failure_reason",
+    "detail.draft_info.reason_str", "detail.video_generation_error", "error_code", "err_code",
+    "detail.err_code",
+)  # fmt: skip
+POLICY_TEXTS = (
+    "This content may violate our guardrails concerning similarity to third-party content.",
+    "sora_content_violation",
+    "content violation",
+    "content_policy_violation",
+    "Your image shows a photorealistic person",
+    "[400] Request failed | Reason: PUBLIC_ERROR_IP_INPUT_IMAGE",
+    "PUBLIC_ERROR_AUDIO_FILTERED",
+    "IP_PROHIBITED",
+)
+
+
+class TestReasons:
+    @pytest.mark.parametrize("path", REASON_PLACES)
+    def test_the_reason_is_the_one_that_stands_there(self, path: str) -> None:
+        failure = report(put({"id": ASKED, "status": "failed"}, path, "no GPU")).failure
+        assert failure is not None
+        assert (failure.message, failure.code) == ("no GPU", "upstream_failed")
+
+    @pytest.mark.parametrize("text", POLICY_TEXTS)
+    @pytest.mark.parametrize("path", [*REASON_PLACES, "error.code", "detail.draft_info.kind"])
+    def test_a_rejection_is_one_wherever_it_stands(self, path: str, text: str) -> None:
+        failure = report(put({"id": ASKED, "status": "failed"}, path, text)).failure
+        assert failure is not None
+        assert (failure.code, failure.retryable) == ("content_policy", False)
+
+    @pytest.mark.parametrize("text", ["success", "SUCCEED", "ok", "", 0, 200])
+    def test_what_says_that_the_request_went_well_is_no_reason(self, text: object) -> None:
+        body = {"code": text, "message": text, "data": {"id": ASKED, "status": "failed"}}
+        for each in (body, {"id": ASKED, "status": "failed", "code": text, "message": text}):
+            failure = report(each).failure
+            assert failure is not None
+            assert failure.message == "upstream gave no reason (status: failed)"
+
+
+# ------------------------------------------------------------------ family
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_last_answer_of_each_known_shape_is_understood(name: str) -> None:
+    case = FAMILY[name]
+    answers = [read(answer, case["asked"]) for answer in case["answers"]]
+    ends, last = case["ends"], answers[-1]
+    assert isinstance(last, Report)
+    assert last.meaning is {"completed": Meaning.SUCCESS, "failed": Meaning.FAILURE}[ends["state"]]
+    assert last.video_url == ends.get("video_url", last.video_url)
+    if ends["state"] == "failed":
+        assert last.failure is not None
+        assert (last.failure.code, last.failure.retryable) == (
+            ends["error_code"],
+            ends["retryable"],
+        )
+    for earlier in answers[:-1]:
+        if isinstance(earlier, Trouble):
+            assert earlier.kind == ends["poll_error"]
+        else:
+            assert earlier.meaning not in ENDS
+
+
+# -------------------------------------------------------- any mixture of them
+
+SPELLINGS: list[Callable[[str], object]] = [
+    str, str.upper, str.title, lambda t: f" `{t}` ", lambda t: f'"{t}"', lambda t: [t],
+]  # fmt: skip
+NOISE: dict[str, list[Any]] = {
+    "error": ["", None, {}, "Too many requests", {"code": "insufficient_user_quota"}, [], "[403]"],
+    "error_message": [None, "", "rate limit", "[403] reCAPTCHA evaluation failed"],
+    "code": [0, 200, None],
+    "progress": [None, 0.93, "93%", 93, "soon"],
+    "status_update_time": [1770350200, "1770350200000", None, "yesterday"],
+    "images": [[{"url": OTHER, "status": "completed"}], [OTHER], OTHER],
+    "input": [{"video_url": OTHER}, [OTHER], OTHER],
+    "req": [{"images": [OTHER], "video": OTHER}],
+    "thumbnail_url": [OTHER],
+    "last_image_url": [OTHER],
+    "usage": [{"status": 1}, None],
+    "metadata": [{"state": {"status": "failed"}}, "failed"],
+    "upsample_status": ["MEDIA_GENERATION_STATUS_FAILED", "failed"],
+    "retry_count": [3, "3"],
+}
+DETAILS: dict[str, list[Any]] = {
+    "error_message": [None, "[403] reCAPTCHA evaluation failed", {"code": 403}],
+    "video_generation_error": [None, "unsafe prompt or images"],
+    "images": [[{"url": OTHER, "status": "completed"}], OTHER],
+    "req": [{"images": [OTHER], "model": "veo3"}],
+    "retry_count": [3, "3", None],
+    "status": ["video_generating", "processing", None, 7],
+}
+
+
+RELAYS = {Meaning.SUCCESS: "SUCCESS", Meaning.FAILURE: "FAILURE"}
+
+
+def some(choices: dict[str, list[Any]]) -> st.SearchStrategy[Body]:
+    return st.fixed_dictionaries({}, optional={k: st.sampled_from(v) for k, v in choices.items()})
+
+
+def merged(one: object, other: object) -> Any:
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return one
+    both = {key: merged(one[key], other[key]) for key in one.keys() & other.keys()}
+    return other | one | both
+
+
+@st.composite
+def dressed(draw: st.DrawFn, word: str, facts: Body) -> Any:
+    """A job's answer in any shape: keys renamed, texts quoted, neighbours' errors, wrapped."""
+    spelt = draw(st.sampled_from(SPELLINGS))(word)
+    body: Body = {draw(st.sampled_from(places.STATUS_KEYS)): spelt, **facts}
+    bare = ASKED.partition(":")[2]
+    names: list[Body] = [{"id": ASKED}, {"task_id": ASKED}, {"id": bare}, {"id": [ASKED]}]
+    body |= draw(st.sampled_from([*names, {"id": 17, "task_id": f" {ASKED}"}]))
+    body = merged(body, draw(some(NOISE)))
+    if draw(st.booleans()):
+        body = merged(body, {"detail": draw(some(DETAILS))})
+    if draw(st.booleans()) and isinstance(body.get("detail"), dict):
+        body["detail"] = draw(st.sampled_from([json.dumps(body["detail"]), [body["detail"]]]))
+    return draw(wrapped(body, word))
+
+
+@st.composite
+def wrapped(draw: st.DrawFn, body: Body, word: str) -> Any:
+    inner = draw(st.sampled_from([body, [body], json.dumps(body)]))
+    relay = RELAYS.get(meaning_of(word), "IN_PROGRESS")
+    outer: list[Any] = [
+        body,
+        [body],
+        {"data": inner},
+        {"status": "success", "data": inner},
+        {"code": "success", "message": "", "data": inner},
+        {"code": 200, "msg": "success", "request_id": "r-1", "data": inner},
+        {"code": 0, "message": "SUCCEED", "data": {"data": inner}},
+        {"code": "success", "data": {"task_id": ASKED, "status": relay, "data": inner}},
+        {"request_id": "r-1", "output": inner},
+        {"success": True, "result": inner},
+        {"response": inner},
+    ]
+    return draw(st.sampled_from(outer))
+
+
+SUCCESSES = st.sampled_from(["completed", "success", "succeeded", "succeed", "done", "finished"])
+FAILURES = st.sampled_from(["failed", "failure", "fail", "rejected", "cancelled"])
+UNFINISHED = st.sampled_from(["pending", "queued", "processing", "in_progress", "daydreaming"])
+URLS = st.sampled_from([RESULT, f" `{RESULT}` ", f'"{RESULT}"', [RESULT]])
+
+
+class TestAnyShape:
+    @given(st.data(), SUCCESSES, st.sampled_from([*RESULT_PLACES, "media.mp4_url", "links"]), URLS)
+    def test_a_success_is_one_and_its_url_is_found(
+        self, data: st.DataObject, word: str, path: str, url: object
+    ) -> None:
+        found = report(data.draw(dressed(word, put({}, path, url))))
+        assert found.meaning is Meaning.SUCCESS, found.remarks
+        assert (found.video_url, found.failure) == (RESULT, None)
+
+    @given(st.data(), SUCCESSES, st.sampled_from([None, "", [], "pending", 0]))
+    def test_a_success_without_a_url_is_one(
+        self, data: st.DataObject, word: str, url: object
+    ) -> None:
+        found = report(data.draw(dressed(word, {"video_url": url})))
+        assert found.meaning in (Meaning.SUCCESS, Meaning.UNKNOWN), found.remarks
+        assert (found.video_url, found.failure) == (None, None)
+
+    @given(st.data(), FAILURES, st.sampled_from(REASON_PLACES), st.sampled_from(POLICY_TEXTS))
+    def test_a_failure_is_one_and_has_its_reason(
+        self, data: st.DataObject, word: str, path: str, reason: str
+    ) -> None:
+        found = report(data.draw(dressed(word, put({"video_url": None}, path, reason))))
+        assert found.meaning is Meaning.FAILURE, found.remarks
+        assert found.failure is not None
+        assert found.failure.code == "content_policy"
+
+    @given(st.data(), FAILURES, st.sampled_from([True, 1, "true"]))
+    def test_a_failure_that_is_still_running_is_no_end(
+        self, data: st.DataObject, word: str, running: object
+    ) -> None:
+        either: list[Body] = [{"running": running}, {"detail": {"running": running}}]
+        facts = data.draw(st.sampled_from(either))
+        assert report(data.draw(dressed(word, facts))).meaning is Meaning.UNKNOWN
+
+    @given(st.data(), UNFINISHED, st.sampled_from([{}, {"url": RESULT}, {"error": "boom"}]))
+    def test_a_job_that_goes_on_is_not_ended(
+        self, data: st.DataObject, word: str, facts: Body
+    ) -> None:
+        found = report(data.draw(dressed(word, facts)))
+        assert found.meaning not in ENDS
+        assert found.foreign_id is None
