@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import make_url
 
-from reelwatch import db
+from reelwatch import db, postgresql
 from reelwatch.listener import Reaction, Received
 from reelwatch.polling import LEASE
 from reelwatch.sandbox import scripted_id
@@ -121,7 +121,7 @@ class Drill:
         """Connections to the database go dead without a word; who waits there gives up in time."""
         self.someone_frozen = True  # the server waits for them, perhaps within a transaction
         self._weather(self.to_database, Weather.BLACK_HOLE, 8)
-        time.sleep(db.IDLE_SECONDS)
+        time.sleep(postgresql.IDLE_SECONDS)
         self.someone_frozen = False
 
     def upstream_429(self) -> None:

@@ -7,10 +7,10 @@ import sys
 
 from celery.__main__ import main
 
-from reelwatch import db, tasks
+from reelwatch import postgresql, tasks
 from reelwatch.celery import app
 
-turn, db.SILENCE_SECONDS = int(sys.argv.pop(1)), float(sys.argv.pop(1))
+turn, postgresql.SILENCE_SECONDS = int(sys.argv.pop(1)), float(sys.argv.pop(1))
 for task in app.tasks.values():
     if task.time_limit == tasks.TURN_LIMIT:
         task.time_limit = turn

@@ -21,7 +21,7 @@ from sqlalchemy import CheckConstraint, UniqueConstraint, insert, inspect, selec
 from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
 from sqlalchemy.orm import Session
 
-from reelwatch import alembic_filter, db
+from reelwatch import alembic_filter, db, postgresql
 from reelwatch.models import (
     Account,
     Attempt,
@@ -96,7 +96,7 @@ def test_a_cut_connection_is_replaced(
     postgresql_url: str, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a failover the next transaction works; nobody has to restart a worker."""
-    monkeypatch.setattr(db, "PROVEN_SECONDS", 0.0)
+    monkeypatch.setattr(postgresql, "PROVEN_SECONDS", 0.0)
     ask(postgresql_url)
     postgres_server.terminate_connections()
     ask(postgresql_url)
@@ -105,7 +105,7 @@ def test_a_cut_connection_is_replaced(
 def test_one_that_worked_a_moment_ago_breaks_no_more_than_one_transaction(
     postgresql_url: str, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db, "PROVEN_SECONDS", 3600.0)
+    monkeypatch.setattr(postgresql, "PROVEN_SECONDS", 3600.0)
     with db.transaction(postgresql_url), db.transaction(postgresql_url):  # two connections
         ask(postgresql_url)
     postgres_server.terminate_connections()
@@ -379,7 +379,7 @@ def test_a_server_that_is_silent_is_given_up(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that takes what is sent and says nothing; in fair weather a new connection is made."""
-    monkeypatch.setattr(db, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(postgresql, "SILENCE_SECONDS", 0.5)
     with detour(postgresql_url) as (road, url):
         began = time.monotonic()
         with pytest.raises(OperationalError, match=r"no answer within 0\.5 s"):  # noqa: PT012, SIM117
@@ -397,7 +397,7 @@ def test_only_transactions_of_ours_are_impatient(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A migration may take its time, on whichever connection."""
-    monkeypatch.setattr(db, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(postgresql, "SILENCE_SECONDS", 0.3)
     long = text("SELECT pg_sleep(1)")
     for transaction in (db.transaction, db.reading):
         with transaction(postgresql_url) as session:
@@ -412,7 +412,7 @@ def test_a_transaction_that_nobody_goes_on_with_is_ended(postgresql_url: str) ->
     """A worker that is stopped in the middle of one must not hold its locks for ever."""
     with db.reading(postgresql_url) as session:
         limit = session.execute(text("SHOW idle_in_transaction_session_timeout")).scalar_one()
-    assert limit == f"{db.IDLE_SECONDS}s"
+    assert limit == f"{postgresql.IDLE_SECONDS}s"
 
 
 # ---------------------------------------------------------------- constraints

@@ -48,6 +48,7 @@ GROUPS = {
         "db",
         "models",
         "naming",
+        "postgresql",
         "adoption",
         "alembic_filter",
         "ledger",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from reelwatch import db, tasks
+from reelwatch import postgresql, tasks
 from reelwatch.sandbox_scripts import scripted_id
 from tests.fleet import BEAT, WORKER, fleet
 from tests.proxy import Weather, detour
@@ -21,7 +21,7 @@ TICKS = "SELECT extract(epoch FROM at) FROM heartbeats WHERE name = 'tick'"
 @pytest.mark.parametrize(
     ("pool", "turn", "silence", "said"),
     [
-        ("prefork", 3, db.SILENCE_SECONDS, "Hard time limit (3s) exceeded for reelwatch."),
+        ("prefork", 3, postgresql.SILENCE_SECONDS, "Hard time limit (3s) exceeded for reelwatch."),
         ("threads", tasks.TURN_LIMIT, 3.0, "raised unexpected: OperationalError"),
     ],
 )

@@ -107,11 +107,15 @@ def _database(current: settings.Settings) -> Check:
     try:
         url = options.database()
         revision, head = db.revisions(url)
+        read_only = db.read_only(url)
     except (cli_errors.Failure, SQLAlchemyError, OSError) as error:
         return Check("database", WRONG, _failure_text(error))
     if revision != head:
         found = f"at revision {revision}" if revision else "at no revision"
         return Check("database", WRONG, f"{found}, needed is {head}: run `reelwatch migrate`")
+    if read_only:
+        found = f"{options.safe_url(url)} is read-only: a standby, or a primary that became one"
+        return Check("database", WRONG, f"{found}; DATABASE_URL has to name the writable server")
     return Check("database", OK, f"{options.safe_url(url)}, at revision {head}")
 
 

@@ -1,15 +1,12 @@
 """The database: engines that suit SQLite and PostgreSQL, transactions, the clock, migrations."""
 
-import math
 import os
-import time
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -32,30 +29,25 @@ from sqlalchemy import (
     literal,
     make_url,
     select,
+    text,
     type_coerce,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import RowMapping
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from reelwatch.errors import Refused
 from reelwatch.models import Base, UtcDateTime
 from reelwatch.naming import HERE
+from reelwatch.postgresql import IMPATIENT
+from reelwatch.postgresql import new_engine as postgresql_engine
 
 READ_ONLY = "reelwatch_read_only"
-IMPATIENT = "reelwatch_impatient"
 BUSY_SECONDS = 30  # how long SQLite waits for another writer
-IDLE_SECONDS = 10  # how long PostgreSQL lets a transaction of ours do nothing
-SILENCE_SECONDS = 30.0  # how long PostgreSQL may take to answer a statement within a transaction
-POOL_SIZE = 5
-PROVEN_SECONDS = 2.0  # a connection that has worked so lately need not be tried first
 
 CLOCK = select(func.clock_timestamp(type_=UtcDateTime()))
-
-T = TypeVar("T")
 
 
 _engines: dict[tuple[str, int], Engine] = {}
@@ -70,89 +62,7 @@ def engine(url: str) -> Engine:
 def _new_engine(url: str) -> Engine:
     if make_url(url).get_backend_name() == "sqlite":
         return _sqlite_engine(url)
-    made = create_engine(
-        url, pool_size=POOL_SIZE, max_overflow=20, pool_use_lifo=True, pool_recycle=1_800,
-        connect_args={"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5,
-                      "keepalives_count": 3, "tcp_user_timeout": 20_000,
-                      "application_name": "reelwatch"},
-    )  # fmt: skip
-    event.listen(made, "do_connect", _connect_postgresql)
-    event.listen(made, "connect", _prepare_postgresql)
-    event.listen(made, "checkout", _try_postgresql)
-    event.listen(made, "checkin", _proven)
-    event.listen(made, "begin", _begin_postgresql)
-    return made
-
-
-class _Connection(psycopg.Connection[Any]):
-    """Ends with an OperationalError when the server is silent for long, if told to.
-
-    The kernel notices a network that loses everything. It does not notice a server, or something
-    on the way to it, that takes what is sent and never answers: that would hold a thread for ever.
-    """
-
-    silence: float | None = None  # seconds
-
-    def wait(self, gen: Generator[Any, Any, T], *args: Any, **options: Any) -> T:
-        """All that the driver does over the network passes through here."""
-        return super().wait(gen if self.silence is None else self._bounded(gen), *args, **options)
-
-    def _bounded(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-        give_up_at = time.monotonic() + (self.silence or 0.0)
-        try:
-            wanted = next(gen)
-            while True:
-                ready = yield wanted  # nothing ready: woken up to look at the time
-                if not ready and time.monotonic() > give_up_at:
-                    self.close()  # else the pool would take it back
-                    raise psycopg.OperationalError(f"no answer within {self.silence:g} s")
-                wanted = gen.send(ready)
-        except StopIteration as done:
-            result: T = done.value
-            return result
-
-
-def _connect_postgresql(
-    _dialect: object, _record: object, args: list[Any], options: dict[str, Any]
-) -> _Connection:
-    made = _Connection.connect(*args, **options)
-    made.silence = SILENCE_SECONDS
-    return made
-
-
-def _begin_postgresql(connection: Connection) -> None:
-    """Migrations may take their time, a worker's statement may not."""
-    impatient = connection.get_execution_options().get(IMPATIENT)
-    driver: Any = connection.connection.driver_connection
-    driver.silence = SILENCE_SECONDS if impatient else None
-
-
-def _try_postgresql(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
-    """As `pool_pre_ping` does, but not before every one of many transactions a second.
-
-    A connection that the server has ended meanwhile is replaced, and nobody notices.
-    """
-    if time.monotonic() - record.info.get("proven_at", -math.inf) < PROVEN_SECONDS:
-        return
-    try:
-        connection.silence, connection.autocommit = SILENCE_SECONDS, True
-        connection.execute("SELECT 1")
-        connection.autocommit = False
-    except psycopg.Error as error:
-        raise DisconnectionError from error
-
-
-def _proven(connection: Any, record: ConnectionPoolEntry) -> None:
-    if connection is not None:  # None: it broke
-        record.info["proven_at"] = time.monotonic()
-
-
-def _prepare_postgresql(connection: Any, record: ConnectionPoolEntry) -> None:
-    # A worker that is stopped, or cut off, in the middle of a transaction holds its locks; all
-    # others would wait for them. Ours are open for milliseconds.
-    connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
-    connection.commit()
-    _proven(connection, record)
+    return postgresql_engine(url)
 
 
 def _sqlite_engine(url: str) -> Engine:
@@ -265,6 +175,21 @@ def still_leased(
         return ()
     rows = session.execute(tokens, {"ids": list(given)})
     return {row.id for row in rows if row.lease_token == given[row.id]}
+
+
+def is_away(error: Exception) -> bool:
+    """Is it the database that is away or can't be written to, and not a value that is odd?"""
+    return isinstance(error, OperationalError) or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    )
+
+
+def read_only(url: str) -> bool:
+    """Does the server refuse all writing, as a standby does? (SQLite says so by itself.)"""
+    if make_url(url).get_backend_name() == "sqlite":
+        return False
+    with reading(url) as session:
+        return bool(session.execute(text("SHOW transaction_read_only")).scalar_one() == "on")
 
 
 def dispose() -> None:

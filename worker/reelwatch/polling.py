@@ -21,7 +21,6 @@ from typing import Any
 import structlog
 from sqlalchemy import ColumnElement, Select, Update, and_, bindparam, exists, or_, select, update
 from sqlalchemy.engine import RowMapping
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from reelwatch import db, fanout, forecasts, ledger, lifecycle, mixups, ranking, schedule, upstream
@@ -214,9 +213,9 @@ class _Poller:
         """Write a group down as one; if one of it can't be written, the others all the same."""
         try:
             self._record(results)
-        except OperationalError:  # the database is away, not one result odd
-            raise
-        except Exception:
+        except Exception as error:
+            if db.is_away(error):
+                raise
             if len(results) > 1:
                 for looked in results:
                     self.record([looked])

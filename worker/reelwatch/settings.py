@@ -271,7 +271,7 @@ def normal_database_url(value: str) -> URL:
     """The URL with its driver named: `postgres://` and `postgresql://` mean psycopg 3."""
     accepted = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or postgres://…"
     try:
-        url = make_url(value)
+        url = make_url(_several_hosts(value))
     except (ArgumentError, ValueError):
         raise ValueError(accepted) from None
     if url.drivername in ("postgres", "postgresql"):
@@ -281,6 +281,18 @@ def normal_database_url(value: str) -> URL:
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         raise ValueError(f"{accepted} (in memory, every connection would have its own)")
     return url
+
+
+def _several_hosts(value: str) -> str:
+    """`//user:password@a:5432,b:5433/name`, as libpq takes it, in the form that SQLAlchemy does."""
+    start, _, rest = value.partition("://")
+    place, slash, tail = rest.partition("/")
+    user, at, hosts = place.rpartition("@")
+    if "," not in hosts:
+        return value
+    name, _, query = tail.partition("?")
+    listed = "&".join([*(f"host={host}" for host in hosts.split(",")), *filter(None, [query])])
+    return f"{start}://{user}{at}{slash or '/'}{name}?{listed}"
 
 
 def check_broker_url(value: str) -> str:
