@@ -27,7 +27,7 @@ from tests.processes import Folder, Process, process
 
 SECRET = new_secret()
 KEY = "sk-benchmark-0123456789abcdef"
-CONCURRENCY = 8  # processes of a worker: Reelwatch's own default, and so the peers' too
+CONCURRENCY = 8  # processes of a worker, ours and the peers'
 START_SECONDS = 180.0  # of a machine that does much else
 
 _databases = itertools.count(1)  # of Redis; each tracker has its own
@@ -126,7 +126,8 @@ def reelwatch(upstream: Upstream, name: str = "Reelwatch", **more: str) -> Itera
 
     tracker = Tracker(name, url, take, environment["BROKER_URL"], environment)
     with running(tracker):
-        tracker.processes = [process(WORKER, environment), process(BEAT, environment)]
+        worker = [*WORKER, f"--concurrency={CONCURRENCY}"]
+        tracker.processes = [process(worker, environment), process(BEAT, environment)]
         if more.get("LOG_LEVEL", "info") == "info":
             tracker.processes[0].wait_for("ready", START_SECONDS)
         else:  # it does not say so; it answers a little before it is

@@ -393,7 +393,7 @@ def test_a_worker_starts_standby_and_stops_it(monkeypatch: pytest.MonkeyPatch) -
     tasks._Standing(None).start(None)
     assert standby._thread is not None
     assert standby._thread.is_alive()
-    tasks._end_turns()
+    tasks._end_standby()
     standby._thread.join(30)
     assert not standby._thread.is_alive()
     assert fanout.stopping.is_set()

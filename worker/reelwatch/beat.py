@@ -75,7 +75,7 @@ def end_on_signals(service: beat.Service) -> None:
         if not getattr(service.scheduler, "publishing", False):
             raise SystemExit(0)
 
-    for each in (signal.SIGTERM, signal.SIGINT):
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(each, end)
     control: Any = getattr(beat, "BeatPidbox", None)  # from Celery 5.7 on
     if control is not None:

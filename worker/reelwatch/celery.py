@@ -12,16 +12,17 @@ from functools import partial
 from typing import Any
 
 import structlog
-from celery import Celery, signals
+from celery import signals
 from celery.beat import Service
 from celery.schedules import schedule
 from kombu import Queue
 from kombu.transport import pyamqp
 from sqlalchemy.exc import SQLAlchemyError
 
-from reelwatch import beat, log, messages, redis_queue, settings, tracking
+from reelwatch import beat, log, messages, processes, redis_queue, settings, tracking
 from reelwatch.errors import SettingsError
 from reelwatch.messages import INTAKE, WORK
+from reelwatch.processes import Application
 
 TICK_SECONDS = 1.0
 LEARN_SECONDS = 20.0
@@ -29,7 +30,6 @@ MESSAGE_EXPIRES = 30.0  # ticks and nudges pile up no longer than this while no 
 # How no arguments look is given, for Celery takes a fifth of beat's time to find out.
 BEATEN = {"expires": MESSAGE_EXPIRES, "argsrepr": "()", "kwargsrepr": "{}"}
 SCHEDULER = f"{beat.__name__}:{beat.Scheduler.__name__}"
-CONCURRENCY = 8  # turns wait for the network, not for the processor
 
 logger = structlog.get_logger(__name__)
 
@@ -89,7 +89,7 @@ def configuration() -> dict[str, Any]:
             for name in ("reelwatch.tick", "reelwatch.poll", "reelwatch.deliver", "reelwatch.learn")
         },
         "worker_prefetch_multiplier": 1,
-        "worker_concurrency": CONCURRENCY,
+        "worker_concurrency": processes.concurrency(),
         "worker_consumer": f"{messages.__name__}:Consumer",
         "worker_enable_prefetch_count_reduction": False,
         "worker_hijack_root_logger": False,
@@ -122,7 +122,7 @@ def _transport_options(current: settings.Settings) -> dict[str, Any]:
     return REDIS_OPTIONS if current.broker.startswith("redis") else AMQP_OPTIONS
 
 
-app = Celery("reelwatch", include=["reelwatch.tasks"])
+app = Application("reelwatch", include=["reelwatch.tasks"])
 app.add_defaults(configuration)
 
 

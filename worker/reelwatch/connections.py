@@ -112,7 +112,11 @@ class Dialer:
             raise DeadlinePassed(f"{host} was not looked up: {LOOKUPS} look-ups hang already")
         answers: queue.SimpleQueue[Found | Exception] = queue.SimpleQueue()
         work = (host, port, answers)
-        threading.Thread(target=self._resolve, args=work, name="look-up", daemon=True).start()
+        thread = threading.Thread(target=self._resolve, args=work, name="look-up", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system allows no more: then here, as long as it takes
+            self._resolve(*work)
         try:
             answer = answers.get(timeout=deadline.remaining())
         except queue.Empty:

@@ -115,8 +115,11 @@ class _Watchdog:
         with self.lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
-                thread.start()
-                self._thread = thread
+                # Where the system allows no thread, each read still has its time, if not all of
+                # them together; the next exchange tries again.
+                with contextlib.suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
             self._deadlines.add(deadline)
             if deadline.at < self._wakes_at:
                 self._wakes_at = deadline.at

@@ -4,47 +4,96 @@ import contextlib
 import os
 import secrets
 import tempfile
+import threading
 from base64 import b64encode
 from collections.abc import MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import structlog
 from celery.beat import EmbeddedService
+from celery.concurrency.thread import TaskPool
+from celery.utils.functional import noop
 from sqlalchemy.exc import ArgumentError
 
-from reelwatch import db, fanout, settings
+from reelwatch import db, fanout, processes, settings
 from reelwatch.celery import SCHEDULER, app
-from reelwatch.errors import SettingsError
+from reelwatch.errors import ReelwatchError, SettingsError
 
 log = structlog.get_logger(__name__)
 
 THREADS = 16
+LEAST_THREADS = 3  # beat, Celery's timer, and one that works
 
 
 def run(database_url: str) -> int:
     """Work until asked to stop (SIGTERM, Ctrl-C); returns the exit code. Migrates first."""
     for note in db.migrate(database_url):
         log.info("migrated", note=note)
+    _check_threads()
     # Any: with `thread` it is a thread, while its stubs think of a process too. The plain scheduler
     # keeps no file: what is due stands in the database.
     beat: Any = EmbeddedService(app, thread=True, scheduler_cls=SCHEDULER)
     beat.start()
     try:
         worker = app.Worker(
-            pool="threads",
+            pool=f"{__name__}:Pool",
             concurrency=THREADS,
             quiet=True,
             without_gossip=True,
             without_mingle=True,
             without_heartbeat=True,
-            hostname=f"reelwatch-up@{os.uname().nodename}",
+            hostname=processes.own_name("reelwatch-up"),
         )
         worker.start()
     finally:
         fanout.stopping.set()
         beat.stop()
     return int(worker.exitcode or 0)
+
+
+class _Executor(ThreadPoolExecutor):
+    """Goes on with the threads it has where the system allows no more."""
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            fanout.places = len(self._threads)
+            if not self._threads:
+                raise
+
+
+class Pool(TaskPool):
+    """Celery's pool of threads; one is there from the start, before others take what is left."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.executor = _Executor(self.limit)
+
+    def on_start(self) -> None:
+        """Have a thread."""
+        self.executor.submit(noop)
+
+
+def _check_threads() -> None:
+    """Raises `ReelwatchError` where not even the few threads can be had that this can't do without.
+
+    Failing later, in the middle of Celery, takes pages of traceback to say so.
+    """
+    enough = threading.Event()
+    threads = [threading.Thread(target=enough.wait) for _ in range(LEAST_THREADS)]
+    try:
+        for thread in threads:
+            thread.start()
+    except RuntimeError as error:
+        raise ReelwatchError(
+            f"{error}: {LEAST_THREADS} are needed beside the first one; what limits them is "
+            "`ulimit -u`, or the container's or dyno's own limit"
+        ) from None
+    finally:
+        enough.set()
 
 
 def prepare(environment: MutableMapping[str, str]) -> settings.Settings:

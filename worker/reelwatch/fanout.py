@@ -3,11 +3,14 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 import structlog
+
+from reelwatch.stopping import Stopping
 
 log = structlog.get_logger(__name__)
 
@@ -18,7 +21,8 @@ GATHER_SECONDS = 0.02  # results this close together are written in one transact
 PATIENCE_SECONDS = 0.25  # and those that nobody waits for if they are this close
 GROUP = 200  # results in one transaction at most
 
-stopping = threading.Event()  # set when this process is asked to end: nothing new is claimed
+places = 8  # turns that a worker has room for; it says so itself when it starts
+stopping = Stopping()  # set when this process is asked to end: nothing new is claimed
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +53,16 @@ def fan_out(
     stays claimed until its lease runs out, and is logged. A result that is not `urgent` may wait a
     moment longer for others to be recorded with. `hand_over` is called when the time is over and
     more may be left to claim; what is in hand is still to be done then.
+
+    Where the system allows fewer threads, there are fewer, and less is in hand; where it allows
+    none, this thread does one item after the other. Nothing that was claimed is given up for it.
     """
     turn = _Turn(do, threads, time.monotonic() + turn_seconds, urgent)
     done = 0
     try:
         while True:
             if turn.may_claim():
-                turn.start(claim(threads - turn.in_hand))
+                turn.start(claim(turn.room))
             elif turn.hands_over():
                 hand_over()
             if not turn.in_hand and not (linger and turn.wait()):
@@ -87,14 +94,19 @@ class _Turn(Generic[Item, Result]):
         self._empty = False  # was the last claim?
         self._handed_over = False
         self._when_freed = False
+        self._short = False  # of threads: does the system allow no more?
         self._crew: list[threading.Thread] = []
         self._work: SimpleQueue[Item | None] = SimpleQueue()
         self._outcomes: SimpleQueue[Result | BaseException] = SimpleQueue()
 
+    @property
+    def room(self) -> int:
+        """How many more items may be in hand."""
+        return self._threads - self.in_hand
+
     def may_claim(self) -> bool:
         now = time.monotonic()
-        free = self.in_hand < self._threads
-        return free and self._claim_at <= now < self._end and not stopping.is_set()
+        return self.room > 0 and self._claim_at <= now < self._end and not stopping.is_set()
 
     def hands_over(self) -> bool:
         """Is the time over, for the first time, while there may be more to claim?"""
@@ -118,10 +130,25 @@ class _Turn(Generic[Item, Result]):
         self.in_hand += len(batch.items)
         for item in batch.items:
             self._work.put(item)
-        while len(self._crew) < self.in_hand:  # never more than there was to do at once
-            number = len(self._crew)
-            self._crew.append(threading.Thread(target=self._serve, name=f"fanout-{number}"))
-            self._crew[-1].start()
+        if not self._short:
+            self._man(self.in_hand)  # never more than there was to do at once
+
+    def _man(self, wanted: int) -> None:
+        """Have so many threads, or as many as the system allows."""
+        while len(self._crew) < wanted:
+            # What is bound to the log lines of this batch is bound in its threads.
+            thread = threading.Thread(
+                target=copy_context().run, args=(self._serve,), name=f"fanout-{len(self._crew)}"
+            )
+            try:
+                thread.start()
+            except RuntimeError as error:  # said once a turn, and tried again in the next one
+                self._short, self._threads = True, max(1, len(self._crew))
+                log.warning(
+                    "threads_missing", threads=len(self._crew), wanted=wanted, error=str(error)
+                )
+                return
+            self._crew.append(thread)
 
     def dismiss(self) -> None:
         """End the threads, when they have done what was claimed."""
@@ -134,9 +161,12 @@ class _Turn(Generic[Item, Result]):
         """The next group of results; empty when it is time to claim again instead."""
         results: list[Result] = []
         end = max(time.monotonic() + GATHER_SECONDS, self._claim_at)
+        if not self._crew:
+            end = self._do_some()
         while self.in_hand and len(results) < GROUP:
+            patience = max(0.0, end - time.monotonic()) if self._crew else 0.0
             try:
-                outcome = self._outcomes.get(timeout=max(0.0, end - time.monotonic()))
+                outcome = self._outcomes.get(timeout=patience)
             except Empty:
                 break
             self.in_hand -= 1
@@ -157,9 +187,24 @@ class _Turn(Generic[Item, Result]):
             return soon
         return max(soon, min(self._claim_at, now + PATIENCE_SECONDS))
 
+    def _do_some(self) -> float:
+        """Do a group in this thread, since there is no other; returns the time afterwards."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not self._work.empty() and time.monotonic() < end:
+            self._serve_one()
+        return time.monotonic()
+
     def _serve(self) -> None:
-        while (item := self._work.get()) is not None:
-            try:
-                self._outcomes.put(self._do(item))
-            except BaseException as error:
-                self._outcomes.put(error)
+        while self._serve_one():
+            pass
+
+    def _serve_one(self) -> bool:
+        """Take one item and do it; false if it is the sign to end instead."""
+        item = self._work.get()
+        if item is None:
+            return False
+        try:
+            self._outcomes.put(self._do(item))
+        except BaseException as error:
+            self._outcomes.put(error)
+        return True

@@ -45,6 +45,7 @@ LATE = 0.05  # seconds of them that the worker itself may be late for a slot
 LEAD_MIN = 0.02  # seconds from a claim to its first slot: what the commit takes, at least
 LEAD_MAX = 2.0
 LINGER_ACCOUNTS = 4  # of more, turns that wait for the next due job could bind all processes
+# (of which two stay free for deliveries, ticks and new ids in any case).
 TRICKLE_AGAIN = 0.25  # seconds until one that found less than it could have taken asks again
 IDLE_AGAIN = 0.5  # seconds until a turn that found nothing due, with looks in hand, asks again
 
@@ -165,7 +166,7 @@ def poll(
         threads=THREADS,
         turn_seconds=turn_seconds,
         urgent=_brings_more,
-        linger=len(settings.accounts) <= LINGER_ACCOUNTS,
+        linger=len(settings.accounts) <= min(LINGER_ACCOUNTS, fanout.places - 2),
         hand_over=hand_over,
     )
 
@@ -204,8 +205,9 @@ class _Poller:
         return batch
 
     def look(self, claimed: Claimed) -> Looked:
-        time.sleep(max(0.0, claimed.slot.opens - time.monotonic()))
-        if time.monotonic() > claimed.slot.closes:
+        # Whoever is asked to end sends nothing more: its jobs are given back, and due at once.
+        ending = fanout.stopping.wait(max(0.0, claimed.slot.opens - time.monotonic()))
+        if ending or time.monotonic() > claimed.slot.closes:
             return Looked(claimed, None)
         return Looked(claimed, self._ask(self._account, claimed.row["video_id"], datetime.now(UTC)))
 

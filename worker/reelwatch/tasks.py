@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import union_all
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
-from reelwatch import db, delivery, fanout, heartbeat, learning, polling, settings, tracking
+from reelwatch import db, delivery, heartbeat, learning, polling, settings, tracking
 from reelwatch.celery import MESSAGE_EXPIRES, TICK_SECONDS, app
 from reelwatch.errors import Refused, SettingsError, UnknownJob
 
@@ -167,7 +167,10 @@ class Standby:
         """Begin to watch."""
         self._stop.clear()
         self._thread = threading.Thread(target=self._watch, name="standby", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the system allows no more: ticks are all there is
+            log.warning("standby_missing", error=str(error))
 
     def stop(self) -> None:
         """Stop watching; a turn under way ends by itself."""
@@ -219,6 +222,5 @@ app.steps["worker"].add(_Standing)
 
 
 @signals.worker_shutting_down.connect
-def _end_turns(**_: object) -> None:
-    fanout.stopping.set()
+def _end_standby(**_: object) -> None:
     standby.stop()
