@@ -6,7 +6,6 @@ from typing import IO, Any
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from sqlalchemy.orm import Session
 
 from reelwatch import cli_options as options
 from reelwatch import cli_render, db, history, narrative, settings, tracking
@@ -187,7 +186,7 @@ def cancel(ids: Sequence[str], account: str, as_json: bool) -> None:
 
     A job that has ended already stays as it is. If one id is unknown, nothing is changed.
     """
-    jobs = _change_all(tracking.cancel, ids, account)
+    jobs = _changed(tracking.cancel_many, ids, account)
     _tell_changed(jobs, as_json, {State.CANCELLED: "cancelled"})
 
 
@@ -206,18 +205,14 @@ def recheck(ids: Sequence[str], account: str, as_json: bool) -> None:
     reelwatch list --state expired --json | jq -r '.[].video_id' | xargs reelwatch recheck
     """
     again = "will be looked at now:"
-    jobs = _change_all(tracking.recheck, ids, account)
+    jobs = _changed(tracking.recheck_many, ids, account)
     _tell_changed(jobs, as_json, {state: again for state in State if state not in FINAL})
 
 
-def _change_all(change: Callable[..., Job], ids: Sequence[str], account: str) -> list[Job]:
+def _changed(change: Callable[..., list[Job]], ids: Sequence[str], account: str) -> list[Job]:
     """All of them in one transaction, or none."""
     with db.transaction(options.database()) as session:
-        return [_changed(change, session, name, account) for name in dict.fromkeys(ids)]
-
-
-def _changed(change: Callable[..., Job], session: Session, video_id: str, account: str) -> Job:
-    return change(video_id, account=account, session=session)
+        return change(ids, account=account, session=session)
 
 
 def _tell_changed(jobs: Sequence[Job], as_json: bool, done: dict[State, str]) -> None:

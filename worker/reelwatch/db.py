@@ -1,7 +1,7 @@
 """The database: engines that suit SQLite and PostgreSQL, transactions, the clock, migrations."""
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,7 +34,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -159,22 +158,22 @@ def listed(dialect: str, parameter: str, width: int) -> list[ColumnElement[str |
 
 
 def tokens_of(table: Table, *, key_share: bool = False) -> Select[Any]:
-    """The lease tokens of the rows with these `ids`, to be locked in one order for all."""
+    """The lease tokens of the rows with these `ids`, locked in one order for all.
+
+    What somebody else has locked is left out: whoever changes a row takes its token away, and a
+    producer's open transaction must not hold up the results about other rows.
+    """
     rows = select(table.c.id, table.c.lease_token).where(
         table.c.id.in_(bindparam("ids", expanding=True))
     )
-    return rows.order_by(table.c.id).with_for_update(key_share=key_share)
+    return rows.order_by(table.c.id).with_for_update(key_share=key_share, skip_locked=True)
 
 
-def still_leased(
-    session: Session, tokens: Select[Any], claimed: Iterable[Mapping[str, Any] | RowMapping]
-) -> Collection[Any]:
-    """The ids of the claimed rows, locked, that still bear the token they were claimed with."""
-    given = {row["id"]: row["lease_token"] for row in claimed}
-    if not given:
-        return ()
-    rows = session.execute(tokens, {"ids": list(given)})
-    return {row.id for row in rows if row.lease_token == given[row.id]}
+def tokens_now(session: Session, tokens: Select[Any], ids: Collection[Any]) -> Mapping[Any, Any]:
+    """The tokens that rows bear now, by id, the rows locked; by `tokens_of`."""
+    if not ids:
+        return {}
+    return {row.id: row.lease_token for row in session.execute(tokens, {"ids": list(ids)})}
 
 
 def is_away(error: Exception) -> bool:

@@ -46,7 +46,7 @@ log = structlog.get_logger(__name__)
 attempts = table_of("attempts")
 
 # Statements are made once: putting one together takes as long as the database takes for it.
-TOKENS = db.tokens_of(deliveries)
+TOKENS = db.tokens_of(deliveries, key_share=True)
 COUNTED = (
     update(deliveries)
     .where(deliveries.c.id == bindparam("row_id"))
@@ -276,12 +276,18 @@ def record(
     """Write attempts down, and what follows from them where the delivery is still ours.
 
     An attempt whose lease ran out is recorded too: it was made. But it decides nothing any more.
+    Nor does one whose delivery somebody changes just now, by ordering it again, say.
     """
     connection = session.connection()
     connection.execute(insert(attempts), [_attempt(attempted) for attempted, _ in followed])
-    ours = db.still_leased(session, TOKENS, [attempted.row for attempted, _ in followed])
-    outcomes = [values for done, values in followed if done.row["id"] in ours]
-    lost = [{"row_id": done.row["id"]} for done, _ in followed if done.row["id"] not in ours]
+    tokens = db.tokens_now(session, TOKENS, {done.row["id"] for done, _ in followed})
+    free = [(done, values) for done, values in followed if done.row["id"] in tokens]
+    outcomes, lost = [], []
+    for done, values in free:
+        if tokens[done.row["id"]] == done.row["lease_token"]:
+            outcomes.append(values)
+        else:
+            lost.append({"row_id": done.row["id"]})
     if outcomes:
         connection.execute(FOLLOWED, outcomes)
     if lost:

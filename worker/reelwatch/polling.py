@@ -410,15 +410,13 @@ def apply(
     Returns the changes that were written, each with its look, and the number of events they owe.
     """
     # Whoever else writes to a job takes the token away: what the claim has read still holds.
-    asked = [looked.claimed.row for looked in results if looked.look is not None]
-    held = db.still_leased(session, TOKENS, asked)
+    rows = {looked.claimed.row["id"]: looked.claimed.row for looked in results}
+    tokens = db.tokens_now(session, TOKENS, rows)
+    held = {job_id for job_id, token in tokens.items() if token == rows[job_id]["lease_token"]}
     at = now or db.now(session)
-    _release(session, [looked.claimed for looked in results if looked.look is None], at)
-    answered = [
-        (looked, looked.look.answer)
-        for looked in results
-        if looked.look is not None and looked.claimed.row["id"] in held
-    ]
+    ours = [looked for looked in results if looked.claimed.row["id"] in held]
+    _release(session, [looked.claimed for looked in ours if looked.look is None], at)
+    answered = [(looked, looked.look.answer) for looked in ours if looked.look is not None]
     asked_for = [(looked.claimed.row, answer) for looked, answer in answered]
     answers = mixups.sorted_out(session, asked_for, rules.plans.kinds.keys())
     changes = [
@@ -455,16 +453,15 @@ def _completed(
 
 
 def _release(session: Session, missed: Sequence[Claimed], now: datetime) -> None:
+    """Give back the jobs whose slots were missed; their rows are locked."""
     if not missed:
         return
+    freed = jobs.c.id.in_([claimed.row["id"] for claimed in missed])
+    session.execute(update(jobs).where(freed).values(next_poll_at=now, lease_token=None))
     for claimed in missed:
-        row = claimed.row
-        mine = update(jobs).where(jobs.c.id == row["id"], jobs.c.lease_token == row["lease_token"])
-        freed = session.execute(
-            mine.values(next_poll_at=now, lease_token=None).returning(jobs.c.id)
-        )
-        if freed.first() is not None and claimed.probe:  # another probe may go at once
-            session.execute(update(accounts).where(_rests(row["account"])).values(paused_until=now))
+        if claimed.probe:  # another probe may go at once
+            rests = _rests(claimed.row["account"])
+            session.execute(update(accounts).where(rests).values(paused_until=now))
     log.info("slots_missed", account=missed[0].row["account"], count=len(missed))
 
 

@@ -8,13 +8,14 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Executable, bindparam, select, true
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from reelwatch import db, events, ledger, lifecycle, settings
@@ -22,6 +23,8 @@ from reelwatch.answers import clean
 from reelwatch.errors import NotConfigured, Refused, UnknownJob
 from reelwatch.models import Account, Job
 from reelwatch.outbound import check_url
+
+T = TypeVar("T")
 
 ID_LIMIT = 200
 NAME_LIMIT = 255
@@ -108,12 +111,18 @@ def track_many(
 
 def cancel(video_id: str, *, account: str = "default", session: Session | None = None) -> Job:
     """Stop tracking a video; a job that has ended already stays as it is. Raises `UnknownJob`."""
+    return cancel_many([video_id], account=account, session=session)[0]
+
+
+def cancel_many(
+    video_ids: Iterable[str], *, account: str = "default", session: Session | None = None
+) -> list[Job]:
+    """Stop tracking videos, all or, if one is unknown, none; in the order of the ids."""
     with _joined(session) as joined:
-        row = _locked(joined, video_id, account)
-        decision = lifecycle.cancelled(ledger.job_of(row))
-        if decision is not None:
-            ledger.write(joined, [ledger.Change(row, decision)], db.now(joined))
-        return _job(joined, row["id"])
+        rows, now = _locked(joined, video_ids, account), db.now(joined)
+        decided = [(row, lifecycle.cancelled(ledger.job_of(row))) for row in rows]
+        ledger.write(joined, [ledger.Change(row, done) for row, done in decided if done], now)
+        return [_job(joined, row["id"]) for row in rows]
 
 
 def recheck(video_id: str, *, account: str = "default", session: Session | None = None) -> Job:
@@ -122,21 +131,29 @@ def recheck(video_id: str, *, account: str = "default", session: Session | None 
     A reopened job gets its deadline's span anew. A job with another end stays as it is. Raises
     `UnknownJob`.
     """
+    return recheck_many([video_id], account=account, session=session)[0]
+
+
+def recheck_many(
+    video_ids: Iterable[str], *, account: str = "default", session: Session | None = None
+) -> list[Job]:
+    """Look at videos now, at all or, if one is unknown, at none; in the order of the ids."""
     with _joined(session) as joined:
-        row, now = _locked(joined, video_id, account), db.now(joined)
-        decision = lifecycle.reopened(ledger.job_of(row), row["error_code"], now)
-        if decision is not None:
-            renewed = now + (row["deadline_at"] - row["tracked_at"])
-            ledger.write(joined, [ledger.Change(row, decision, deadline_at=renewed)], now)
-        elif row["finished_at"] is None:
-            _look_now(joined, row["id"], now)
-        return _job(joined, row["id"])
+        rows, now = _locked(joined, video_ids, account), db.now(joined)
+        for row in rows:
+            decision = lifecycle.reopened(ledger.job_of(row), row["error_code"], now)
+            if decision is not None:
+                renewed = now + (row["deadline_at"] - row["tracked_at"])
+                ledger.write(joined, [ledger.Change(row, decision, deadline_at=renewed)], now)
+            elif row["finished_at"] is None:
+                _look_now(joined, row["id"], now)
+        return [_job(joined, row["id"]) for row in rows]
 
 
 def sync_accounts(configured: settings.Settings) -> None:
     """Give every configured account its row, at start, so that no producer has to wait for it."""
-    with db.transaction(configured.database_url) as session:
-        for account in configured.accounts.values():
+    for account in configured.accounts.values():
+        with db.transaction(configured.database_url) as session:
             _ensure_account(session, account)
 
 
@@ -169,7 +186,7 @@ def _known_account(session: Session, configured: settings.Settings, name: str) -
     known = configured.accounts
     if name in known:
         return known[name]
-    if session.get(Account, name) is not None:
+    if _has_row(session, name):
         return settings.Account(name, "", None, configured.requests_per_second)
     raise NotConfigured(
         f"account: {name!r} is not configured; known: {', '.join(sorted(known))} "
@@ -277,7 +294,7 @@ def _insert(session: Session, ids: Sequence[str], order: Order) -> list[Job]:
     return [jobs[video_id] for video_id in ids]
 
 
-def _chunks(ids: Iterable[str]) -> Iterator[Sequence[str]]:
+def _chunks(ids: Iterable[T]) -> Iterator[Sequence[T]]:
     """The distinct ids, in order, in parts that fit one statement."""
     distinct = list(dict.fromkeys(ids))
     return (distinct[start : start + CHUNK] for start in range(0, len(distinct), CHUNK))
@@ -323,11 +340,26 @@ def _model(video_id: str) -> str | None:
 
 
 def _ensure_account(session: Session, account: settings.Account) -> None:
-    if session.get(Account, account.name) is not None:
+    if _has_row(session, account.name):
         return
-    rate = account.requests_per_second
+    if db.dialect(session) == "postgresql":
+        # Committed at once: everybody else's first job of the account waits for its row, and the
+        # caller's transaction may stay open for long.
+        with suppress(SQLAlchemyError), db.transaction(settings.current().database_url) as own:
+            _add_account(own, account)
+    if not _has_row(session, account.name):  # SQLite; or the caller is in another database
+        _add_account(session, account)
+
+
+def _has_row(session: Session, account: str) -> bool:
+    return session.execute(select(Account.name).where(Account.name == account)).first() is not None
+
+
+def _add_account(session: Session, account: settings.Account) -> None:
     statement = db.insert_if_absent(db.dialect(session), Account, "name")
-    session.execute(statement.values(name=account.name, requests_per_second=rate))
+    session.execute(
+        statement.values(name=account.name, requests_per_second=account.requests_per_second)
+    )
 
 
 def _find(session: Session, account: str, ids: Iterable[str]) -> Iterator[Job]:
@@ -336,13 +368,22 @@ def _find(session: Session, account: str, ids: Iterable[str]) -> Iterator[Job]:
         yield from session.execute(query).scalars()
 
 
-def _locked(session: Session, video_id: str, account: str) -> dict[str, Any]:
-    jobs = ledger.jobs
-    query = select(jobs).where(jobs.c.account == account, jobs.c.video_id == video_id)
-    row = session.execute(query.with_for_update(key_share=True)).mappings().one_or_none()
-    if row is None:
-        raise UnknownJob(f"no job {video_id!r} is tracked for the account {account!r}")
-    return dict(row)
+def _locked(session: Session, video_ids: Iterable[str], account: str) -> list[dict[str, Any]]:
+    """The jobs' rows in the order of the ids, locked in the one order in which all lock them."""
+    jobs, wanted = ledger.jobs, list(dict.fromkeys(video_ids))
+    found: dict[str, int] = {}
+    for chunk in _chunks(wanted):
+        query = select(jobs.c.video_id, jobs.c.id).where(jobs.c.account == account)
+        found.update(map(tuple, session.execute(query.where(jobs.c.video_id.in_(chunk)))))
+    for video_id in wanted:
+        if video_id not in found:
+            raise UnknownJob(f"no job {video_id!r} is tracked for the account {account!r}")
+    rows: dict[str, dict[str, Any]] = {}
+    for job_ids in _chunks(sorted(found.values())):
+        these = select(jobs).where(jobs.c.id.in_(job_ids)).order_by(jobs.c.id)
+        for row in session.execute(these.with_for_update(key_share=True)).mappings():
+            rows[row["video_id"]] = dict(row)
+    return [rows[video_id] for video_id in wanted]
 
 
 def _look_now(session: Session, job_id: int, now: datetime) -> None:
