@@ -27,7 +27,13 @@ settings.register_profile("dev", deadline=None)
 settings.load_profile("ci" if "CI" in os.environ else "dev")
 
 
-LONGEST = ("test_drill.py", "test_demo.py", "test_cli_service.py", "test_secrets.py")
+LONGEST = (
+    "test_drill.py",
+    "test_producer.py",
+    "test_demo.py",
+    "test_cli_service.py",
+    "test_secrets.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

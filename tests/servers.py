@@ -454,6 +454,10 @@ class PgBouncer(Server):
 
     def show(self, what: str) -> list[dict[str, Any]]:
         """The rows of a command of its console: `SERVERS`, `CLIENTS`, `POOLS`."""
+        return self.command(f"SHOW {what}")
+
+    def command(self, command: str) -> list[dict[str, Any]]:
+        """Gives its console a command; returns the rows that it answers with, if any."""
         console = self._target.set(
             drivername="postgresql", host="127.0.0.1", port=self.port, database="pgbouncer"
         )
@@ -465,7 +469,8 @@ class PgBouncer(Server):
             cursor_factory=psycopg.ClientCursor,
         ) as connection:
             cursor = connection.cursor(row_factory=dict_row)
-            return list(cursor.execute(f"SHOW {what}").fetchall())
+            cursor.execute(command.encode())
+            return list(cursor.fetchall()) if cursor.description else []
 
     def _launch(self) -> Process:
         folder = self._folder.path

@@ -11,9 +11,9 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from reelwatch.answers import Answer, ErrorKind, Report, Trouble
-from reelwatch.models import Base
+from reelwatch.models import table_of
 
-jobs = Base.metadata.tables["jobs"]
+jobs = table_of("jobs")
 
 TRACKED = select(jobs.c.video_id).where(
     jobs.c.account == bindparam("account"),

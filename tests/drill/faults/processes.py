@@ -1,0 +1,109 @@
+"""Processes of ours that are killed, stopped, replaced, or live in another time."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from reelwatch.listener import Reaction, Received
+from reelwatch.polling import LEASE
+from tests.drill.faults.kinds import fault
+from tests.drill.world import READY_SECONDS, Drill
+from tests.fleet import BEAT, WORKER
+from tests.servers import Process
+
+STEPPED_WORKER = (
+    sys.executable,
+    str(Path(__file__).parents[2] / "stepped_worker.py"),
+    *WORKER[1:],
+)
+
+
+@fault(forgets=True)
+def kill_worker(drill: Drill) -> None:
+    """`kill -9` of a worker."""
+    drill.some(WORKER).kill()
+    drill.start_worker()
+
+
+@fault()
+def kill_beat(drill: Drill) -> None:
+    """`kill -9` of a beat."""
+    drill.some(BEAT).kill()
+    drill.fleet.start(BEAT)
+
+
+@fault()
+def kill_both_beats(drill: Drill) -> None:
+    """No beat at all for 25 s.
+
+    That is longer than the workers wait for a tick.
+    """
+    for _ in range(2):
+        drill.some(BEAT).kill()
+    time.sleep(25)
+    for _ in range(2):
+        drill.fleet.start(BEAT)
+
+
+@fault()
+def freeze_worker(drill: Drill) -> None:
+    """A worker stopped for 35 s.
+
+    That is longer than its leases: its late results are fenced off.
+    """
+    drill.fleet.sandbox.set_fault("hang")  # so that there are looks in hand
+    time.sleep(0.5)
+    frozen = max(drill.all_running(WORKER), key=last_look)
+    drill.someone_frozen = True  # perhaps within a transaction
+    os.killpg(frozen.pid, signal.SIGSTOP)
+    drill.fleet.sandbox.set_fault("none")
+    time.sleep(LEASE.total_seconds() + 5)
+    os.killpg(frozen.pid, signal.SIGCONT)
+    drill.someone_frozen = False
+
+
+def last_look(worker: Process) -> str:
+    """When a worker last logged a look; empty if it never did."""
+    looks = [line for line in worker.output.splitlines() if '"event": "look"' in line]
+    return looks[-1].partition('"timestamp": ')[2] if looks else ""
+
+
+@fault()
+def step_clock(drill: Drill) -> None:
+    """A worker an hour ahead."""
+    stepped = drill.fleet.start(STEPPED_WORKER)
+    stepped.wait_for("ready", READY_SECONDS)
+    time.sleep(8)
+    stepped.kill()
+
+
+@fault()
+def restart_rolling(drill: Drill) -> None:
+    """Workers replaced one by one."""
+    for worker in drill.all_running(WORKER):
+        worker.wait_for("ready", READY_SECONDS)  # before that it does not know the signal yet
+        code = worker.terminate(90)
+        drill.expect(code == 0, f"a worker ended with {code} after SIGTERM")
+        drill.start_worker().wait_for("ready", READY_SECONDS)
+
+
+@fault(forgets=True)
+def kill_after_answer(drill: Drill) -> None:
+    """All workers killed between a receiver's 2xx and its commit."""
+    armed = threading.Event()
+
+    def answer(_event: Received) -> Reaction:
+        if not armed.is_set():
+            armed.set()
+            threading.Timer(0.005, drill.kill_all_workers).start()
+        return 200
+
+    drill.reaction = answer
+    armed.wait(15)
+    drill.reaction = None
+    time.sleep(0.5)
+    for _ in range(drill.workers):
+        drill.start_worker()

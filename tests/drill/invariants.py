@@ -1,0 +1,118 @@
+"""What must be true after a drill, beside what must be true after any run (`tests.fleet`)."""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import psycopg
+from sqlalchemy import make_url
+
+from reelwatch.polling import LEASE
+from reelwatch.upstream import DEADLINE_SECONDS
+from tests.drill.world import Drill
+from tests.servers import eventually
+
+IDLE_TRANSACTION_LIMIT = 3.0  # seconds; one that waits for a broker takes longer
+# What PgBouncer itself sets for each client, and sets back for the next one.
+POOLERS_OWN = ("application_name", "client_encoding", "DateStyle", "standard_conforming_strings",
+               "TimeZone")  # fmt: skip
+
+
+def wrong_expiries(drill: Drill) -> Iterator[str]:
+    """A job expires only by a look: one that upstream saw, and that was written down with it."""
+    asked = looks_by_id(drill)
+    for video_id, deadline, at, recorded in drill.fleet.rows(
+        "SELECT j.video_id, j.deadline_at, t.at, t.answer IS NOT NULL OR EXISTS "
+        "(SELECT 1 FROM poll_errors e WHERE e.job_id = j.id AND t.at BETWEEN first_at AND last_at) "
+        "FROM transitions t JOIN jobs j ON j.id = t.job_id "
+        "WHERE t.to_state = 'expired' AND t.from_state <> 'expired'"
+    ):
+        # The answer counts when it came; the question may be up to a request's deadline older.
+        since, until = deadline.timestamp() - DEADLINE_SECONDS - 2, at.timestamp()
+        if not recorded or not any(since <= look <= until for look in asked[video_id]):
+            yield f"{video_id} expired without a look"
+
+
+def late_results(drill: Drill) -> Iterator[str]:
+    """No late result is written over another worker's look at the same job.
+
+    A look that hangs is given up after a known time; a result that is written long after it came
+    from a worker that was stopped. That is right only as long as nobody else has asked since.
+    """
+    asked = looks_by_id(drill)
+    for video_id, at in drill.fleet.rows(
+        "SELECT j.video_id, e.first_at FROM poll_errors e JOIN jobs j ON j.id = e.job_id "
+        "WHERE e.kind = 'timeout'"
+    ):
+        ago = [at.timestamp() - look for look in asked[video_id] if look <= at.timestamp()]
+        in_time = any(DEADLINE_SECONDS - 2 <= seconds <= DEADLINE_SECONDS + 8 for seconds in ago)
+        if not in_time and min(ago) < LEASE.total_seconds():
+            yield f"{video_id}: a late result was written over another look"
+
+
+def looks_by_id(drill: Drill) -> dict[str, list[float]]:
+    """When upstream was asked about each job, in unix time."""
+    asked: dict[str, list[float]] = defaultdict(list)
+    for at, video_id in drill.fleet.sandbox.looks():
+        asked[video_id].append(at)
+    return asked
+
+
+def wrong_waits(drill: Drill) -> Iterator[str]:
+    """No transaction stays open while something other than the database is waited for."""
+    if drill.idle_longest > IDLE_TRANSACTION_LIMIT:
+        yield f"a transaction was held open, idle, for {drill.idle_longest:.1f} s"
+
+
+def producer_harmed(
+    drill: Drill, ordered: Sequence[tuple[str, bool]], broker_well_since: float
+) -> Iterator[str]:
+    """The producer finds its own as it has left it, and what it was promised.
+
+    `ordered` are the videos that it was to track in its transactions, and whether it was to commit.
+    """
+    for task in ("render", "remind"):
+        for number, times in sorted(drill.shop.runs(task).items()):
+            if times != 1:
+                yield f"the producer's {task} {number} ran {times} times"
+    tracked = {row[0] for row in drill.fleet.rows("SELECT video_id FROM jobs")}
+    kept = drill.shop.ordered()
+    for video_id, keep in ordered:
+        if (video_id in tracked) != (video_id in kept):
+            yield f"{video_id}: {video_id in kept=}, but {video_id in tracked=}"
+        if video_id in kept and not keep:
+            yield f"{video_id} was rolled back, and is in the producer's tables"
+    owed = drill.fleet.rows(
+        "SELECT id FROM deliveries WHERE channel = 'celery' "
+        "AND delivered_at > to_timestamp(:since)", since=broker_well_since,
+    )  # fmt: skip
+    untold = {row[0] for row in owed}
+    with contextlib.suppress(AssertionError):
+        eventually(lambda: untold <= drill.shop.told(), 60)
+    for event_id in untold - drill.shop.told():
+        yield f"{event_id} did not come to the producer's callback"
+    if drill.shop.schema() != drill.shop.schema_before:
+        yield "the producer's tables, or the revision of its migrations, have changed"
+    with contextlib.suppress(AssertionError):
+        drill.shop.run("alembic", "check")
+        return
+    yield "the producer's Alembic proposes changes of its tables"
+
+
+def settings_left(drill: Drill) -> Iterator[str]:
+    """No session of a pooler's keeps what we have set for ourselves: others use it after us."""
+    address = make_url(drill.pooler.through(drill.fleet.environment["DATABASE_URL"]))
+    url = address.set(drivername="postgresql", query={"application_name": "stranger"})
+    left = (
+        "SELECT name || ' = ' || setting FROM pg_settings WHERE source = 'session' AND "
+        "name <> ALL(%s) "
+        "UNION ALL SELECT 'prepared: ' || left(statement, 60) FROM pg_prepared_statements"
+    )
+    with contextlib.ExitStack() as stack:
+        # All at once, each in a transaction of its own: so each has another session.
+        for _ in drill.pooler.show("SERVERS"):
+            connection = psycopg.connect(url.render_as_string(hide_password=False))
+            connection.prepare_threshold = None
+            stack.callback(connection.close)
+            for (what,) in connection.execute(left, (list(POOLERS_OWN),)):
+                yield f"left on a pooler's session: {what}"

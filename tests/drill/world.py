@@ -1,0 +1,203 @@
+"""The fleet of a drill, the producer beside it, and what they stand on."""
+
+import contextlib
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import psycopg
+from sqlalchemy import make_url
+
+from reelwatch.listener import Reaction, Received
+from tests.fleet import WORKER, Fleet, fleet
+from tests.producers import Shop, shop
+from tests.proxy import Proxy, detour
+from tests.servers import (
+    OwnPostgresServer,
+    PgBouncer,
+    Process,
+    RedisServer,
+    eventually,
+    pgbouncer,
+    postgres,
+    process,
+    redis,
+)
+
+RETRY_SCHEDULE = "1s,1s,2s,2s,3s,3s,5s,5s,5s,10s,10s,10s,10s,20s,20s,20s"
+READY_SECONDS = 60.0
+TRACKED = "SELECT video_id FROM jobs"
+SCHEMA = "reelwatch"  # the producer has tables of the same names, in the same database
+POOL_SIZE = "20"  # what PgBouncer has by itself
+
+
+@dataclass
+class Drill:
+    """One run: the fleet, the producer, what they stand on, and what has been done to them."""
+
+    database: OwnPostgresServer
+    broker: RedisServer
+    to_database: Proxy  # these are between the fleet and what it stands on
+    to_broker: Proxy
+    # The producer, and what looks at how the fleet is, go these ways, where the weather is fair:
+    # how a producer bears a silent broker is its own affair. They lead to the server in charge.
+    straight_to_database: Proxy
+    straight_to_broker: Proxy
+    pooler: PgBouncer  # leads to the database as the fleet reaches it
+    chance: random.Random
+    workers: int = 2
+    all_pooled: bool = False  # else one worker is
+    injected: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    recovery: dict[str, float] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)  # what a fault has seen itself
+    handed_in: list[str] = field(default_factory=list)  # by message, as strangers do
+    handed_in_again: int = 0
+    cancelled: set[str] = field(default_factory=set)
+    pooled: list[Process] = field(default_factory=list)
+    reaction: Callable[[Received], Reaction] | None = None
+    idle_longest: float = 0.0
+    someone_frozen: bool = False
+    over: threading.Event = field(default_factory=threading.Event)
+    fleet: Fleet = field(init=False)
+    shop: Shop = field(init=False)
+
+    # ---------------------------------------------------- what faults do
+
+    def start_worker(self) -> Process:
+        """One more worker; there is always one that goes through the pooler."""
+        if not self.all_pooled and any(each.running for each in self.pooled):
+            return self.fleet.start(WORKER, "-c", "4")
+        direct = self.fleet.environment["DATABASE_URL"]
+        through = {"DATABASE_URL": self.pooler.through(direct)}
+        self.pooled.append(self.fleet.start(WORKER, "-c", "4", environment=through))
+        return self.pooled[-1]
+
+    def all_running(self, command: Sequence[str]) -> list[Process]:
+        """The processes of this command that run."""
+        return [each for each in self.fleet.of(command) if each.running]
+
+    def some(self, command: Sequence[str]) -> Process:
+        """One of them."""
+        return self.chance.choice(self.all_running(command))
+
+    def kill_all_workers(self) -> None:
+        """`kill -9` of each."""
+        for each in self.all_running(WORKER):
+            each.kill()
+
+    def react(self, event: Received) -> Reaction:
+        """What the receiver answers at the moment."""
+        return self.reaction(event) if self.reaction else 200
+
+    def hand_in(self, *ids: str, **options: object) -> None:
+        """Have these tracked, by messages."""
+        hook = f"{self.fleet.listener.url}/hook"
+        self.fleet.send("reelwatch.track", *ids, webhook_url=hook, **options)
+        self.handed_in += ids
+
+    def missing(self) -> set[str]:
+        """Those that are not tracked (yet)."""
+        return set(self.handed_in) - {row[0] for row in self.fleet.rows(TRACKED)}
+
+    def make_sure(self, patience: float = 20.0) -> None:
+        """Go on when all that was handed in is tracked; what is missing for long comes again.
+
+        What a killed worker had in hand the broker would hand out again, too, but only after
+        minutes; and twice does no harm.
+        """
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: not self.missing(), patience)
+        again = self.missing()
+        self.handed_in_again += len(again)
+        self.fleet.send("reelwatch.track", *again, webhook_url=f"{self.fleet.listener.url}/hook")
+        eventually(lambda: not self.missing(), 90, lambda: f"{len(self.missing())} are not tracked")
+
+    def expect(self, holds: bool, what: str) -> None:
+        """Note a violation unless it holds."""
+        if not holds:
+            print(f"  VIOLATION: {what}", flush=True)
+            self.wrong.append(what)
+
+    # --------------------------------------------------- what they cost
+
+    def asked_since(self, moment: float) -> bool:
+        """Whether upstream was asked anything after that, in unix time."""
+        return any(look.at > moment for look in self.fleet.sandbox.looks()[-200:])
+
+    def wait_for_a_look(self, seconds: float, why: str) -> float:
+        """Wait until upstream is asked: how long, in seconds, that took from now."""
+        began = time.time()
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: self.asked_since(began), seconds)
+        self.expect(self.asked_since(began), f"no look for {seconds:g} s {why}")
+        return time.time() - began
+
+    def longest_gap(self, began: float) -> float:
+        """The longest time without any look, from then until now."""
+        times = [began, *(look.at for look in self.fleet.sandbox.looks() if look.at >= began)]
+        return max(b - a for a, b in pairwise([*times, time.time()]))
+
+    def close_servers(self) -> None:
+        """Those that are in charge now."""
+        self.database.close()
+        self.broker.close()
+
+    def watch_transactions(self) -> None:
+        """Note the longest that any transaction of ours waited for what is not the database."""
+        query = (
+            "SELECT coalesce(max(extract(epoch FROM now() - state_change)), 0) "
+            "FROM pg_stat_activity "
+            "WHERE state = 'idle in transaction' AND application_name <> 'shop'"
+        )
+        url = make_url(self.fleet.database_url).set(drivername="postgresql")
+        address = url.render_as_string(hide_password=False)  # refused while it is being restarted
+        while not self.over.wait(0.25):
+            with contextlib.suppress(psycopg.Error), psycopg.connect(address) as connection:
+                row = connection.execute(query).fetchone()
+                if row and not self.someone_frozen:
+                    self.idle_longest = max(self.idle_longest, float(row[0]))
+
+
+@contextlib.contextmanager
+def drilling(seed: int, rate: float, *, all_pooled: bool = False) -> Iterator[Drill]:
+    """Servers, proxies, producer and fleet for one run."""
+    with contextlib.ExitStack() as stack:
+        enter = stack.enter_context
+        database, broker = enter(postgres()), enter(redis())
+        assert isinstance(database, OwnPostgresServer), "a drill ends servers: they must be ours"
+        created = database.create_database()
+        straight_to_database, url = enter(detour(created))
+        straight_to_broker, broker_url = enter(detour(broker.url))
+        to_database, database_url = enter(detour(created))
+        to_broker, through = enter(detour(broker.url))
+        drill = Drill(
+            database, broker, to_database, to_broker, straight_to_database, straight_to_broker,
+            enter(pgbouncer(database_url, default_pool_size=POOL_SIZE)), random.Random(seed),
+            all_pooled=all_pooled,
+        )  # fmt: skip
+        # It may fail over: whoever is in charge at the end is closed with the others.
+        stack.callback(drill.close_servers)
+        more = {
+            "DATABASE_URL": database_url,
+            "BROKER_URL": through,
+            "REELWATCH_SCHEMA": SCHEMA,
+            "REELWATCH_RETRY_SCHEDULE": RETRY_SCHEDULE,
+            "REELWATCH_WEBHOOK_TIMEOUT": "5s",
+            "REELWATCH_NOT_FOUND_AFTER": "10s",
+        }
+        drill.fleet = enter(fleet(url, broker_url, rate, drill.react, **more))
+        # What docs/producers.md tells a producer to have in its environment, and nothing else.
+        drill.shop = enter(shop(url, broker_url, {"DATABASE_URL": url, "REELWATCH_SCHEMA": SCHEMA}))
+        with process(["reelwatch", "migrate"], drill.fleet.environment) as migration:
+            assert migration.wait(60) == 0, migration.output
+        watcher = threading.Thread(target=drill.watch_transactions, daemon=True)
+        watcher.start()
+        try:
+            yield drill
+        finally:
+            drill.over.set()
+            watcher.join(10)
