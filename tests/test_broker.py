@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from reelwatch import redis_queue, tracking
+from reelwatch import db, redis_queue, tracking
 from tests.environment import SECRET, configured, set_variables
 from tests.fleet import BEAT, Fleet, fleet, scripted_ids
 from tests.processes import UNCOUNTED
 from tests.seeding import jobs_in
-from tests.servers import Process, RedisServer, eventually, process
+from tests.servers import PostgresServer, Process, RedisServer, eventually, process
 
 IMPATIENT = ("python", "tests/impatient_worker.py", "-A", "reelwatch", "worker",
              "--without-gossip", "--without-mingle", "--concurrency", "2")  # fmt: skip
@@ -215,6 +215,38 @@ def test_a_worker_that_starts_without_its_broker_polls_and_tells(
     worker = deployed.start(IMPATIENT)
     told(deployed, monkeypatch, 3)
     assert worker.terminate(30) == 0
+
+
+def test_ids_outlast_a_database_that_is_away_and_a_redis_that_is_full(
+    deployed: Fleet, redis_server: RedisServer, postgres_server: PostgresServer
+) -> None:
+    """Nothing can be written down, and no retry published: Redis has the first message still."""
+    ids = [f"veo3:{number}" for number in range(20)]
+    worker = deployed.start(IMPATIENT)
+    worker.wait_for("ready", START_SECONDS)
+    db.dispose()
+    postgres_server.stop()
+    deployed.send("reelwatch.track", *ids)
+    worker.wait_for("not_taken_in", 60)
+    with redis_server.full():
+        worker.wait_for("retry_not_published", 60)
+    postgres_server.start()
+    eventually(lambda: deployed.rows(TRACKED)[0][0] == len(ids), 90, deployed.log)
+    eventually(lambda: waiting(redis_server) == 0, 30, deployed.log)
+
+
+def test_a_cancel_right_after_its_track_is_not_lost(deployed: Fleet) -> None:
+    worker = deployed.start(IMPATIENT, "--concurrency", "4")
+    deployed.start(BEAT)
+    worker.wait_for("ready", START_SECONDS)
+    with Celery("producer", broker=deployed.broker_url, set_as_current=False) as producer:
+        for number in range(300):
+            for task in ("reelwatch.track", "reelwatch.cancel"):
+                producer.send_task(task, (f"veo3:{number}",), queue="reelwatch")
+    cancelled = "SELECT count(*) FROM jobs WHERE state = 'cancelled'"
+    eventually(lambda: deployed.rows(cancelled)[0][0] == 300, 120, deployed.log)
+    assert deployed.rows("SELECT count(*) FROM waiting_messages")[0][0] == 0
+    assert '"refused"' not in deployed.log()
 
 
 # ------------------------------------------------------------------ the end

@@ -32,8 +32,10 @@ from reelwatch.models import (
     Heartbeat,
     Job,
     PollError,
+    RefusedMessage,
     Transition,
     UtcDateTime,
+    WaitingMessage,
     table_of,
 )
 from reelwatch.naming import HERE
@@ -448,6 +450,18 @@ CANCELLED = {"state": "cancelled", "finished_at": AT, "next_poll_at": None}
 DELIVERED = {"state": "delivered", "next_attempt_at": None, "delivered_at": AT}
 DEAD = {"state": "dead", "next_attempt_at": None}
 CURVE = {"account": "default", "model": "veo3", "learned_at": AT, "jobs": 1, "curve": {}}
+WAITING: dict[str, Any] = {
+    "id": "an-id", "task": "cancel", "account": "default", "video_id": "veo3:a", "options": "{}",
+    "reason": "not yet", "worker": "w", "tries": 1, "first_at": AT, "last_at": AT,
+    "next_try_at": AT,
+}  # fmt: skip
+REFUSED: dict[str, Any] = {
+    "id": "an-id", "task": "track", "reason": "bad", "worker": "w", "first_at": AT, "last_at": AT,
+    "count": 1,
+}  # fmt: skip
+
+
+NOT_OF_A_JOB = (Account, Destination, DurationCurve, Heartbeat, RefusedMessage, WaitingMessage)
 
 
 def complete_story() -> list[tuple[type[Base], dict[str, Any]]]:
@@ -462,6 +476,8 @@ def complete_story() -> list[tuple[type[Base], dict[str, Any]]]:
         (Heartbeat, {"name": "tick", "at": AT}),
         (Destination, {"name": "h", "failures": 0, "openings": 0, "allowance": 1}),
         (DurationCurve, CURVE),
+        (WaitingMessage, WAITING),
+        (RefusedMessage, REFUSED),
     ]
 
 
@@ -521,6 +537,8 @@ NONSENSE: list[tuple[str, type[Base], dict[str, Any]]] = [
     ("ck_transitions_states_known", Transition, {"from_state": "new"}),
     ("ck_transitions_states_known", Transition, {"to_state": "done"}),
     ("ck_poll_errors_count_positive", PollError, {"count": 0}),
+    ("ck_waiting_messages_tries_positive", WaitingMessage, {"tries": 0}),
+    ("ck_refused_messages_count_positive", RefusedMessage, {"count": 0}),
     ("ck_destinations_counts_not_negative", Destination, {"allowance": 0}),
     ("ck_destinations_counts_not_negative", Destination, {"failures": -1}),
     ("ck_deliveries_channel_known", Delivery, {"channel": "pigeon"}),
@@ -625,8 +643,7 @@ def test_a_job_takes_its_story_along(database_url: str) -> None:
             session.execute(insert(table).values(values))
         session.execute(table_of("jobs").delete())
         assert {table: count_of(session, table) for table in ROW_OF} == {
-            table: int(table in (Account, Destination, DurationCurve, Heartbeat))
-            for table in ROW_OF
+            table: int(table in NOT_OF_A_JOB) for table in ROW_OF
         }
 
 

@@ -40,7 +40,7 @@ GROUPS = {
         "listener",
     },
     # Plain functions that own their transactions.
-    "use cases": {"tracking", "polling", "delivery", "history", "learning", "pruning"},
+    "use cases": {"tracking", "polling", "delivery", "history", "intake", "learning", "pruning"},
     # One foreign thing each: environment, log, terminal, database, threads, HTTP, queues.
     "edges": {
         "settings",

@@ -19,7 +19,7 @@ from kombu import Queue
 from kombu.transport import pyamqp
 from sqlalchemy.exc import SQLAlchemyError
 
-from reelwatch import beat, log, messages, processes, redis_queue, settings, tracking
+from reelwatch import beat, intake, log, messages, processes, redis_queue, settings, tracking
 from reelwatch.errors import SettingsError
 from reelwatch.messages import INTAKE, WORK
 from reelwatch.processes import Application
@@ -86,7 +86,13 @@ def configuration() -> dict[str, Any]:
         "task_queues": [Queue(name, routing_key=name) for name in (INTAKE, WORK)],
         "task_routes": {
             name: {"queue": WORK}
-            for name in ("reelwatch.tick", "reelwatch.poll", "reelwatch.deliver", "reelwatch.learn")
+            for name in (
+                "reelwatch.tick",
+                "reelwatch.poll",
+                "reelwatch.deliver",
+                "reelwatch.learn",
+                "reelwatch.retry_waiting",
+            )
         },
         "worker_prefetch_multiplier": 1,
         "worker_concurrency": processes.concurrency(),
@@ -148,6 +154,8 @@ def _before_work(**_: object) -> None:
     _prefetch_by_consumer()
     try:
         tracking.sync_accounts(settings.current())
+        # This process's configuration may permit what another's did not.
+        intake.release_all(settings.current().database_url)
     except SQLAlchemyError as error:
         # The database may come later than the worker; its tasks will say so again if it does not.
         logger.error("database_not_ready", error=str(error).splitlines()[0])

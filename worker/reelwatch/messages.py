@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,9 @@ MESSAGE_LIMIT = 256 * 1024  # bytes; the largest `reelwatch.track` that can be a
 HEADERS_LIMIT = 64 * 1024  # characters, as Python writes them
 NAME_LIMIT = 255
 SHOWN = 200  # characters of what was refused
+
+# The last that were dropped, (task, reason), until somebody writes them down.
+dropped: deque[tuple[str, str]] = deque(maxlen=1_000)
 
 logger = structlog.get_logger(__name__)
 
@@ -140,6 +144,7 @@ def tell_refused(reason: str, headers: object = None) -> None:
     head = headers if isinstance(headers, dict) else {}
     named = {name: _shown(head[name]) for name in ("task", "id", "origin") if name in head}
     logger.error("message_refused", reason=reason, **named)
+    dropped.append((named.get("task", ""), reason))
 
 
 def _shown(value: object) -> str:

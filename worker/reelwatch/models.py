@@ -336,6 +336,46 @@ class Heartbeat(Base):
     at: Mapped[datetime]
 
 
+class WaitingMessage(Base):
+    """What a producer sent and nothing can be done about yet; it is tried again until it can."""
+
+    __tablename__ = HERE.table("waiting_messages")
+
+    id: Mapped[str] = mapped_column(
+        String(255), primary_key=True
+    )  # the message's: it may come twice
+    task: Mapped[str] = mapped_column(String(16))  # track, cancel, recheck
+    account: Mapped[str] = mapped_column(String(64))
+    video_id: Mapped[str] = mapped_column(String(200))
+    options: Mapped[str] = mapped_column(Text)  # JSON, as it was sent
+    reason: Mapped[str] = mapped_column(Text)
+    worker: Mapped[str] = mapped_column(String(255))  # that tried last
+    tries: Mapped[int] = mapped_column(Integer)
+    first_at: Mapped[datetime]
+    last_at: Mapped[datetime]
+    next_try_at: Mapped[datetime] = mapped_column(index=True)
+
+    __table_args__ = (CheckConstraint("tries > 0", name="tries_positive"),)
+
+
+class RefusedMessage(Base):
+    """What a producer sent and nobody could accept; equal ones are one row with a count."""
+
+    __tablename__ = HERE.table("refused_messages")
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)  # follows from task and reason
+    task: Mapped[str] = mapped_column(String(255))
+    reason: Mapped[str] = mapped_column(Text)
+    account: Mapped[str | None] = mapped_column(String(64))  # of the last one, as all that follows
+    video_id: Mapped[str | None] = mapped_column(String(200))
+    worker: Mapped[str] = mapped_column(String(255))
+    first_at: Mapped[datetime]
+    last_at: Mapped[datetime] = mapped_column(index=True)
+    count: Mapped[int] = mapped_column(Integer)
+
+    __table_args__ = (CheckConstraint("count > 0", name="count_positive"),)
+
+
 def table_of(name: str) -> Table:
     """The table that is documented as `name`, whatever it is called here."""
     return Base.metadata.tables[HERE.key(name)]

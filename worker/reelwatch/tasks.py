@@ -1,27 +1,42 @@
 """The Celery tasks, each a thin call of a use case; and what keeps looks going without Celery."""
 
+import functools
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import structlog
 from celery import Task, bootsteps, signals
-from kombu.exceptions import OperationalError as BrokerError
+from celery.exceptions import Reject
+from celery.utils.time import get_exponential_backoff_interval
 from sqlalchemy import union_all
-from sqlalchemy.exc import DataError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from reelwatch import db, delivery, heartbeat, learning, polling, settings, tracking
+from reelwatch import (
+    db,
+    delivery,
+    fanout,
+    heartbeat,
+    intake,
+    learning,
+    messages,
+    polling,
+    settings,
+    tracking,
+)
 from reelwatch.celery import MESSAGE_EXPIRES, TICK_SECONDS, app
-from reelwatch.errors import Refused, SettingsError, UnknownJob
+from reelwatch.errors import Refused
 
 log = structlog.get_logger(__name__)
 
 STANDBY_LOOK_SECONDS = 5.0
 TICK_MISSED_SECONDS = 15.0
 QUIET_AFTER_FAILED_NUDGE = 30.0
-REASON_LIMIT = 500  # characters of why something was refused: they may quote it
+PAUSE_SECONDS = 1.0  # of a slot, before a message goes back to the broker
+LONGEST_RETRY = 30  # seconds until the broker hands it out again
 TURN_LIMIT = 180  # seconds; a turn that a dead connection to the database holds is killed
 
 
@@ -29,29 +44,59 @@ TURN_LIMIT = 180  # seconds; a turn that a dead connection to the database holds
 
 
 class _Intake(Task):  # type: ignore[type-arg]  # Celery 5.4's can't be subscripted
-    """An id is under way until its row is committed: acknowledged late, tried until it is.
+    """An id is under way until it is written down: acknowledged late, tried until it is.
 
-    Also while the settings can't be read: what a producer hands in is not to blame.
+    Also while the settings can't be read, or the database is at another revision: what a producer
+    hands in is not to blame.
     """
 
     acks_late = True
     acks_on_failure_or_timeout = True
     reject_on_worker_lost = True
-    autoretry_for = (SQLAlchemyError, SettingsError)
     max_retries = None
-    retry_backoff = 1
-    retry_backoff_max = 30
-    retry_jitter = True
+
+    def take_in(self, action: intake.Action, args: Sequence[object], given: Any) -> None:
+        """Do it, write down that it waits or was refused; or else have the broker keep it."""
+        try:
+            options = dict(given)
+            video_id = options.pop("video_id", "") if not args else args[0]
+            message = intake.Message(
+                id=str(self.request.id or uuid4()),
+                task=action.__name__,
+                video_id=video_id,
+                options=options,
+                worker=str(self.request.hostname or ""),
+            )
+            checked = _checked(action, len(args))
+            intake.take_in(settings.current().database_url, message, checked)
+        except Exception as error:
+            self._keep(error)
+
+    def _keep(self, error: Exception) -> None:
+        """Nothing can be written down: the broker hands the message out again."""
+        retries = int(self.request.retries or 0)
+        log.warning("not_taken_in", task=self.name, error=str(error).partition("\n")[0])
+        if not self.request.called_directly:
+            fanout.stopping.wait(PAUSE_SECONDS)  # the queue keeps ids better than a busy circle
+        wait = get_exponential_backoff_interval(1, min(retries, 10), LONGEST_RETRY, True)
+        try:
+            raise self.retry(exc=error, countdown=wait)
+        except Reject as rejected:  # the broker takes nothing just now; it has the first one still
+            log.warning("retry_not_published", task=self.name, error=str(rejected))
+            raise Reject(str(rejected), requeue=True) from error
 
 
-def _taken_in(action: Any, video_id: object, options: Mapping[str, Any]) -> None:
-    """Do what a producer asks for; what can't be accepted is refused for good and says why."""
-    try:
+def _checked(action: intake.Action, count: int) -> intake.Action:
+    """The action behind the checks that only messages need."""
+
+    @functools.wraps(action)
+    def checked(video_id: object, **options: Any) -> object:
+        if count > 1:
+            raise Refused(f"{count} values are given; accepted: one video id, the rest by name")
         _check(video_id, options)
-        action(video_id, **options)
-    except (Refused, UnknownJob, TypeError, DataError) as error:
-        shown, reason = str(video_id)[:200], str(error)[:REASON_LIMIT]
-        log.error("refused", task=action.__name__, video_id=shown, reason=reason)
+        return action(video_id, **options)
+
+    return checked
 
 
 def _check(video_id: object, options: Mapping[str, Any]) -> None:
@@ -63,22 +108,28 @@ def _check(video_id: object, options: Mapping[str, Any]) -> None:
         raise Refused("account: it is not a text")
 
 
-@app.task(name="reelwatch.track", base=_Intake)
-def track(video_id: object, **options: Any) -> None:
+@app.task(name="reelwatch.track", base=_Intake, bind=True)
+def track(self: _Intake, /, *args: object, **options: Any) -> None:
     """`reelwatch.track(video_id, …)` of any producer: what `track()` takes, but for `session`."""
-    _taken_in(tracking.track, video_id, options)
+    self.take_in(tracking.track, args, options)
 
 
-@app.task(name="reelwatch.cancel", base=_Intake)
-def cancel(video_id: object, **options: Any) -> None:
+@app.task(name="reelwatch.cancel", base=_Intake, bind=True)
+def cancel(self: _Intake, /, *args: object, **options: Any) -> None:
     """`reelwatch.cancel(video_id, account="default")`."""
-    _taken_in(tracking.cancel, video_id, options)
+    self.take_in(tracking.cancel, args, options)
 
 
-@app.task(name="reelwatch.recheck", base=_Intake)
-def recheck(video_id: object, **options: Any) -> None:
+@app.task(name="reelwatch.recheck", base=_Intake, bind=True)
+def recheck(self: _Intake, /, *args: object, **options: Any) -> None:
     """`reelwatch.recheck(video_id, account="default")`."""
-    _taken_in(tracking.recheck, video_id, options)
+    self.take_in(tracking.recheck, args, options)
+
+
+ACTIONS: Mapping[str, intake.Action] = {
+    action.__name__: _checked(action, 1)
+    for action in (tracking.track, tracking.cancel, tracking.recheck)
+}
 
 
 # -------------------------------------------------------------------- work
@@ -87,11 +138,29 @@ def recheck(video_id: object, **options: Any) -> None:
 @app.task(name="reelwatch.tick", time_limit=TURN_LIMIT)
 def tick() -> None:
     """Find what is due and have it done. Two beats, or late ticks, cost one statement."""
-    accounts, owed = _due()
-    for account in accounts:
-        poll.apply_async((account,), expires=MESSAGE_EXPIRES, retry=False)
-    if owed:
-        deliver.apply_async(expires=MESSAGE_EXPIRES, retry=False)
+    names = _due()
+    for name in names:
+        if name is None:
+            _publish(deliver)
+        elif name == intake.DUE:
+            _publish(retry_waiting)
+        else:
+            _publish(poll, name)
+
+
+def _publish(task: Any, *args: str) -> None:
+    """What the broker does not take now is still due at the next tick."""
+    try:
+        task.apply_async(args, expires=MESSAGE_EXPIRES, retry=False)
+    except Exception as error:  # each transport's client raises errors of its own
+        log.warning("nudge_failed", task=task.name, error=str(error))
+
+
+@app.task(name="reelwatch.retry_waiting", time_limit=TURN_LIMIT, bind=True)
+def retry_waiting(self: Any) -> None:
+    """Try again what producers sent and could not be taken in."""
+    url = settings.current().database_url
+    intake.retry(url, ACTIONS, str(self.request.hostname or ""))
 
 
 @app.task(name="reelwatch.poll", time_limit=TURN_LIMIT)
@@ -113,15 +182,15 @@ def deliver() -> None:
     delivery.deliver(settings.current(), send_callback)
 
 
-def _due() -> tuple[list[str], bool]:
+def _due() -> Sequence[str | None]:
+    """Accounts with due jobs; None if events are owed; `intake.DUE` if messages wait."""
     with db.at_once(settings.current().database_url) as session:
         now = heartbeat.beat(session, heartbeat.TICK, timedelta(seconds=TICK_SECONDS / 2))
         if now is None:
-            return [], False
+            return []
         # In one statement: there is a tick every second, and most find nothing.
-        accounts, owed = polling.due_accounts(now), delivery.owed(now)
-        found = session.scalars(union_all(accounts, owed)).all()
-    return [name for name in found if name is not None], None in found
+        due = union_all(polling.due_accounts(now), delivery.owed(now), intake.due(now))
+        return session.scalars(due).all()
 
 
 def send_callback(task: str, queue: str, event: dict[str, Any], event_id: str) -> None:
@@ -141,7 +210,7 @@ class _Nudge:
             return
         try:
             self._task.apply_async(args, expires=MESSAGE_EXPIRES, retry=False)
-        except (BrokerError, OSError) as error:
+        except Exception as error:  # each transport's client raises errors of its own
             self._quiet_until = time.monotonic() + QUIET_AFTER_FAILED_NUDGE
             log.warning("nudge_failed", task=self._task.name, error=str(error))
 
@@ -162,9 +231,11 @@ class Standby:
     def __init__(self) -> None:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._node = ""
 
-    def start(self) -> None:
-        """Begin to watch."""
+    def start(self, node: str = "") -> None:
+        """Begin to watch, in the worker of that name."""
+        self._node = node
         self._stop.clear()
         self._thread = threading.Thread(target=self._watch, name="standby", daemon=True)
         try:
@@ -179,6 +250,7 @@ class Standby:
     def _watch(self) -> None:
         started = time.monotonic()
         while not self._stop.wait(STANDBY_LOOK_SECONDS):
+            self._note_refusals()
             if time.monotonic() - started < TICK_MISSED_SECONDS:
                 continue  # beat and worker start at once: give the first tick its time
             try:
@@ -187,6 +259,20 @@ class Standby:
                 log.error("standby_failed", error=str(error).splitlines()[0])
             except Exception:  # this thread is the last resort: it outlives what it trips over
                 log.exception("standby_crashed")
+
+    def _note_refusals(self) -> None:
+        """Write down the messages that were dropped before they became a task."""
+        dropped = []
+        while messages.dropped:
+            dropped.append(messages.dropped.popleft())
+        if not dropped:
+            return
+        try:
+            refusals = [intake.Refusal(task, reason, self._node) for task, reason in dropped]
+            intake.count_refusals(settings.current().database_url, refusals)
+        except Exception as error:  # they are in the log; this thread goes on
+            log.warning("refusals_not_counted", error=str(error).partition("\n")[0])
+            messages.dropped.extendleft(reversed(dropped))
 
     def look(self) -> bool:
         """Do one round of work, if no tick has been seen for a while; says whether it did."""
@@ -200,6 +286,7 @@ class Standby:
         for account in accounts:  # one after the other
             polling.poll(current, account, turn_seconds=polling.TURN_SECONDS / len(accounts))
         delivery.deliver(current, send_callback)
+        intake.retry(current.database_url, ACTIONS, self._node)
         return True
 
 
@@ -214,8 +301,8 @@ class _Standing(bootsteps.StartStopStep):
 
     requires = ("celery.worker.components:Pool",)
 
-    def start(self, parent: object) -> None:
-        standby.start()
+    def start(self, parent: Any) -> None:
+        standby.start(str(getattr(parent, "hostname", "")))
 
 
 app.steps["worker"].add(_Standing)
