@@ -31,13 +31,13 @@ from sqlalchemy.orm import Session
 
 from benchmarks.result import Row
 from reelwatch import db, polling
+from reelwatch.accounts import Account
 from reelwatch.answers import Report, interpret
 from reelwatch.ledger import jobs
 from reelwatch.lifecycle import Rules
 from reelwatch.models import UtcDateTime
 from reelwatch.polling import Claimed, Looked
 from reelwatch.sandbox import answer
-from reelwatch.settings import Account
 from reelwatch.upstream import Look
 from tests import servers
 

@@ -289,7 +289,7 @@ def figures(settings: Settings, threads: int, looks: int, rounds: int) -> list[R
 def prepared(database_url: str, upstream_url: str) -> Settings:
     """Settings for a migrated database with one account, whose rate holds nobody up."""
     settings = Settings(
-        database_url=database_url,
+        database=database_url,
         base_url=upstream_url,
         api_key=KEY,
         requests_per_second=5_000,

@@ -48,6 +48,8 @@ if given is not None:
 else:
     from reelwatch import settings  # only `alembic` on the command line needs them
 
-    with db.engine(settings.load().database_url).connect() as connection:
+    url = settings.load().database_url
+    db.make_file(url)
+    with db.engine(url).connect() as connection:
         run(connection)
         connection.commit()

@@ -271,6 +271,7 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
     """A new database without a single table, of each kind: for the migrations themselves."""
     with contextlib.ExitStack() as stack:
         if request.param == "sqlite":
+            (tmp_path / "empty.db").touch()
             url = f"sqlite:///{tmp_path / 'empty.db'}"
         else:
             server = request.getfixturevalue("postgres_server")

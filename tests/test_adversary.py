@@ -29,6 +29,7 @@ from sqlalchemy.engine import RowMapping
 from structlog.testing import capture_logs
 
 from reelwatch import db, polling, settings, tracking, upstream
+from reelwatch.accounts import Account as Configured
 from reelwatch.answers import Report
 from reelwatch.models import Account, Base, Delivery, Job, PollError, Transition
 from reelwatch.words import ENDS
@@ -1123,7 +1124,7 @@ def test_a_look_is_a_value_and_only_final_words_end(
 ) -> None:
     peer, answer_with = wire_peer
     answer_with(wire)
-    account = settings.Account("default", f"http://127.0.0.1:{peer.port}", KEY, RATE)
+    account = Configured("default", f"http://127.0.0.1:{peer.port}", KEY, RATE)
     found = upstream.look(account, VIDEO, NOW)
     ended = isinstance(found.answer, Report) and found.answer.meaning in ENDS
     assert not ended or may_end(wire)

@@ -24,7 +24,7 @@ import requests
 from rich.console import Console
 from sqlalchemy import insert, update
 
-from reelwatch import db, embedded, history, settings
+from reelwatch import db, embedded, history, secrecy, settings
 from reelwatch.cli_render import change_line
 from reelwatch.errors import SettingsError
 from reelwatch.listener import Listener
@@ -159,7 +159,7 @@ def test_a_kept_secret_is_never_replaced(tmp_path: Path) -> None:
     made = []
     for _ in range(2):
         embedded.keep_secret(database)
-        made.append(settings.secret_file(database).read_text())
+        made.append(secrecy.secret_file(database).read_text())
     assert made[0] == made[1]
     assert len(list(tmp_path.iterdir())) == 1
 

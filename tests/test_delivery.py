@@ -91,7 +91,7 @@ def refuse_callbacks(task: str, queue: str, _event: dict[str, Any], _event_id: s
 def options(url: str, **changes: Any) -> Settings:
     """Settings with a secret, for receivers on this machine."""
     values = {"webhook_secrets": (NEW,), "webhook_allow": "127.0.0.1", "webhook_timeout": 30}
-    return Settings(database_url=url, **{**values, **changes})
+    return Settings(database=url, **{**values, **changes})
 
 
 def turn(url: str, send_callback: delivery.SendCallback = refuse_callbacks, **changes: Any) -> int:

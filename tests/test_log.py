@@ -13,8 +13,9 @@ import structlog
 from celery.utils.log import get_task_logger
 
 from reelwatch import log
+from reelwatch.redaction import MASK
 from reelwatch.settings import Settings
-from tests.environment import SECRET
+from tests.environment import SECRET, set_variables
 from tests.logs import Lines, logging_put_back
 
 KEY = "sk-0123456789abcdef"
@@ -45,8 +46,11 @@ def configured(
     """Standard error of a process that logs."""
     stream = Terminal(terminal=terminal)
     monkeypatch.setattr(sys, "stderr", stream)
-    secret = {"api_key": KEY, "webhook_secrets": (SECRET,), "database_url": DATABASE}
-    log.configure(Settings(**{**secret, **changes}))
+    key = changes.pop("api_key", KEY)
+    set_variables(
+        monkeypatch, QUICKROUTER_API_KEY=key, WEBHOOK_SECRET=SECRET, DATABASE_URL=DATABASE
+    )
+    log.configure(Settings(**changes))
     return stream
 
 
@@ -221,7 +225,7 @@ def test_no_secret_is_ever_told(
     stream = configured(monkeypatch, log_level="debug", **form)
     say_all(HIDDEN[what])
     told = stream.getvalue()
-    assert told.count(log.MASK) >= 13
+    assert told.count(MASK) >= 13
     for hidden in HIDDEN.values():
         secret = hidden if hidden != DATABASE else quote(PASSWORD, safe="")
         for written in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret, "")):
@@ -240,7 +244,7 @@ def test_long_secrets_are_not_told_in_part(monkeypatch: pytest.MonkeyPatch, form
 def test_a_secret_within_another_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = configured(monkeypatch, log_format="json", api_key=KEY + SECRET)
     own().info("look", key=KEY + SECRET)
-    assert stream.lines[0]["key"] == log.MASK
+    assert stream.lines[0]["key"] == MASK
 
 
 def test_a_line_that_cannot_be_formatted_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

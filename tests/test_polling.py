@@ -30,12 +30,12 @@ from reelwatch import (
     tracking,
     upstream,
 )
+from reelwatch.accounts import Account as Configured
 from reelwatch.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
 from reelwatch.curves import MIDDLES, Curve, Sample, learn
 from reelwatch.models import Account, Delivery, Job, PollError, Transition
 from reelwatch.polling import Claimed, Looked, Slot
 from reelwatch.sandbox import Sandbox
-from reelwatch.settings import Account as Configured
 from reelwatch.upstream import Look
 from tests.servers import eventually
 

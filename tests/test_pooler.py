@@ -11,9 +11,10 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from reelwatch import cli_doctor, db, postgresql, settings
+from reelwatch import cli_doctor, db, postgresql
 from reelwatch.errors import SettingsError
 from reelwatch.sandbox import scripted_id
+from reelwatch.servers import normal_database_url
 from tests.conftest import connections_closed
 from tests.environment import configured
 from tests.fleet import BEAT, START_SECONDS, WORKER, fleet, scripted_ids, violations
@@ -272,6 +273,6 @@ def test_of_several_hosts_the_writable_one_is_taken(
     if not ports:
         hosts = f"127.0.0.1,localhost:{primary.port}"
     several = f"postgresql://{url.username}:{url.password}@{hosts}/{url.database}"
-    normal = settings.normal_database_url(several).render_as_string(hide_password=False)
+    normal = normal_database_url(several).render_as_string(hide_password=False)
     with connections_closed(normal), db.reading(normal) as session:
         assert session.execute(text("SHOW port")).scalar_one() == str(primary.port)

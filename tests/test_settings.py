@@ -6,18 +6,25 @@ from typing import Any
 
 import pytest
 
-from reelwatch import settings
+from reelwatch import secrecy, settings
+from reelwatch.accounts import Account
 from reelwatch.errors import SettingsError
-from reelwatch.settings import Account, Settings, load, parse_duration
+from reelwatch.settings import Settings, load, parse_duration
 from tests.environment import SECRET
 
 OLDER = "whsec_" + base64.b64encode(b"an old secret of the producer").decode()
 HOUR = 3_600.0
 
 
+@pytest.fixture
+def beside_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As commands in `up`'s folder have it."""
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///reelwatch.db")
+
+
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In a folder of its own: the default database's kept secret is looked for in the current."""
+    """In a folder of its own: files are looked for in the current one."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -33,7 +40,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
 def test_nothing_needs_to_be_set() -> None:
     """The defaults of the documents."""
     got = load()
-    assert got.database_url == "sqlite:///reelwatch.db"
+    assert got.database is None
     assert (got.broker, got.in_memory) == ("memory://localhost//", True)
     assert got.accounts == {
         "default": Account("default", "https://api.quickrouter.ai", None, 5.0, None)
@@ -99,7 +106,54 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """As `NAME=` in a compose file leaves it."""
     got = loaded(monkeypatch, DATABASE_URL="", BROKER_URL="", WEBHOOK_SECRET="", LOG_FORMAT="")
     assert got == load()
-    assert (got.database_url, got.in_memory) == ("sqlite:///reelwatch.db", True)
+    assert (got.database, got.in_memory) == (None, True)
+
+
+def other_spellings() -> dict[str, str]:
+    """Every name that could be taken for one of ours, each with a value that would be seen."""
+    forms = set()
+    for field, info in Settings.model_fields.items():
+        name = str(info.validation_alias)
+        bare = name.removeprefix("REELWATCH_").removeprefix("QUICKROUTER_")
+        for each in (field, name, bare, f"REELWATCH_{name}", f"QUICKROUTER_{name}", f"{name}_"):
+            forms |= {each, each.lower(), each.upper(), each.title(), each.replace("_", "")}
+    return dict.fromkeys(forms - settings.NAMES, "sk-of-somebody-else\n")
+
+
+@pytest.mark.parametrize("names", [settings.NAMES, settings.NAMES - settings.WORKERS_ONLY])
+def test_only_the_documented_names_are_read(
+    monkeypatch: pytest.MonkeyPatch, names: frozenset[str]
+) -> None:
+    """Whatever else is in the environment belongs to somebody else."""
+    before = load(names)
+    foreign = other_spellings()
+    assert {"BASE_URL", "API_KEY", "DEADLINE", "Deadline", "database_url"} <= set(foreign)
+    for name, value in foreign.items():
+        monkeypatch.setenv(name, value)
+    Path(".env").write_text("LOG_LEVEL=debug\nREELWATCH_DEADLINE=5s\n")
+    got = load(names)
+    assert got == before
+    assert got.accounts == before.accounts
+    assert got.log_level == "info"
+
+
+def test_a_producers_own_variables_do_not_stop_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only workers need is not read where ids are handed in: it may mean something else."""
+    for name, value in {
+        "BROKER_URL": "sqs://", "REDIS_URL": "unix:///run/redis", "LOG_LEVEL": "TRACE",
+        "LOG_FORMAT": "%(message)s", "WEBHOOK_SECRET": "theirs", "QUICKROUTER_API_KEY": "a b",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+        with pytest.raises(SettingsError, match=name):
+            load()
+        monkeypatch.setenv("REELWATCH_DEADLINE", "45m")
+        assert settings.handing_in().deadline == 2_700
+        monkeypatch.delenv(name)
+
+
+def test_whoever_needs_a_database_says_so() -> None:
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL is not set: accepted: sqlite:///FILE"):
+        _ = load().database_url
 
 
 def test_broker_url_goes_before_redis_url(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,8 +363,28 @@ def test_an_account_without_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("[accounts.studio", "Expected ']'"),
         ("accounts = 5", "accepted: [accounts.NAME]"),
-        ("[accounts]\nstudio = 5", "no table; accepted: api_key_env, base_url"),
-        ("[accounts.studio]\napi_key = 'sk-hidden'", "[accounts.studio]: api_key; accepted"),
+        ("[accounts]\nstudio = 5", "no table; accepted: base_url, api_key_env"),
+        (
+            "[accounts.studio]\napi_key = 'sk-hidden'",
+            "[accounts.studio]: 'api_key' is unknown (is 'api_key_env' meant?); accepted",
+        ),
+        ("[account.studio]", "'account' is unknown (is 'accounts' meant?)"),
+        (
+            "[accounts.studio]\nbase_ulr = 'https://h'",
+            "'base_ulr' is unknown (is 'base_url' meant?)",
+        ),
+        ("[accounts.studio.limits]\nburst = 3", "'limits' is unknown; accepted: base_url"),
+        (
+            "requests_per_second = 5\n[accounts.studio]",
+            "'requests_per_second' is unknown; accepted",
+        ),
+        ("[[accounts]]\nname = 'studio'", "accounts is no table; accepted: [accounts.NAME]"),
+        ("[accounts.studio]\nbase_url = 5", "base_url=5; accepted: a URL"),
+        ("[accounts.studio]\nbase_url = ''", "base_url=''; accepted: a URL"),
+        ("[accounts.studio]\napi_key_env = 5", "api_key_env=5; accepted: the name of a variable"),
+        ("[accounts.studio]\napi_key_env = ''", "api_key_env=''; accepted"),
+        ("[accounts.studio]\napi_key_env = 'sk-hidden'", "api_key_env; accepted: the name"),
+        ("[accounts.studio]\nwebhook_url = ['https://h']", "webhook_url=['https://h']; accepted"),
         ('[accounts."a b"]', "a name has letters"),
         ("[accounts.studio]\nrequests_per_second = 0", "requests_per_second=0; accepted"),
         ("[accounts.studio]\nrequests_per_second = true", "requests_per_second=True; accepted"),
@@ -332,6 +406,44 @@ def test_a_wrong_accounts_file(monkeypatch: pytest.MonkeyPatch, text: str, reaso
     assert "accounts.toml" in message or "webhook_url" in message
 
 
+OTHER_HOST = "https://relay.example.com"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f'[accounts.studio]\nbase_url = "{OTHER_HOST}"',
+        f'[accounts.studio]\nbase_url = "{OTHER_HOST}"\napi_key_env = "QUICKROUTER_API_KEY"',
+        '[accounts.studio]\nbase_url = "http://api.quickrouter.ai"\n'
+        'api_key_env = "QUICKROUTER_API_KEY"',
+        f'[accounts.default]\nbase_url = "{OTHER_HOST}"',
+    ],
+)
+def test_a_key_goes_to_its_own_host_alone(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    """Whoever names another base URL names the variable of its key, too."""
+    key = "sk-of-quickrouter"
+    with pytest.raises(SettingsError, match="needs an api_key_env of its own") as caught:
+        with_accounts(monkeypatch, said, QUICKROUTER_API_KEY=key)
+    assert key not in str(caught.value)
+    assert "accounts.toml: [accounts." in str(caught.value)
+
+
+def test_the_same_host_has_the_same_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named by another path, where that is said; and without a word where nothing differs."""
+    got = with_accounts(
+        monkeypatch,
+        """
+        [accounts.same]
+        base_url = "https://api.quickrouter.ai/"
+        [accounts.path]
+        base_url = "https://api.quickrouter.ai/eu"
+        api_key_env = "QUICKROUTER_API_KEY"
+        """,
+        QUICKROUTER_API_KEY="sk-default",
+    ).accounts
+    assert {each.api_key for each in got.values()} == {"sk-default"}
+
+
 def test_no_accounts_file(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match=r"REELWATCH_ACCOUNTS_FILE=none\.toml: .*No such file"):
         loaded(monkeypatch, REELWATCH_ACCOUNTS_FILE="none.toml")
@@ -341,16 +453,16 @@ def test_no_accounts_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def keep(text: str) -> Path:
-    path = settings.secret_file(Path("reelwatch.db"))
+    path = secrecy.secret_file(Path("reelwatch.db"))
     path.write_text(text)
     return path
 
 
+@pytest.mark.usefixtures("beside_up")
 def test_the_secret_that_up_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every process on that database signs with it, until WEBHOOK_SECRET names others."""
     keep(SECRET + "\n")
     assert load().secrets == (SECRET,)
-    assert SECRET in load().foreign_secrets()
     assert loaded(monkeypatch, WEBHOOK_SECRET=OLDER).secrets == (OLDER,)
 
 
@@ -361,6 +473,7 @@ def test_no_secret_is_kept_beside_a_server(monkeypatch: pytest.MonkeyPatch) -> N
     assert got.secrets == ()
 
 
+@pytest.mark.usefixtures("beside_up")
 def test_a_spoilt_kept_secret_is_named() -> None:
     path = keep("hidden-pw")
     with pytest.raises(SettingsError, match="whsec_ and base64") as caught:
@@ -369,32 +482,14 @@ def test_a_spoilt_kept_secret_is_named() -> None:
     assert "hidden-pw" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("beside_up")
 def test_a_kept_secret_that_cannot_be_read_is_named() -> None:
-    settings.secret_file(Path("reelwatch.db")).mkdir()
+    secrecy.secret_file(Path("reelwatch.db")).mkdir()
     with pytest.raises(SettingsError, match=r"reelwatch\.db\.secret .*: Is a directory"):
         _ = load().secrets
 
 
 # ------------------------------------------------------------------- secrecy
-
-
-def test_everything_secret_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys, secrets, and passwords in URLs both as they stand there and as they are meant."""
-    got = with_accounts(
-        monkeypatch, '[accounts.studio]\napi_key_env = "STUDIO_KEY"',
-        STUDIO_KEY="sk-studio", QUICKROUTER_API_KEY="sk-default", WEBHOOK_SECRET=SECRET,
-        DATABASE_URL="postgres://user:data%40base@h/d", BROKER_URL="amqp://user:rabbit@h//",
-        REDIS_URL="redis://h/0?password=redis-pw",
-    ).foreign_secrets()  # fmt: skip
-    assert set(got) == {
-        "sk-studio", "sk-default", SECRET, SECRET.removeprefix("whsec_"),
-        "data%40base", "data@base", "rabbit", "redis-pw",
-    }  # fmt: skip
-
-
-def test_short_words_are_not_taken_for_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would mask harmless text all over the log."""
-    assert loaded(monkeypatch, DATABASE_URL="postgres://u:pw@h/d").foreign_secrets() == ()
 
 
 def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -514,7 +514,7 @@ def test_a_worker_may_start_before_its_database(
     set_variables(monkeypatch, DATABASE_URL="sqlite:////nowhere/at/all.db")
     application._before_work()
     (line,) = logged.named("database_not_ready")
-    assert "unable to open database file" in line["error"]
+    assert "there is no database at /nowhere/at/all.db" in line["error"]
 
 
 @pytest.mark.usefixtures("lite")

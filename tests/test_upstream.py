@@ -10,8 +10,8 @@ from email.utils import format_datetime
 import pytest
 
 from reelwatch import upstream
+from reelwatch.accounts import Account
 from reelwatch.answers import ErrorKind, Meaning, Report, Trouble
-from reelwatch.settings import Account
 from reelwatch.upstream import Look, look
 from tests.peers import Line, Peer, Script, answer, answering, closed_port
 

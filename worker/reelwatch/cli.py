@@ -5,12 +5,17 @@ for Celery and SQLAlchemy.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import click
+
+from reelwatch import secrecy
+from reelwatch.spelling import nearest
+from reelwatch.urls import DEFAULT_DATABASE
 
 
 class Entry(NamedTuple):
@@ -72,6 +77,22 @@ class Commands(click.Group):
             with formatter.section(title):
                 formatter.write_dl(list(_lines(section)))
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command line. What it prints, usage errors included, holds no secret."""
+        with secrecy.clean_output():
+            return super().main(*args, **options)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is meant; an unknown one is told with the nearest known."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and name[:1].isalnum():
+            near = nearest(name, self.list_commands(ctx))
+            hint = f" Did you mean {near!r}?" if near else ""
+            raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; whatever goes wrong is told in a line, never with a secret in it."""
         try:
@@ -111,6 +132,8 @@ def main() -> None:
     `reelwatch COMMAND --help` explains a command, with examples. Settings are environment
     variables, DATABASE_URL and BROKER_URL above all. Exit codes: 0 done, 1 failed, 2 wrong usage.
     """
+    if not os.environ.get("DATABASE_URL"):
+        os.environ["DATABASE_URL"] = DEFAULT_DATABASE
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal without ✓ gets a ? rather than an error
             stream.reconfigure(errors="replace")

@@ -13,9 +13,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from reelwatch import cli_errors, cli_render, db, history, settings, upstream
 from reelwatch import cli_options as options
+from reelwatch.accounts import Account
 from reelwatch.answers import ErrorKind, Report
 from reelwatch.board import plain, span
 from reelwatch.errors import ReelwatchError
+from reelwatch.redaction import shown_url
 
 OK, WARNING, WRONG = "ok", "warning", "wrong"
 SIGNS: Mapping[str, tuple[str, str]] = {
@@ -114,9 +116,9 @@ def _database(current: settings.Settings) -> Check:
         found = f"at revision {revision}" if revision else "at no revision"
         return Check("database", WRONG, f"{found}, needed is {head}: run `reelwatch migrate`")
     if read_only:
-        found = f"{options.safe_url(url)} is read-only: a standby, or a primary that became one"
+        found = f"{shown_url(url)} is read-only: a standby, or a primary that became one"
         return Check("database", WRONG, f"{found}; DATABASE_URL has to name the writable server")
-    return Check("database", OK, f"{options.safe_url(url)}, at revision {head}")
+    return Check("database", OK, f"{shown_url(url)}, at revision {head}")
 
 
 def _failure_text(error: Exception) -> str:
@@ -143,12 +145,12 @@ def _broker(current: settings.Settings) -> Check:
     connection = Connection(
         current.broker, connect_timeout=BROKER_SECONDS, transport_options=transport
     )
-    where = connection.as_uri()
+    where = shown_url(current.broker)
     try:
         with closing(connection):
             connection.ensure_connection(max_retries=1, timeout=BROKER_SECONDS)
     except Exception as error:  # each transport's client raises errors of its own
-        said = cli_errors.masked(str(error)) or type(error).__name__
+        said = str(error) or type(error).__name__
         return Check("broker", WRONG, f"{where} can't be reached: {said}")
     return Check("broker", OK, where)
 
@@ -170,7 +172,7 @@ def _tick(current: settings.Settings, figures: Mapping[str, Any]) -> Check:
 
 
 def _account(
-    current: settings.Settings, account: settings.Account, row: Mapping[str, Any]
+    current: settings.Settings, account: Account, row: Mapping[str, Any]
 ) -> Iterator[Check]:
     name = f"account {account.name}"
     if not account.api_key:
@@ -185,12 +187,12 @@ def _account(
         yield Check(f"{name} rests", WRONG, message)
 
 
-def _asked(name: str, account: settings.Account) -> Check:
+def _asked(name: str, account: Account) -> Check:
     look = upstream.look(account, NO_SUCH_ID, datetime.now(UTC))
     answer, host = look.answer, account.base_url
     if isinstance(answer, Report) or answer.kind is ErrorKind.NOT_FOUND:
         return Check(name, OK, f"{host} accepts the key, answered in {look.duration_ms} ms")
-    said = cli_errors.masked(answer.message)
+    said = answer.message
     if answer.kind in REFUSED:
         refusal = REFUSED[answer.kind].format(env=account.api_key_env)
         return Check(name, WRONG, f"{host} {refusal} ({said})")

@@ -6,13 +6,11 @@ import click
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from reelwatch import settings
 from reelwatch.errors import ReelwatchError, Refused, SettingsError
 
 FAILED = 1
 WRONG_USAGE = 2
 
-MASK = "[secret]"
 NO_TABLE = ("no such table", "undefinedtable")
 NO_COLUMN = ("no such column", "has no column", "undefinedcolumn")
 # SQLite's words and PostgreSQL's: full, or not to be written to.
@@ -43,9 +41,9 @@ class WrongInput(Failure):
 
 
 def failure(error: Exception) -> Failure:
-    """The failure that tells of `error`, without keys, secrets and passwords."""
+    """The failure that tells of `error`. What is printed of it is cleaned on its way out."""
     kind = WrongInput if isinstance(error, Refused | SettingsError) else Failure
-    return kind(masked(_text(error)))
+    return kind(_text(error))
 
 
 def _text(error: Exception) -> str:
@@ -72,14 +70,3 @@ def database_text(error: SQLAlchemyError) -> str:
     if any(sign in said for sign in NO_WRITING):
         return f"the database can't be written to: {first}; what was accepted before is kept"
     return f"the database: {first}"
-
-
-def masked(text: str) -> str:
-    """The text without any of the settings' secrets."""
-    try:
-        secrets = settings.current().foreign_secrets()
-    except (ReelwatchError, OSError, ValueError):
-        return text  # messages about settings show no secret by themselves
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, MASK)
-    return text

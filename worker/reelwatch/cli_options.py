@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import click
-from sqlalchemy.engine import make_url
 
 from reelwatch import log, settings
 from reelwatch.cli_errors import Failure
@@ -110,8 +109,3 @@ def database() -> str:
             "`reelwatch up` or `reelwatch migrate` makes it"
         )
     return current.database_url
-
-
-def safe_url(url: str) -> str:
-    """A database's or broker's URL without its password."""
-    return make_url(url).render_as_string(hide_password=True)

@@ -11,7 +11,9 @@ import click
 from rich.progress import Progress, TextColumn
 
 from reelwatch import cli_options as options
-from reelwatch import cli_render, db, embedded, history, log, pruning, sandbox, settings
+from reelwatch import cli_render, db, embedded, history, log, pruning, sandbox, secrecy, settings
+from reelwatch.accounts import Account
+from reelwatch.redaction import shown_url
 
 
 @click.command()
@@ -56,14 +58,15 @@ def up(ctx: click.Context) -> None:
 
 def _greeting(current: settings.Settings) -> Iterator[str]:
     yield f"Reelwatch {version('reelwatch')}, everything in one process; Ctrl-C ends it."
-    yield f"  database  {options.safe_url(current.database_url)}"
-    broker = "in this process" if current.in_memory else options.safe_url(current.broker)
+    yield f"  database  {shown_url(current.database_url)}"
+    broker = "in this process" if current.in_memory else shown_url(current.broker)
     yield f"  broker    {broker}"
     for account in current.accounts.values():
         key = "key set" if account.api_key else f"NO KEY: set {account.api_key_env}; its jobs wait"
         rate = f"{account.requests_per_second:g} requests/s"
         yield f"  account   {account.name}: {account.base_url}, {rate}, {key}"
-    target = current.webhook_url or "the URL that each job names"
+    hook = current.webhook_url  # what follows its `?` may be a token
+    target = hook.partition("?")[0] if hook else "the URL that each job names"
     yield f"  webhooks  to {target}, {_signed(current)}"
     yield "Track a video from another terminal:  reelwatch track ID --webhook-url https://…"
     yield "and see what becomes of it:           reelwatch watch"
@@ -73,7 +76,7 @@ def _signed(current: settings.Settings) -> str:
     if current.webhook_secrets:
         return "signed with WEBHOOK_SECRET"
     if current.secrets and current.sqlite_path is not None:
-        return f"signed with the secret in {settings.secret_file(current.sqlite_path)}"
+        return f"signed with the secret in {secrecy.secret_file(current.sqlite_path)}"
     return "refused until WEBHOOK_SECRET is set (`reelwatch secret` makes one)"
 
 
@@ -145,7 +148,7 @@ def accounts(as_json: bool) -> None:
 
 
 def _joined(
-    stored: list[dict[str, Any]], configured: Mapping[str, settings.Account]
+    stored: list[dict[str, Any]], configured: Mapping[str, Account]
 ) -> Iterator[dict[str, Any]]:
     """What the database knows of each account, and what this process's settings say of it."""
     known = {row["name"]: row for row in stored}
@@ -201,7 +204,8 @@ def migrate(to: str, yes: bool, as_json: bool) -> None:
     """
     current = settings.current()
     log.configure(current)
-    where = options.safe_url(current.database_url)
+    where = shown_url(current.database_url)
+    db.make_file(current.database_url)
     before, head = db.revisions(current.database_url)
     if to not in ("head", head) and not yes:
         click.confirm(f"{where}: go back to {to}? What is stored there is deleted", abort=True)

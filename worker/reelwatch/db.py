@@ -1,8 +1,9 @@
 """The database: engines that suit SQLite and PostgreSQL, transactions, the clock, migrations."""
 
 import os
+import sqlite3
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,19 @@ def _sqlite_engine(url: str) -> Engine:
     made = create_engine(
         url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, max_overflow=20
     )
+    event.listen(made, "do_connect", _only_existing)
     event.listen(made, "connect", _prepare_sqlite)
     event.listen(made, "begin", _begin_sqlite)
     return made
+
+
+def _only_existing(_dialect: object, _record: object, args: list[Any], _options: object) -> None:
+    """Only migrating makes a file: who is in the wrong folder must not leave an empty one there."""
+    if not Path(args[0]).exists():
+        raise sqlite3.OperationalError(
+            f"there is no database at {args[0]} (DATABASE_URL): "
+            "`reelwatch up` or `reelwatch migrate` makes it"
+        )
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
@@ -215,12 +226,26 @@ def alembic_config(connection: Connection) -> Config:
     return config
 
 
+def make_file(url: str) -> None:
+    """Make the file of an SQLite database where there is none, readable by its owner alone.
+
+    Prompts, and URLs with tokens, are in it. SQLite gives the files beside it the same mode.
+    """
+    database = make_url(url).database
+    if make_url(url).get_backend_name() != "sqlite" or database is None:
+        return
+    with suppress(FileExistsError):
+        os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        os.chmod(database, 0o600)  # whatever the umask took away
+
+
 def migrate(url: str, to: str = "head") -> list[str]:
     """Bring the database to the newest revision, or `to` another; harmless at once from several.
 
     `base` removes all tables. Returns what is worth telling besides. Raises `NotOurs` where
     somebody else's tables are in the way, nothing is changed then.
     """
+    make_file(url)
     with engine(url).connect() as connection:
         config = alembic_config(connection)
         move = command.upgrade if _ahead(connection, to) else command.downgrade

@@ -3,8 +3,8 @@
 import contextlib
 import os
 import secrets
-import tempfile
 import threading
+import time
 from base64 import b64encode
 from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,16 +15,17 @@ import structlog
 from celery.beat import EmbeddedService
 from celery.concurrency.thread import TaskPool
 from celery.utils.functional import noop
-from sqlalchemy.exc import ArgumentError
 
-from reelwatch import db, fanout, processes, settings
+from reelwatch import db, fanout, processes, secrecy, settings
 from reelwatch.celery import SCHEDULER, app
 from reelwatch.errors import ReelwatchError, SettingsError
+from reelwatch.urls import DEFAULT_DATABASE
 
 log = structlog.get_logger(__name__)
 
 THREADS = 16
 LEAST_THREADS = 3  # beat, Celery's timer, and one that works
+SECRET_SECONDS = 2.0  # a secret is written in less
 
 
 def run(database_url: str) -> int:
@@ -103,45 +104,47 @@ def prepare(environment: MutableMapping[str, str]) -> settings.Settings:
     """
     if not environment.get("BROKER_URL") and not environment.get("REDIS_URL"):
         environment["BROKER_URL"] = settings.MEMORY_BROKER
-    if not environment.get("WEBHOOK_SECRET"):
-        # Before the settings are read as a whole: a WEBHOOK_URL is refused without a secret.
-        database = _sqlite_file(environment.get("DATABASE_URL"))
-        if database is not None and not settings.secret_file(database).exists():
-            keep_secret(database)
+    if not environment.get("DATABASE_URL"):
+        environment["DATABASE_URL"] = DEFAULT_DATABASE
     current = settings.load()
+    if current.sqlite_path is not None and not current.webhook_secrets:
+        keep_secret(current.sqlite_path)
+        secrecy.renew()  # from now on that secret is one to be cut out
     settings.check_signing(current)
     return current
-
-
-def _sqlite_file(database_url: str | None) -> Path | None:
-    default = settings.Settings.model_fields["database_url"].default
-    try:
-        return settings.Settings.model_construct(database_url=database_url or default).sqlite_path
-    except ArgumentError:
-        return None  # no URL at all: reading the settings will say so, and how it should look
 
 
 def keep_secret(database: Path) -> None:
     """Make a webhook secret and keep it beside the database, readable by its owner alone.
 
-    One that is there already, be it from a process that starts just now, stays.
+    One that is there already, be it from a process that starts just now, stays. Raises
+    `SettingsError` where no file can be made.
     """
-    target = settings.secret_file(database)
+    target = secrecy.secret_file(database)
     try:
-        # mkstemp's files are their owner's alone; the link appears with its content, or not at all.
-        descriptor, written = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        # Not by a link to a finished file: some file systems have none.
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        _await_content(target)
+        return
     except OSError as error:
         folder = target.parent.absolute()
         raise SettingsError(
             f"DATABASE_URL: no file can be made in {folder}: {error.strerror}"
         ) from None
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(new_secret() + "\n")
-        with contextlib.suppress(FileExistsError):
-            os.link(written, target)
-    finally:
-        Path(written).unlink()
+    with os.fdopen(descriptor, "w") as file:
+        file.write(new_secret() + "\n")
+        file.flush()
+        os.fsync(descriptor)  # before the first event is signed with it
+    target.chmod(0o600)  # whatever the umask took away
+
+
+def _await_content(target: Path) -> None:
+    """Whoever made the file writes into it at once. What is in it is judged by its readers."""
+    give_up_at = time.monotonic() + SECRET_SECONDS
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        while not target.read_text().endswith("\n") and time.monotonic() < give_up_at:
+            time.sleep(0.01)
 
 
 def new_secret() -> str:

@@ -110,7 +110,8 @@ def eta(video_id: str, account: str = "default", session: Session | None = None)
     None for a job that is neither pending nor running, and while nothing is known: too few jobs of
     its model have ended, or the last look brought no answer about it. Raises `UnknownJob`.
     """
-    with nullcontext(session) if session else db.reading(settings.current().database_url) as joined:
+    url = "" if session else settings.handing_in().database_url
+    with nullcontext(session) if session else db.reading(url) as joined:
         return _etas(joined, [_job(joined, video_id, account)])[0]
 
 

@@ -4,19 +4,17 @@ One line per event: JSON, or columns on a terminal. Keys and secrets are cut out
 line, so that no route to the log, a foreign library's or a traceback's, can leak one.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal
-from urllib.parse import quote
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from reelwatch import secrecy
 from reelwatch.settings import Settings
 
-MASK = "[secret]"
 # What others say only matters from a warning on: Celery's workers would report every tick.
 QUIET = (
     "alembic",
@@ -65,22 +63,18 @@ def _wrapped(
 class _Masking(structlog.stdlib.ProcessorFormatter):
     """Cuts secrets out of the finished text."""
 
-    def __init__(self, secrets: Sequence[str], renderers: Sequence[Processor]) -> None:
+    def __init__(self, renderers: Sequence[Processor]) -> None:
         remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
         super().__init__(foreign_pre_chain=_shared(), processors=[remove_meta, *renderers])
         self._renderers = renderers
-        # The longest first: a secret must not survive because a part of it was masked before.
-        written = {form for secret in secrets for form in _written(secret)}
-        self._secrets = sorted(written, key=len, reverse=True)
+        self._clean = secrecy.redactor()
 
     def format(self, record: logging.LogRecord) -> str:
         try:
             line = self._rendered(record)
         except Exception as error:  # else Python prints the arguments as they are, secrets and all
             line = super().format(_unformattable(record, error))
-        for secret in self._secrets:
-            line = line.replace(secret, MASK)
-        return line
+        return self._clean(line)
 
     def _rendered(self, record: logging.LogRecord) -> str:
         """The line of a record. One of ours needs no copy of its record, which costs most here."""
@@ -92,20 +86,13 @@ class _Masking(structlog.stdlib.ProcessorFormatter):
         return str(line)
 
 
-def _written(secret: str) -> set[str]:
-    """A secret as it stands, and as Python, URLs and, around all that, JSON write it."""
-    plain = {secret, repr(secret)[1:-1], repr(secret.encode())[2:-1], quote(secret, safe="")}
-    quoted = {json.dumps(text)[1:-1] for text in plain}
-    return plain | quoted
-
-
 def _unformattable(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
     said = {"name": record.name, "levelno": logging.ERROR, "levelname": "ERROR"}
     return logging.makeLogRecord(said | {"msg": f"can't be formatted ({error}): {record.msg!r}"})
 
 
 def _formatter(settings: Settings) -> logging.Formatter:
-    return _Masking(settings.foreign_secrets(), _renderers(_format(settings)))
+    return _Masking(_renderers(_format(settings)))
 
 
 def _format(settings: Settings) -> Literal["console", "json"]:

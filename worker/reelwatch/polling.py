@@ -24,11 +24,11 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
 from reelwatch import db, fanout, forecasts, ledger, lifecycle, mixups, ranking, schedule, upstream
+from reelwatch.accounts import Account as Configured
 from reelwatch.answers import Answer, Report, Trouble
 from reelwatch.ledger import jobs
 from reelwatch.lifecycle import Account as Effect
 from reelwatch.models import table_of
-from reelwatch.settings import Account as Configured
 from reelwatch.settings import Settings
 from reelwatch.words import ENDS
 

@@ -1,40 +1,44 @@
 """Reelwatch's settings, read from the environment (and a TOML file of accounts) on demand.
 
-A wrong value raises `SettingsError` with one message that names the variable, the value (never a
-secret's) and what is accepted. Durations are seconds as floats once read.
+Only the documented names are read, as they are spelled, and nothing else of the environment: it may
+be a producer's, whose variables mean something else. A wrong value raises `SettingsError` with one
+message that names the variable, the value (never a secret's) and what is accepted. Durations are
+seconds as floats once read.
 """
 
 import os
 import re
-import tomllib
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from sqlalchemy.engine import make_url
 
-from reelwatch import naming
+from reelwatch import naming, spelling, urls
+from reelwatch.accounts import DEFAULT_KEY, Account, check_api_key, check_base_url, read_accounts
 from reelwatch.errors import Refused, SettingsError
 from reelwatch.lifecycle import Rules
 from reelwatch.outbound import Allowlist, check_url, parse_allowlist
 from reelwatch.schedule import TARGET_DELAY, Pace, Plans
+from reelwatch.secrecy import secret_file
+from reelwatch.servers import DATABASE_FORMS, check_broker_url, normal_database_url
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 UNITS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 DURATION_FORMS = "500ms, 45s, 10m, 2h, 7d, or a number of seconds"
-API_KEY = re.compile(r"[!-~]+")  # what a header can hold
-ACCOUNT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-BROKER_SCHEMES = ("redis", "rediss", "amqp", "amqps", "memory")
 MEMORY_BROKER = "memory://localhost//"
 LONGEST_SECONDS = 3_650 * 86_400.0  # what is added to a time must leave one that can be stored
-URL_PASSWORD = re.compile(r"://[^:/]*:([^@]*)@|[?&]password=([^&]*)")
 
 
 def parse_duration(value: object) -> float:
@@ -82,33 +86,16 @@ Duration = Annotated[float, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """One upstream key and how it may be used. The key stays out of `repr`."""
-
-    name: str
-    base_url: str
-    api_key: str | None
-    requests_per_second: float
-    webhook_url: str | None = None
-    api_key_env: str = "QUICKROUTER_API_KEY"
-
-    def __repr__(self) -> str:
-        return f"Account({self.name!r}, {self.base_url!r})"
-
-
 def _env(name: str, default: Any = None, *, secret: bool = False) -> Any:
     return Field(default=default, validation_alias=name, repr=not secret)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings; `load()` makes one from the environment."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    database_url: str = _env("DATABASE_URL", "sqlite:///reelwatch.db", secret=True)
+    database: str | None = _env("DATABASE_URL", secret=True)
     broker_url: str | None = _env("BROKER_URL", secret=True)
     redis_url: str | None = _env("REDIS_URL", secret=True)
     api_key: str | None = _env("QUICKROUTER_API_KEY", secret=True)
@@ -125,14 +112,12 @@ class Settings(BaseSettings):
     abandon_after: PositiveDuration = _env("REELWATCH_ABANDON_AFTER", 86_400.0)
     not_found_after: Duration = _env("REELWATCH_NOT_FOUND_AFTER", 300.0)
     result_grace: Duration = _env("REELWATCH_RESULT_GRACE", 300.0)
-    webhook_secrets: Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_secrets)] = _env(
+    webhook_secrets: Annotated[tuple[str, ...], BeforeValidator(parse_secrets)] = _env(
         "WEBHOOK_SECRET", (), secret=True
     )
-    webhook_allow: Annotated[str, NoDecode] = _env("WEBHOOK_ALLOW", "")
+    webhook_allow: str = _env("WEBHOOK_ALLOW", "")
     webhook_url: str | None = _env("WEBHOOK_URL")
-    retry_schedule: Annotated[
-        tuple[float, ...], NoDecode, BeforeValidator(parse_retry_schedule)
-    ] = _env(
+    retry_schedule: Annotated[tuple[float, ...], BeforeValidator(parse_retry_schedule)] = _env(
         "REELWATCH_RETRY_SCHEDULE",
         (5.0, 60.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0),
     )
@@ -140,10 +125,10 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] | None = _env("LOG_FORMAT")
     log_level: Literal["debug", "info", "warning", "error"] = _env("LOG_LEVEL", "info")
 
-    @field_validator("database_url")
+    @field_validator("database")
     @classmethod
-    def _known_database(cls, value: str) -> str:
-        return normal_database_url(value).render_as_string(hide_password=False)
+    def _known_database(cls, value: str | None) -> str | None:
+        return value and normal_database_url(value).render_as_string(hide_password=False)
 
     @field_validator("broker_url", "redis_url")
     @classmethod
@@ -191,10 +176,21 @@ class Settings(BaseSettings):
         return self.broker.startswith("memory")
 
     @property
+    def database_url(self) -> str:
+        """The database's URL. Raises `SettingsError` where there is none."""
+        if self.database is None:
+            raise SettingsError(
+                f"DATABASE_URL is not set: accepted: {DATABASE_FORMS}. Workers, beat and whoever "
+                "hands in ids name the database they share; only `reelwatch up` and the commands "
+                f"beside it use {urls.DEFAULT_DATABASE} by default"
+            )
+        return self.database
+
+    @property
     def sqlite_path(self) -> Path | None:
-        """The file of an SQLite database; None for another database or one in memory."""
-        url = make_url(self.database_url)
-        if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        """The file of an SQLite database; None for another database or none."""
+        url = make_url(self.database) if self.database else None
+        if url is None or url.get_backend_name() != "sqlite":
             return None
         return Path(str(url.database))
 
@@ -227,33 +223,32 @@ class Settings(BaseSettings):
         default = Account(
             "default", self.base_url, self.api_key, self.requests_per_second, self.webhook_url
         )
-        return {"default": default} | read_accounts(self)
+        if self.accounts_file is None:
+            return {"default": default}
+        return {"default": default} | read_accounts(self.accounts_file, default, os.environ)
 
-    def foreign_secrets(self) -> tuple[str, ...]:
-        """Every text that must never be printed: keys, secrets, passwords in URLs."""
-        keys = [account.api_key for account in self.accounts.values()]
-        urls = (self.database_url, self.broker_url, self.redis_url)
-        found = [
-            *keys,
-            *self.secrets,
-            *(s.removeprefix("whsec_") for s in self.secrets),
-            *(password for url in urls if url for password in _passwords(url)),
-        ]
-        return tuple(text for text in found if text and len(text) >= 6)
+    def slips(self) -> Iterator[str]:
+        """What to say of variables that look like ours and that nothing reads."""
+        known = {*NAMES, *OTHER_NAMES, *(each.api_key_env for each in self.accounts.values())}
+        for name, meant in spelling.slips(os.environ.keys(), known):
+            hint = f": is {meant} meant?" if meant else ""
+            yield f"{name} is set and nothing reads it{hint}"
 
 
-def _passwords(url: str) -> Iterator[str]:
-    """The passwords in a URL, as they stand there and as they are meant."""
-    for groups in URL_PASSWORD.findall(url):
-        for password in filter(None, groups):
-            yield password
-            yield unquote(password)
+NAMES = frozenset(str(field.validation_alias) for field in Settings.model_fields.values())
+OTHER_NAMES = frozenset[str]()  # read elsewhere
+# What a process that only hands in ids has no use for. These may be its own: a LOG_LEVEL of another
+# logger, a BROKER_URL of a kind that Reelwatch does not know.
+WORKERS_ONLY = frozenset(
+    {"BROKER_URL", "REDIS_URL", "LOG_FORMAT", "LOG_LEVEL", "WEBHOOK_SECRET", DEFAULT_KEY}
+)
 
 
-def load() -> Settings:
-    """The settings of the environment as it is now. Raises `SettingsError`."""
+def load(names: Collection[str] = NAMES) -> Settings:
+    """The settings of the environment as it is now, of these variables. Raises `SettingsError`."""
+    given = {name: value for name in names if (value := os.environ.get(name))}
     try:
-        settings = Settings()
+        settings = Settings.model_validate(given)
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
     _check_accounts(settings)
@@ -262,105 +257,14 @@ def load() -> Settings:
 
 
 @cache
-def current() -> Settings:
+def current(names: frozenset[str] = NAMES) -> Settings:
     """The settings of this process, read once. Raises `SettingsError`."""
-    return load()
+    return load(names)
 
 
-def normal_database_url(value: str) -> URL:
-    """The URL with its driver named: `postgres://` and `postgresql://` mean psycopg 3."""
-    accepted = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or postgres://…"
-    try:
-        url = make_url(_several_hosts(value))
-    except (ArgumentError, ValueError):
-        raise ValueError(accepted) from None
-    if url.drivername in ("postgres", "postgresql"):
-        return url.set(drivername="postgresql+psycopg")
-    if url.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
-        raise ValueError(accepted)
-    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        raise ValueError(f"{accepted} (in memory, every connection would have its own)")
-    return url
-
-
-def _several_hosts(value: str) -> str:
-    """`//user:password@a:5432,b:5433/name`, as libpq takes it, in the form that SQLAlchemy does."""
-    start, _, rest = value.partition("://")
-    place, slash, tail = rest.partition("/")
-    user, at, hosts = place.rpartition("@")
-    if "," not in hosts:
-        return value
-    name, _, query = tail.partition("?")
-    listed = "&".join([*(f"host={host}" for host in hosts.split(",")), *filter(None, [query])])
-    return f"{start}://{user}{at}{slash or '/'}{name}?{listed}"
-
-
-def check_broker_url(value: str) -> str:
-    """A broker's URL; ValueError where it is none, or one of a kind that is not supported."""
-    accepted = "redis://…, rediss://…, amqp://… or amqps://…"
-    try:
-        scheme = make_url(value).drivername
-    except (ArgumentError, ValueError):
-        raise ValueError(accepted) from None
-    if scheme not in BROKER_SCHEMES:
-        raise ValueError(accepted)
-    return value
-
-
-def check_api_key(value: str) -> str:
-    """A key that can be sent; ValueError for one with a line end, say, from a careless copy."""
-    if not API_KEY.fullmatch(value):
-        raise ValueError("the key alone, in ASCII and without spaces or line ends")
-    return value
-
-
-def check_base_url(value: str) -> str:
-    """An upstream's base URL without trailing slash; ValueError where it is none."""
-    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value):
-        raise ValueError("an http(s) URL without query, e.g. https://api.quickrouter.ai")
-    return value.rstrip("/")
-
-
-def read_accounts(settings: Settings) -> dict[str, Account]:
-    """The accounts of REELWATCH_ACCOUNTS_FILE. Raises `SettingsError`."""
-    path = settings.accounts_file
-    if path is None:
-        return {}
-    try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"REELWATCH_ACCOUNTS_FILE={path}: {error}") from None
-    tables = document.get("accounts", {})
-    if not isinstance(tables, dict):
-        raise SettingsError(f"REELWATCH_ACCOUNTS_FILE={path}: accounts; accepted: [accounts.NAME]")
-    return {name: _account(settings, name, table) for name, table in tables.items()}
-
-
-def _account(settings: Settings, name: str, table: dict[str, Any]) -> Account:
-    known = {"base_url", "api_key_env", "requests_per_second", "webhook_url"}
-    where = f"REELWATCH_ACCOUNTS_FILE={settings.accounts_file}: [accounts.{name}]"
-    if not ACCOUNT_NAME.fullmatch(name):
-        raise SettingsError(f"{where}: a name has letters, digits, '.', '_', '-', at most 64")
-    if not isinstance(table, dict) or set(table) - known:
-        odd = ", ".join(sorted(set(table) - known)) if isinstance(table, dict) else "no table"
-        raise SettingsError(f"{where}: {odd}; accepted: {', '.join(sorted(known))}")
-    rate = table.get("requests_per_second", settings.requests_per_second)
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 10_000:
-        raise SettingsError(f"{where}: requests_per_second={rate!r}; accepted: 0 to 10000")
-    try:
-        base_url = check_base_url(str(table.get("base_url", settings.base_url)))
-    except ValueError as error:
-        raise SettingsError(f"{where}: base_url: accepted: {error}") from None
-    key_env = str(table.get("api_key_env", "QUICKROUTER_API_KEY"))
-    key = os.environ.get(key_env) or None
-    try:
-        key = key and check_api_key(key)
-    except ValueError as error:
-        raise SettingsError(f"{where}: {key_env}: accepted: {error}") from None
-    webhook_url = table.get("webhook_url", settings.webhook_url)
-    if not isinstance(webhook_url, str | None):
-        raise SettingsError(f"{where}: webhook_url={webhook_url!r}; accepted: a URL")
-    return Account(name, base_url, key, float(rate), webhook_url, key_env)
+def handing_in() -> Settings:
+    """What `track()` and its like need in anybody's process; the same as `current()` in ours."""
+    return current(NAMES - WORKERS_ONLY)
 
 
 def _check_accounts(settings: Settings) -> None:
@@ -400,19 +304,17 @@ def _check_place() -> None:
         )
 
 
-def secret_file(database: Path) -> Path:
-    """Where `up` keeps the webhook secret it made for an SQLite database."""
-    return database.with_name(database.name + ".secret")
-
-
 def _kept_secrets(database: Path | None) -> tuple[str, ...]:
     if database is None or not secret_file(database).exists():
         return ()
     try:
-        return parse_secrets(secret_file(database).read_text("utf-8"))
+        kept = parse_secrets(secret_file(database).read_text("utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"accepted: {error}"
         raise SettingsError(f"{secret_file(database)} (kept by `up`): {reason}") from None
+    if not kept:  # the machine went down while it was made: nothing was signed with it
+        raise SettingsError(f"{secret_file(database)} (kept by `up`): it is empty, delete it")
+    return kept
 
 
 SECRET_VARIABLES = frozenset(

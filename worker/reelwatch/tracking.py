@@ -18,7 +18,7 @@ from sqlalchemy import Executable, bindparam, select, true
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from reelwatch import db, events, ledger, lifecycle, settings
+from reelwatch import accounts, db, events, ledger, lifecycle, settings
 from reelwatch.answers import clean
 from reelwatch.errors import NotConfigured, Refused, UnknownJob
 from reelwatch.models import Account, Job
@@ -37,7 +37,7 @@ CHUNK = 500  # rows in one INSERT
 class Order:
     """What is to be done about the ids of one call, checked and with defaults filled in."""
 
-    account: settings.Account
+    account: accounts.Account
     webhook_url: str | None
     callback_task: str | None
     callback_queue: str | None
@@ -95,7 +95,7 @@ def track_many(
 ) -> list[Job]:
     """Track many videos in one transaction; the jobs come in the order of the ids. See `track`."""
     ids = [check_video_id(video_id) for video_id in video_ids]
-    configured = settings.current()
+    configured = settings.handing_in()
     with _joined(session) as joined:
         order = Order(
             account=_known_account(joined, configured, account),
@@ -179,15 +179,15 @@ def _refuse_controls(what: str, text: str) -> None:
             raise Refused(f"{what}: it holds the control character U+{ord(character):04X}")
 
 
-def _known_account(session: Session, configured: settings.Settings, name: str) -> settings.Account:
+def _known_account(session: Session, configured: settings.Settings, name: str) -> accounts.Account:
     """The account, if this process's configuration or, through the database, a worker's has it."""
-    if not isinstance(name, str) or not settings.ACCOUNT_NAME.fullmatch(name):
+    if not isinstance(name, str) or not accounts.ACCOUNT_NAME.fullmatch(name):
         raise Refused(f"account: {name!r} is no name (letters, digits, '.', '_', '-', at most 64)")
     known = configured.accounts
     if name in known:
         return known[name]
     if _has_row(session, name):
-        return settings.Account(name, "", None, configured.requests_per_second)
+        return accounts.Account(name, "", None, configured.requests_per_second)
     raise NotConfigured(
         f"account: {name!r} is not configured; known: {', '.join(sorted(known))} "
         "(REELWATCH_ACCOUNTS_FILE names more)"
@@ -274,7 +274,7 @@ def _joined(session: Session | None) -> Iterator[Session]:
         yield session
         session.flush()
         return
-    with db.transaction(settings.current().database_url) as own:
+    with db.transaction(settings.handing_in().database_url) as own:
         yield own
 
 
@@ -339,13 +339,14 @@ def _model(video_id: str) -> str | None:
     return prefix if colon and prefix else None
 
 
-def _ensure_account(session: Session, account: settings.Account) -> None:
+def _ensure_account(session: Session, account: accounts.Account) -> None:
     if _has_row(session, account.name):
         return
-    if db.dialect(session) == "postgresql":
+    url = settings.handing_in().database  # whoever brings a session may name none
+    if url and db.dialect(session) == "postgresql":
         # Committed at once: everybody else's first job of the account waits for its row, and the
         # caller's transaction may stay open for long.
-        with suppress(SQLAlchemyError), db.transaction(settings.current().database_url) as own:
+        with suppress(SQLAlchemyError), db.transaction(url) as own:
             _add_account(own, account)
     if not _has_row(session, account.name):  # SQLite; or the caller is in another database
         _add_account(session, account)
@@ -355,7 +356,7 @@ def _has_row(session: Session, account: str) -> bool:
     return session.execute(select(Account.name).where(Account.name == account)).first() is not None
 
 
-def _add_account(session: Session, account: settings.Account) -> None:
+def _add_account(session: Session, account: accounts.Account) -> None:
     statement = db.insert_if_absent(db.dialect(session), Account, "name")
     session.execute(
         statement.values(name=account.name, requests_per_second=account.requests_per_second)

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import requests
 
+from reelwatch.accounts import Account
 from reelwatch.answers import Answer, ErrorKind, Trouble, interpret
-from reelwatch.settings import Account
 from reelwatch.transport import (
     USER_AGENT,
     BodyTooLarge,

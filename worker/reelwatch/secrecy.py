@@ -1,0 +1,136 @@
+"""Which secrets this process has, and streams that print none of them.
+
+The secrets are gathered from the environment as it is, not from settings that were accepted: what
+is printed about wrong settings must be clean too. Nothing here loads a library.
+"""
+
+import io
+import os
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from reelwatch.redaction import Redactor, secrets_of_url
+from reelwatch.urls import DEFAULT_DATABASE, sqlite_file
+
+KEY = "QUICKROUTER_API_KEY"
+URLS = ("DATABASE_URL", "BROKER_URL", "REDIS_URL")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+SHORT = 16  # characters; a key of fewer, and all letters, is made up: a part of other texts
+LONGEST_FILE = 1024 * 1024  # bytes
+
+
+def secret_file(database: Path) -> Path:
+    """Where `up` keeps the webhook secret it made for an SQLite database."""
+    return database.with_name(database.name + ".secret")
+
+
+def known(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """Every text that must never be printed: keys, webhook secrets, passwords in URLs."""
+    for name in (KEY, *_key_variables(environ.get("REELWATCH_ACCOUNTS_FILE"))):
+        key = environ.get(name, "").strip()
+        if len(key) >= SHORT or (key and not key.isalpha()):
+            yield key
+    for secret in f"{environ.get('WEBHOOK_SECRET', '')} {_kept(environ)}".split():
+        yield secret
+        yield secret.removeprefix("whsec_")
+    proxies = (form for name in PROXIES for form in (name, name.upper()))
+    for name in (*URLS, *proxies):
+        yield from secrets_of_url(environ.get(name, ""))
+
+
+def _key_variables(accounts_file: str | None) -> Iterator[str]:
+    try:
+        accounts = tomllib.loads(_text(Path(accounts_file or "")))["accounts"]
+    except (OSError, ValueError, KeyError):
+        return
+    for account in accounts.values() if isinstance(accounts, dict) else ():
+        name = account.get("api_key_env") if isinstance(account, dict) else None
+        if isinstance(name, str):
+            yield name
+
+
+def _kept(environ: Mapping[str, str]) -> str:
+    database = sqlite_file(environ.get("DATABASE_URL") or DEFAULT_DATABASE)
+    try:
+        return _text(secret_file(Path(database))) if database else ""
+    except (OSError, ValueError):
+        return ""
+
+
+def _text(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.read(LONGEST_FILE)
+
+
+def redactor() -> Redactor:
+    """What cuts out the secrets that this process has now."""
+    return Redactor(known())
+
+
+class CleanStream(io.TextIOBase):
+    """A text stream that passes on what is written to it without secrets."""
+
+    def __init__(self, stream: TextIO, clean: Redactor) -> None:
+        self._stream = stream
+        self.clean = clean
+
+    def write(self, text: str) -> int:
+        self._stream.write(self.clean(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """It is not this one's to close; being collected must not do it either."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        return self._stream.errors
+
+    def reconfigure(self, **options: Any) -> None:
+        """As that of the stream behind it, where it has one."""
+        if isinstance(self._stream, io.TextIOWrapper):
+            self._stream.reconfigure(**options)
+
+
+@contextmanager
+def clean_output() -> Iterator[None]:
+    """Nothing that is printed meanwhile, by whomever, has a secret in it."""
+    before = sys.stdout, sys.stderr
+    clean_for_good()
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def clean_for_good() -> None:
+    """The same for the rest of this process."""
+    clean = redactor()
+    sys.stdout = CleanStream(sys.stdout, clean)
+    sys.stderr = CleanStream(sys.stderr, clean)
+
+
+def renew() -> None:
+    """Take in the secrets that were made since."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, CleanStream):
+            stream.clean = redactor()
