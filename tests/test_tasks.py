@@ -127,6 +127,7 @@ def test_a_disturbance_is_no_refusal(
     monkeypatch: pytest.MonkeyPatch, logged: Lines, variables: dict[str, str], error: Any
 ) -> None:
     """The id is good: the task fails, which in a worker means that it is tried again."""
+    assert application.app.conf.task_queues  # as a worker that has started
     set_variables(monkeypatch, **variables)
     assert tasks.track.max_retries is None
     with pytest.raises(error):
