@@ -274,6 +274,28 @@ def test_migrations_go_down_with_data(database_url: str) -> None:
     assert tables(database_url) == set()
 
 
+def test_what_failed_without_a_result_is_completed(empty_database_url: str) -> None:
+    """Upstream made it, and charged for it. The rows that refer to it stay."""
+    url = empty_database_url
+    db.migrate(url)
+    with db.transaction(url) as session:
+        for table, values in complete_story():
+            session.execute(insert(table).values(values | (RESULTLESS if table is Job else {})))
+        session.execute(update(Job).values(next_poll_at=AT))
+    for _ in range(2):
+        db.migrate(url, "reelwatch_0002")
+        with db.reading(url) as session:
+            assert session.execute(select(Job.state, Job.error_code)).one() == OLD_END
+        db.migrate(url)
+        with db.reading(url) as session:
+            found = session.execute(select(Job.state, Job.error_code, Job.next_poll_at)).one()
+            assert found == ("completed", "no_result", None)
+            assert count_of(session, Transition) == count_of(session, Attempt) == 1
+
+
+OLD_END = ("failed", "no_result")
+
+
 def test_models_equal_migrations(database_url: str) -> None:
     with db.engine(database_url).connect() as connection:
         context = MigrationContext.configure(
@@ -443,7 +465,8 @@ COMPLETED = {
     "next_poll_at": None,
     "video_url": "https://v",
 }
-FAILED = {"state": "failed", "finished_at": AT, "next_poll_at": None, "error_code": "no_result"}
+RESULTLESS = COMPLETED | {"video_url": None, "error_code": "no_result"}
+FAILED = {"state": "failed", "finished_at": AT, "next_poll_at": None, "error_code": "not_found"}
 EXPIRED = {"state": "expired", "expired_at": AT, "error_code": "deadline"}
 ABANDONED = EXPIRED | {"abandoned_at": AT, "next_poll_at": None}
 CANCELLED = {"state": "cancelled", "finished_at": AT, "next_poll_at": None}
@@ -528,8 +551,10 @@ NONSENSE: list[tuple[str, type[Base], dict[str, Any]]] = [
     ("ck_jobs_error_has_state", Job, {"error_code": "no_result"}),
     ("ck_jobs_error_has_state", Job, FAILED | {"error_code": None}),
     ("ck_jobs_error_has_state", Job, EXPIRED | {"error_code": None}),
-    ("ck_jobs_error_has_state", Job, COMPLETED | {"error_code": "no_result"}),
+    ("ck_jobs_error_has_state", Job, COMPLETED | {"error_code": "upstream_failed"}),
+    ("ck_jobs_error_has_state", Job, CANCELLED | {"error_code": "no_result"}),
     ("ck_jobs_completed_has_url", Job, COMPLETED | {"video_url": None}),
+    ("ck_jobs_completed_has_url", Job, COMPLETED | {"video_url": None, "error_code": None}),
     ("ck_jobs_lease_has_due", Job, CANCELLED | {"lease_token": "t"}),
     ("ck_jobs_counts_not_negative", Job, {"sequence": -1}),
     ("ck_jobs_counts_not_negative", Job, {"polls": -1}),
@@ -605,6 +630,8 @@ def test_every_constraint_has_its_nonsense() -> None:
         (Job, {"state": "pending"}),
         (Job, {"lease_token": "t", "expired_at": AT}),
         (Job, COMPLETED | {"expired_at": AT}),
+        (Job, RESULTLESS),
+        (Job, RESULTLESS | {"next_poll_at": AT, "lease_token": "t"}),
         (Job, FAILED),
         (Job, EXPIRED),
         (Job, ABANDONED),

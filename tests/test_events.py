@@ -308,6 +308,7 @@ class TestSubscriptions:
             "failed": "video.failed",
             "expired": "video.expired",
             "status_changed": "video.status_changed",
+            "updated": "video.updated",
         }
         assert DEFAULT_EVENTS == ("completed", "failed", "expired")
 
@@ -315,8 +316,13 @@ class TestSubscriptions:
     def test_only_what_was_asked_for_is_told(self, event: EventType) -> None:
         name = event.value.removeprefix("video.")
         assert subscribed(event, [name])
-        assert not subscribed(event, set(SHORT_NAMES) - {name})
+        goes_with = {"completed"} if event is EventType.UPDATED else set()
+        assert not subscribed(event, set(SHORT_NAMES) - {name} - goes_with)
         assert subscribed(event, DEFAULT_EVENTS) == (event is not EventType.STATUS_CHANGED)
+
+    def test_a_url_that_is_found_later_is_told_to_all_who_were_told_of_the_completion(self) -> None:
+        assert subscribed(EventType.UPDATED, ["completed"])
+        assert not subscribed(EventType.UPDATED, ["failed", "expired", "status_changed"])
 
     def test_no_event_is_never_told(self) -> None:
         assert not subscribed(None, list(SHORT_NAMES))
@@ -341,5 +347,5 @@ class TestSubscriptions:
         with pytest.raises(Refused) as refused:
             check_events(["failed", name])
         assert str(refused.value) == (
-            f"events: {name!r} is not one of completed, failed, expired, status_changed"
+            f"events: {name!r} is not one of completed, failed, expired, status_changed, updated"
         )

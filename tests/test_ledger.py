@@ -11,7 +11,7 @@ from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import DatabaseError
 
-from reelwatch import db, ledger, lifecycle
+from reelwatch import db, events, ledger, lifecycle
 from reelwatch.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
 from reelwatch.curves import Curve, Eta
 from reelwatch.ledger import Change
@@ -195,12 +195,80 @@ class TestJobs:
 
     def test_an_abandoned_job_is_looked_at_no_more(self, url: str) -> None:
         expired: Values = {"state": "expired", "error_code": "deadline", "expired_at": NOW}
-        add_job(url, deadline_at=NOW, upstream_status="processing", **expired)
+        watched: Values = {"last_polled_at": after(RULES.abandon_after - 60)}
+        add_job(url, deadline_at=NOW, upstream_status="processing", **expired, **watched)
         assert look(url, RUNNING, start=RULES.abandon_after) == 0
         row = job(url)
         assert (row["state"], row["next_poll_at"], row["sequence"]) == ("expired", None, 0)
         assert row["abandoned_at"] == after(RULES.abandon_after)
         assert rows(url, Transition) == []
+
+    def test_a_success_without_a_url_is_completed(self, url: str) -> None:
+        """What an earlier stage had is not told as the result."""
+        add_job(url, video_url="https://cdn.example.com/stage.mp4", state="running")
+        patient: Values = {"resultless_count": 4, "resultless_since": after(-300)}
+        with db.transaction(url) as session:
+            session.execute(update(Job).values(**patient))
+        assert look(url, replace(DONE, video_url=None, video_urls={})) == 1
+        row = job(url)
+        assert (row["state"], row["video_url"], row["error_code"]) == (
+            "completed",
+            None,
+            "no_result",
+        )
+        (event,) = rows(url, Delivery)
+        told = body(event)
+        assert (told["type"], told["data"]["video_url"]) == ("video.completed", None)
+        assert told["data"]["error"] == {
+            "code": "no_result",
+            "message": lifecycle.NO_RESULT.message,
+            "retryable": False,
+            "request_id": None,
+        }
+
+    def test_a_url_that_is_found_later_updates_it_and_moves_no_end(self, url: str) -> None:
+        ended: Values = {
+            "finished_at": NOW,
+            "upstream_finished_at": ENDED,
+            "error_code": "no_result",
+        }
+        add_job(url, state="completed", upstream_status="completed", sequence=4, **ended)
+        later = replace(DONE, completed_at=ENDED + timedelta(hours=9))
+        assert look(url, later, start=900) == 1
+        row = job(url)
+        assert (row["state"], row["video_url"], row["error_code"]) == (
+            "completed",
+            DONE.video_url,
+            None,
+        )
+        assert (row["finished_at"], row["upstream_finished_at"]) == (NOW, ENDED)
+        assert (row["sequence"], row["next_poll_at"]) == (5, None)
+        (event,) = rows(url, Delivery)
+        told = body(event)
+        assert told["type"] == "video.updated"
+        assert (told["data"]["video_url"], told["data"]["error"]) == (DONE.video_url, None)
+        assert told["data"]["finished_at"] == events.timestamp(NOW)
+        (step,) = rows(url, Transition)
+        assert (step["from_state"], step["to_state"]) == ("completed", "completed")
+
+    def test_a_second_look_in_vain_changes_no_end(self, url: str) -> None:
+        ended: Values = {"finished_at": NOW, "error_code": "no_result"}
+        add_job(url, state="completed", upstream_status="completed", **ended)
+        assert look(url, replace(DONE, video_url=None)) == 0
+        row = job(url)
+        assert (row["state"], row["error_code"], row["next_poll_at"]) == (
+            "completed",
+            "no_result",
+            None,
+        )
+        assert (row["finished_at"], row["polls"]) == (NOW, 1)
+
+    def test_upstreams_own_name_is_kept(self, url: str) -> None:
+        add_job(url)
+        look(url, replace(RUNNING, foreign_id="internal_7f3a"), RUNNING)
+        assert job(url)["upstream_id"] == "internal_7f3a"
+        look(url, replace(RUNNING, foreign_id="x" * 900))
+        assert job(url)["upstream_id"] == "x" * 255
 
     def test_an_operators_act_is_no_look(self, url: str) -> None:
         add_job(url, polls=3, last_polled_at=after(-9))
@@ -216,7 +284,7 @@ class TestJobs:
     def test_a_reopened_job_gets_a_new_deadline(self, url: str) -> None:
         expired: Values = {"state": "expired", "error_code": "deadline", "expired_at": NOW}
         add_job(url, events=["status_changed"], **expired)
-        decision = lifecycle.reopened(ledger.job_of(job(url)), "deadline", after(5))
+        decision = lifecycle.reopened(ledger.job_of(job(url)), after(5))
         assert decision is not None
         assert write(url, [Change(job(url), decision, deadline_at=after(99))], after(5)) == 1
         row = job(url)
@@ -608,7 +676,11 @@ def test_what_a_decision_needs_is_read_from_the_row(url: str) -> None:
         "error_code": "deadline",
         "upstream_created_at": CREATED,
         "expired_at": after(1),
+        "last_polled_at": after(4),
+        "watched_since": after(5),
+        "upstream_id": "internal",
         "errors_in_row": 2,
+        "errors_since": after(6),
         "last_error": "quota",
         "not_found_count": 3,
         "not_found_since": after(2),
@@ -623,7 +695,12 @@ def test_what_a_decision_needs_is_read_from_the_row(url: str) -> None:
         model="veo3",
         created_at=CREATED,
         expired_at=after(1),
+        error_code="deadline",
+        last_polled_at=after(4),
+        watched_since=after(5),
+        foreign_id="internal",
         errors_in_row=2,
+        errors_since=after(6),
         last_error=ErrorKind.QUOTA,
         not_found_count=3,
         not_found_since=after(2),

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from reelwatch.answers import ErrorKind
-from reelwatch.narrative import KINDS, clock, tell
+from reelwatch.narrative import clock, tell
+from reelwatch.troubles import MEANINGS
 
 START = datetime(2026, 2, 6, 10, 0, 0, tzinfo=UTC)
 HOOK = "https://hooks.example.com/video"
@@ -160,8 +161,18 @@ def test_a_failure_names_its_reason_and_the_request_id() -> None:
 
 
 def test_a_failure_without_a_request_id_names_none() -> None:
-    about = job(state="failed", error_code="no_result", error_message="no URL")
-    assert sentences(about, [step(to_state="failed")]) == ["became failed: no_result: no URL"]
+    about = job(state="failed", error_code="upstream_failed", error_message="no GPU")
+    assert sentences(about, [step(to_state="failed")]) == ["became failed: upstream_failed: no GPU"]
+
+
+def test_a_success_without_a_url_and_one_that_was_found_later() -> None:
+    without = job(state="completed", error_code="no_result", error_message="no URL")
+    assert sentences(without, [step(to_state="completed")]) == [
+        "became completed: upstream says so and gave no video URL"
+    ]
+    found = job(state="completed", video_url="https://v")
+    later = step(20, from_state="completed", to_state="completed", from_status="x", to_status="x")
+    assert sentences(found, [later]) == ["its video URL was found: https://v"]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +216,7 @@ def test_an_error_is_told_once_with_its_count(columns: dict[str, Any], expected:
 
 
 def test_every_kind_of_error_has_words() -> None:
-    assert set(KINDS) == {kind.value for kind in ErrorKind}
+    assert set(MEANINGS) == {kind.value for kind in ErrorKind}
 
 
 def test_an_event_is_told_from_owed_to_delivered() -> None:

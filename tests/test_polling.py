@@ -818,12 +818,22 @@ class TestMixups:
         add_account(database_url, "other")
         add_jobs(database_url, ["sora-2:a"])
         add_jobs(database_url, ["internal_7f3a"], after(60), "other")
-        look_at(database_url, replace(DONE, foreign_id="internal_7f3a"))
+        look_at(database_url, replace(RUNNING, foreign_id="internal_7f3a"))
+        look_at(database_url, replace(DONE, foreign_id="internal_7f3a"), after(60))
         assert job(database_url, "sora-2:a")["state"] == "completed"
+
+    def test_what_is_another_jobs_name_upstream_is_not_this_ones(self, database_url: str) -> None:
+        add_account(database_url)
+        add_jobs(database_url, ["a"], upstream_id="internal_7f3a")
+        add_jobs(database_url, ["b"], upstream_id=None)
+        look_at(database_url, replace(DONE, foreign_id="internal_7f3a"), video_id="b")
+        assert job(database_url, "b")["upstream_id"] is None
+        (error,) = rows(database_url, PollError)
+        assert error["message"] == "the answer is about another tracked job: internal_7f3a"
 
     def test_those_of_a_group_are_told_apart(self, database_url: str) -> None:
         add_account(database_url)
-        add_jobs(database_url, ["a", "b", "c"])
+        add_jobs(database_url, ["a", "b", "c"], upstream_id="z")
         claimed = claim(database_url).items
         answers = (DONE, replace(DONE, foreign_id="a"), replace(DONE, foreign_id="z"))
         apply(database_url, list(map(looked, claimed, answers)))
@@ -1222,6 +1232,7 @@ class TestTurn:
             tracked_at=after(-200_000, datetime.now(UTC)),
             deadline_at=after(-100_000, datetime.now(UTC)),
             expired_at=after(-100_000, datetime.now(UTC)),
+            last_polled_at=after(-900, datetime.now(UTC)),
         )
         lines: dict[str, Any] = {}
 

@@ -587,7 +587,7 @@ def test_recheck_looks_at_an_open_job_now(url: str, state: str) -> None:
     assert story(url) == []
 
 
-@pytest.mark.parametrize("state", ["expired", "abandoned", "not_found"])
+@pytest.mark.parametrize("state", ["expired", "abandoned", "not_found", "cancelled"])
 def test_recheck_takes_a_job_up_again(url: str, state: str) -> None:
     """With its deadline's span anew; those who asked for changes are told."""
     tracking.track(ID, callback_task="shop.on_video", deadline="10m", events=["status_changed"])
@@ -606,7 +606,38 @@ def test_recheck_takes_a_job_up_again(url: str, state: str) -> None:
     assert json.loads(owed.body)["data"]["state"] == "pending"
 
 
-@pytest.mark.parametrize("state", ["completed", "failed", "cancelled"])
+def test_recheck_renews_the_span_that_was_given_however_often(url: str) -> None:
+    tracking.track(ID, deadline="10m")
+    for hours in range(3):
+        now = datetime.now(UTC)
+        expired = ended("expired", now) | {"sequence": 3 + hours}
+        end(url, ID, **expired, tracked_at=now - (1 + hours) * HOUR)
+        job = tracking.recheck(ID)
+        assert job.next_poll_at is not None
+        assert job.deadline_at == job.next_poll_at + timedelta(minutes=10)
+
+
+def test_recheck_of_a_row_of_an_older_release_goes_by_its_times(url: str) -> None:
+    tracking.track(ID, deadline="10m")
+    end(url, ID, **ended("expired", datetime.now(UTC)), deadline_seconds=None)
+    job = tracking.recheck(ID)
+    assert job.next_poll_at is not None
+    assert job.deadline_at == job.next_poll_at + timedelta(minutes=10)
+
+
+def test_recheck_asks_again_for_the_url_of_a_job_completed_without(url: str) -> None:
+    tracking.track(ID)
+    now = datetime.now(UTC)
+    lacking = {"video_url": None, "error_code": "no_result", "errors_in_row": 5}
+    end(url, ID, **ended("completed", now) | lacking)
+    job = tracking.recheck(ID)
+    assert (job.state, job.sequence, job.error_code) == ("completed", 3, "no_result")
+    assert (job.finished_at, job.errors_in_row) == (now, 0)
+    assert job.next_poll_at is not None
+    assert story(url) == []
+
+
+@pytest.mark.parametrize("state", ["completed", "failed"])
 def test_recheck_leaves_other_ends(url: str, state: str) -> None:
     tracking.track(ID)
     end(url, ID, **ended(state, datetime.now(UTC)))

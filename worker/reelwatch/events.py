@@ -42,8 +42,14 @@ class Subject:
 
 
 def subscribed(event: EventType | None, wanted: Iterable[str]) -> bool:
-    """Does a job that asked for the short names `wanted` want to be told of `event`?"""
-    return event is not None and event.value.removeprefix("video.") in wanted
+    """Does a job that asked for the short names `wanted` want to be told of `event`?
+
+    Who is told of completed videos is told of a URL that is found afterwards.
+    """
+    names = set(wanted)
+    if event is EventType.UPDATED and "completed" in names:
+        return True
+    return event is not None and event.value.removeprefix("video.") in names
 
 
 def check_events(events: Iterable[str]) -> list[str]:

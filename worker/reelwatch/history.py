@@ -35,7 +35,7 @@ destinations: Table = table_of("destinations")
 INTERNAL = frozenset(
     {
         "lease_token", "last_error_id", "not_found_count", "not_found_since", "resultless_count",
-        "resultless_since",
+        "resultless_since", "errors_since", "watched_since",
         "failures", "destination", "next_slot_at",
     }
 )  # fmt: skip

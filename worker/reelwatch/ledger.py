@@ -18,12 +18,13 @@ from sqlalchemy.orm import Session
 from reelwatch import curves, events
 from reelwatch.answers import Answer, ErrorKind, Failure, Report, bounded
 from reelwatch.curves import Curve, Eta
-from reelwatch.lifecycle import Decision, EventType, Job, State
+from reelwatch.lifecycle import FINAL, NO_RESULT, Decision, EventType, Job, State
 from reelwatch.models import Delivery, PollError, Transition, table_of
 from reelwatch.remaining import remaining
 
 jobs: Table = table_of("jobs")
 
+UPSTREAM_ID_LIMIT = 255  # the column's size
 DEFAULT_QUEUE = "celery"  # where `send_task` sends what names no queue
 
 CurveOf = Callable[[str | None], Curve]  # a model's curve
@@ -42,6 +43,11 @@ class Change:
     def moved(self) -> bool:
         """Does more change than when to look again?"""
         return self.decision.step or self.decision.abandoned
+
+    @property
+    def was_final(self) -> bool:
+        """Had the job ended before?"""
+        return self.row["state"] in FINAL and self.decision.final
 
     @property
     def report(self) -> Report | None:
@@ -69,7 +75,12 @@ def job_of(row: Mapping[str, Any]) -> Job:
         model=row["model"],
         created_at=row["upstream_created_at"],
         expired_at=row["expired_at"],
+        error_code=row["error_code"],
+        last_polled_at=row["last_polled_at"],
+        watched_since=row["watched_since"],
+        foreign_id=row["upstream_id"],
         errors_in_row=row["errors_in_row"],
+        errors_since=row["errors_since"],
         last_error=ErrorKind(row["last_error"]) if row["last_error"] else None,
         not_found_count=row["not_found_count"],
         not_found_since=row["not_found_since"],
@@ -122,7 +133,10 @@ def _look_values(change: Change, error_ids: Mapping[int, int], at: datetime) -> 
         "last_polled_at": at if change.answer else row["last_polled_at"],
         "polls": change.polls,
         "lease_token": None,
+        "watched_since": decision.watched_since,
+        "upstream_id": _upstream_id(change),
         "errors_in_row": decision.errors_in_row,
+        "errors_since": decision.errors_since,
         "last_error": decision.last_error,
         "last_error_id": error_ids.get(row["id"]),
         "not_found_count": decision.not_found_count,
@@ -133,6 +147,11 @@ def _look_values(change: Change, error_ids: Mapping[int, int], at: datetime) -> 
         **_progress(change, at),
         "upstream_created_at": (report and report.created_at) or row["upstream_created_at"],
     }
+
+
+def _upstream_id(change: Change) -> str | None:
+    name = change.decision.foreign_id
+    return name[:UPSTREAM_ID_LIMIT] if name else None
 
 
 def _progress(change: Change, at: datetime) -> dict[str, Any]:
@@ -146,15 +165,16 @@ def _progress(change: Change, at: datetime) -> dict[str, Any]:
 def _step_values(change: Change, at: datetime) -> dict[str, Any]:
     row, decision, report = change.row, change.decision, change.report
     failure = decision.failure
+    lacks_result = failure is not None and failure.code == NO_RESULT.code
     return {
         "state": decision.state,
         "upstream_status": decision.status,
         "sequence": change.sequence,
-        "video_url": (report and report.video_url) or row["video_url"],
+        "video_url": None if lacks_result else (report and report.video_url) or row["video_url"],
         "error_code": failure and failure.code,
         "error_message": failure and failure.message,
         "error_request_id": failure and failure.request_id,
-        "finished_at": at if decision.final else None,
+        "finished_at": _finished_at(change, at),
         "upstream_finished_at": _upstream_end(change),
         "expired_at": decision.expired_at,
         "abandoned_at": at if decision.abandoned else None,
@@ -162,9 +182,20 @@ def _step_values(change: Change, at: datetime) -> dict[str, Any]:
     }
 
 
+def _finished_at(change: Change, at: datetime) -> datetime | None:
+    """When the job ended; what is learned of it afterwards does not move its end."""
+    if not change.decision.final:
+        return None
+    ended: datetime = change.row["finished_at"] if change.was_final else at
+    return ended
+
+
 def _upstream_end(change: Change) -> datetime | None:
     if not change.decision.final or change.report is None:
         return None
+    if change.was_final:
+        ended: datetime | None = change.row["upstream_finished_at"]
+        return ended
     return change.report.completed_at or change.report.updated_at
 
 
@@ -342,7 +373,7 @@ def _subject(change: Change, at: datetime, curve_of: CurveOf) -> events.Subject:
         tracked_at=row["tracked_at"],
         upstream_created_at=(report and report.created_at) or row["upstream_created_at"],
         upstream_finished_at=_upstream_end(change),
-        finished_at=at if decision.final else None,
+        finished_at=_finished_at(change, at),
         late=decision.final and decision.expired_at is not None,
         metadata=row["metadata"],
         eta=_eta(change, at, curve_of),

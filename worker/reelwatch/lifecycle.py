@@ -12,6 +12,8 @@ from enum import StrEnum
 from reelwatch.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble, meaning_of
 from reelwatch.curves import Hint
 from reelwatch.schedule import Pace, Plans, until_next_look, until_next_try, until_slow_look
+from reelwatch.troubles import MEANINGS
+from reelwatch.words import ENDS
 
 
 class State(StrEnum):
@@ -32,18 +34,24 @@ class EventType(StrEnum):
     FAILED = "video.failed"
     EXPIRED = "video.expired"
     STATUS_CHANGED = "video.status_changed"
+    UPDATED = "video.updated"  # a completed job that had no URL has one now
 
 
 FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 OPEN = frozenset(State) - FINAL
 
 NOT_FOUND_LOOKS = 5  # in a row; and for Rules.not_found_after: a new id may not be known yet
+GONE_AFTER = 6 * 3_600.0  # seconds of not_found, past the deadline, until a known job is gone
 RESULTLESS_LOOKS = 5  # in a row; and for Rules.result_grace: an account that rests asks seldom
+GIVE_UP_LOOKS = 5  # in a row that brought nothing; and for Rules.abandon_after
+BREAK_SECONDS = 3_600.0  # without a good answer: what was known before does not go on
+FOREIGN_LOOKS = 3  # answers under ever other ids: then these are no job's names
 
 ACCOUNT_PAUSES = frozenset({ErrorKind.UNAUTHORIZED, ErrorKind.FORBIDDEN, ErrorKind.QUOTA})
 ACCOUNT_SLOWS = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.SATURATED})
 
 DEADLINE = Failure("deadline", "the deadline passed and upstream had not said how it ended", False)
+# A success all the same: upstream made it, and charged for it.
 NO_RESULT = Failure(
     "no_result", "upstream says it is finished and gave no video URL", retryable=False
 )
@@ -56,7 +64,7 @@ class Rules:
     plans: Plans = field(default_factory=Plans)
     not_found_after: float = 300.0
     result_grace: float = 300.0  # from the first success word without a URL to `no_result`
-    abandon_after: float = 86_400.0  # from tracking
+    abandon_after: float = 86_400.0  # from tracking, from the last good answer, or from a break
 
     @property
     def pace(self) -> Pace:
@@ -75,12 +83,27 @@ class Job:
     model: str | None = None
     created_at: datetime | None = None  # upstream's time
     expired_at: datetime | None = None
+    error_code: str | None = None
+    last_polled_at: datetime | None = None
+    watched_since: datetime | None = None  # when good answers came again after a break
+    foreign_id: str | None = None  # upstream's own name for the job, as far as answers gave one
     errors_in_row: int = 0
+    errors_since: datetime | None = None  # the first of them
     last_error: ErrorKind | None = None  # of the looks in row
     not_found_count: int = 0
     not_found_since: datetime | None = None
     resultless_count: int = 0
     resultless_since: datetime | None = None
+
+    @property
+    def final(self) -> bool:
+        """Has it ended?"""
+        return self.state in FINAL
+
+    @property
+    def lacks_result(self) -> bool:
+        """Has it been completed without a URL?"""
+        return self.state is State.COMPLETED and self.error_code == NO_RESULT.code
 
 
 class Account(StrEnum):
@@ -104,7 +127,10 @@ class Decision:
     failure: Failure | None = None
     trouble: Trouble | None = None  # to be recorded in poll_errors
     account: Account = Account.NO_NEWS
+    watched_since: datetime | None = None
+    foreign_id: str | None = None
     errors_in_row: int = 0
+    errors_since: datetime | None = None
     last_error: ErrorKind | None = None
     not_found_count: int = 0
     not_found_since: datetime | None = None
@@ -120,11 +146,18 @@ class Decision:
 
 
 def decide(job: Job, answer: Answer, now: datetime, rules: Rules, jitter: float = 0.5) -> Decision:
-    """What to make of `answer` to a look at `job`, at `now`. Total; a final job stays as it is."""
+    """What to make of `answer` to a look at `job`, at `now`. Total; a final job stays as it is.
+
+    Only the URL of one that was completed without is still taken in.
+    """
     if job.state in FINAL:
-        return Decision(job.state, job.status, None)
+        kept = Decision(job.state, job.status, None)
+        return _by_second_look(job, answer, now, rules, jitter) if job.lacks_result else kept
     if isinstance(answer, Report):
-        return _by_report(job, answer, now, rules, jitter)
+        strange = _strange(job, answer)
+        if strange is None:
+            return _by_report(job, answer, now, rules, jitter)
+        job, answer = replace(job, foreign_id=answer.foreign_id), strange
     return _by_trouble(job, answer, now, rules, jitter)
 
 
@@ -135,33 +168,90 @@ def cancelled(job: Job) -> Decision | None:
     return Decision(State.CANCELLED, job.status, None, step=True, expired_at=job.expired_at)
 
 
-def reopened(job: Job, error_code: str | None, now: datetime) -> Decision | None:
-    """The decision that takes up an `expired` job, or one `failed` as `not_found`, again.
+def reopened(job: Job, now: datetime) -> Decision | None:
+    """The decision that takes up a job again: `expired`, `cancelled`, or `failed` as `not_found`.
 
-    None for any other job: a `completed` one stays completed. The deadline must be renewed with it.
+    None for any other: upstream's own word stands. The deadline must be renewed with it.
     """
-    lost = job.state is State.FAILED and error_code == "not_found"
-    if not lost and job.state is not State.EXPIRED:
+    lost = job.state is State.FAILED and job.error_code == "not_found"
+    if not lost and job.state not in (State.EXPIRED, State.CANCELLED):
         return None
     state = State.PENDING if _not_started(job.status) else State.RUNNING
     event = EventType.STATUS_CHANGED
-    return Decision(state, job.status, now, step=True, event=event, expired_at=job.expired_at)
+    return Decision(
+        state, job.status, now, step=True, event=event, expired_at=job.expired_at,
+        watched_since=now, foreign_id=job.foreign_id,
+    )  # fmt: skip
+
+
+def _by_second_look(
+    job: Job, answer: Answer, now: datetime, rules: Rules, jitter: float
+) -> Decision:
+    """A completed job without a URL was asked for once more: found, not found, or ask again."""
+    if isinstance(answer, Report):
+        found = answer.meaning is Meaning.SUCCESS and answer.video_url is not None
+        return Decision(
+            job.state,
+            answer.word or job.status if found else job.status,
+            None,
+            step=found,
+            event=EventType.UPDATED if found else None,
+            failure=None if found else NO_RESULT,
+            trouble=_remarked(answer),
+            account=Account.WORKS,
+            foreign_id=job.foreign_id,
+            expired_at=job.expired_at,
+        )
+    counted = _counted(job, answer, now)
+    wait = until_next_try(counted.errors_in_row, rules.pace, jitter)
+    over = counted.errors_in_row >= GIVE_UP_LOOKS
+    due = None if over else now + timedelta(seconds=wait)
+    return replace(_kept(counted, NO_RESULT), due=due, trouble=answer, account=_effect(job, answer))
 
 
 # ----------------------------------------------------------------- reports
 
 
+def _strange(job: Job, report: Report) -> Trouble | None:
+    """The trouble of an end that comes under an id which this job has not been named by before.
+
+    It counts when it comes again: one that some other job's answer was mixed up with does not. Ids
+    that are other ones each time are a request's, and say nothing.
+    """
+    foreign = report.foreign_id
+    if report.meaning not in ENDS or foreign is None or foreign == job.foreign_id:
+        return None
+    if job.last_error is ErrorKind.BAD_SHAPE and job.errors_in_row + 1 >= FOREIGN_LOOKS:
+        return None
+    message = "the answer ends a job by another id; it counts when it comes again"
+    return Trouble(ErrorKind.BAD_SHAPE, message, report.http_status, body=report.body)
+
+
 def _by_report(job: Job, report: Report, now: datetime, rules: Rules, jitter: float) -> Decision:
     trouble = _remarked(report)
     status = report.word or job.status
-    job = replace(job, errors_in_row=0, last_error=None, not_found_count=0, not_found_since=None)
+    job = replace(
+        job,
+        watched_since=_watched_since(job, now, rules),
+        foreign_id=report.foreign_id or job.foreign_id,
+        errors_in_row=0,
+        errors_since=None,
+        last_error=None,
+        not_found_count=0,
+        not_found_since=None,
+    )
     ended = _ended(job, report, now, rules)
     if ended is not None:
         state, failure = ended
         decision = _end(job, state, status, failure)
         return replace(decision, trouble=trouble, account=Account.WORKS)
-    decision = _still_open(job, _open_state(job, report), status, now, rules)
-    finished = report.meaning is Meaning.SUCCESS  # and has no URL yet
+    finished = report.meaning is Meaning.SUCCESS  # and has no URL yet: its fate is known
+    if finished:
+        decision = _kept_open(job, _open_state(job, report), status, now)
+    else:
+        over = now >= abandon_at(job, rules)
+        why = _still_said(status)
+        decision = _still_open(job, _open_state(job, report), status, now, why, over=over)
     return replace(
         decision,
         due=decision.due and _due(job, report, decision, now, rules, jitter),
@@ -172,13 +262,21 @@ def _by_report(job: Job, report: Report, now: datetime, rules: Rules, jitter: fl
     )
 
 
+def _watched_since(job: Job, now: datetime, rules: Rules) -> datetime | None:
+    """When good answers began to come without a break; None: since the job has been tracked."""
+    last_good = job.errors_since if job.errors_in_row else job.last_polled_at
+    longest = max(BREAK_SECONDS, 4 * rules.pace.ceiling)
+    broken = (now - (last_good or job.tracked_at)).total_seconds() > longest
+    return now if broken else job.watched_since
+
+
 def _ended(
     job: Job, report: Report, now: datetime, rules: Rules
 ) -> tuple[State, Failure | None] | None:
     if report.meaning is Meaning.SUCCESS:
         if report.video_url:
             return State.COMPLETED, None
-        return (State.FAILED, NO_RESULT) if _resultless_for_good(job, now, rules) else None
+        return (State.COMPLETED, NO_RESULT) if _resultless_for_good(job, now, rules) else None
     if report.failure is not None:
         return State.FAILED, report.failure
     return None
@@ -196,7 +294,7 @@ def _due(
 ) -> datetime:
     """When to look again after a good answer."""
     if report.meaning is Meaning.SUCCESS:  # its URL is written a moment later: don't let it wait
-        return _by_deadline(job, now, now + timedelta(seconds=rules.pace.floor))
+        return now + timedelta(seconds=rules.pace.floor)
     if decision.state is State.EXPIRED:
         return _slow_due(job, now, rules, jitter)
     created = report.created_at or job.created_at or job.tracked_at
@@ -224,45 +322,47 @@ def _resultless_for_good(job: Job, now: datetime, rules: Rules) -> bool:
 
 
 def _by_trouble(job: Job, trouble: Trouble, now: datetime, rules: Rules, jitter: float) -> Decision:
-    if trouble.kind in ACCOUNT_PAUSES | ACCOUNT_SLOWS:
-        return _account_trouble(job, trouble, now, rules, jitter)
     counted = _counted(job, trouble, now)
+    effect = _effect(job, trouble)
     if _not_found_for_good(counted, now, rules):
         failure = Failure("not_found", _not_found_text(counted), False, trouble.request_id)
-        ended = _end(job, State.FAILED, job.status, failure)
-        return replace(ended, trouble=trouble, account=Account.WORKS)
-    decision = _still_open(counted, job.state, job.status, now, rules)
+        ended = _end(counted, State.FAILED, job.status, failure)
+        return replace(ended, trouble=trouble, account=effect)
+    why, over = _nothing_learned(counted, trouble, now), _in_vain(counted, now, rules)
+    decision = _still_open(counted, job.state, job.status, now, why, over=over)
+    # The account's trouble makes no job of it wait long.
+    errors = 1 if effect in (Account.PAUSE, Account.SLOW) else counted.errors_in_row
     return replace(
         decision,
-        due=decision.due and _retry_due(counted, decision, now, rules, jitter),
+        due=decision.due and _retry_due(counted, decision, errors, now, rules, jitter),
         trouble=trouble,
-        account=Account.WORKS if trouble.kind is ErrorKind.NOT_FOUND else Account.NO_NEWS,
+        account=effect,
     )
 
 
-def _account_trouble(
-    job: Job, trouble: Trouble, now: datetime, rules: Rules, jitter: float
-) -> Decision:
-    """The key's trouble, not the job's: it must neither end nor expire it, nor make it wait long.
+def _effect(job: Job, trouble: Trouble) -> Account:
+    """What an error says of the account.
 
     Only a `forbidden` that keeps coming for one job while the key works for others is the job's own
     affair: it does not pause the account again and again.
     """
-    own = trouble.kind is job.last_error is ErrorKind.FORBIDDEN
-    effect = Account.SLOW if trouble.kind in ACCOUNT_SLOWS else Account.PAUSE
-    counted = replace(job, errors_in_row=job.errors_in_row + 1, last_error=trouble.kind)
-    wait = until_next_try(counted.errors_in_row if own else 1, rules.pace, jitter)
-    soon = now + timedelta(seconds=wait)
-    return replace(
-        _kept(counted),
-        due=_slow_due(job, now, rules, jitter) if job.state is State.EXPIRED else soon,
-        trouble=trouble,
-        account=Account.NO_NEWS if own else effect,
-    )
+    if trouble.kind is ErrorKind.NOT_FOUND:
+        return Account.WORKS
+    if trouble.kind is job.last_error is ErrorKind.FORBIDDEN:
+        return Account.NO_NEWS
+    if trouble.kind in ACCOUNT_SLOWS:
+        return Account.SLOW
+    return Account.PAUSE if trouble.kind in ACCOUNT_PAUSES else Account.NO_NEWS
 
 
 def _counted(job: Job, trouble: Trouble, now: datetime) -> Job:
-    counted = replace(job, errors_in_row=job.errors_in_row + 1, last_error=trouble.kind)
+    first = job.errors_in_row == 0
+    counted = replace(
+        job,
+        errors_in_row=job.errors_in_row + 1,
+        errors_since=now if first else job.errors_since or job.last_polled_at or now,
+        last_error=trouble.kind,
+    )
     if trouble.kind is not ErrorKind.NOT_FOUND:
         return counted
     since = job.not_found_since or now
@@ -270,9 +370,17 @@ def _counted(job: Job, trouble: Trouble, now: datetime) -> Job:
 
 
 def _not_found_for_good(job: Job, now: datetime, rules: Rules) -> bool:
+    """Is the id not known, often and long enough in a row?
+
+    A job that upstream has known does not vanish because of some minutes of that, perhaps while a
+    relay moves: its deadline must have passed as well, and hours.
+    """
     if job.not_found_count < NOT_FOUND_LOOKS or job.not_found_since is None:
         return False
-    return (now - job.not_found_since).total_seconds() >= rules.not_found_after
+    lasted = (now - job.not_found_since).total_seconds()
+    if job.status is None:
+        return lasted >= rules.not_found_after
+    return now >= job.deadline_at and lasted >= max(GONE_AFTER, rules.not_found_after)
 
 
 def _not_found_text(job: Job) -> str:
@@ -283,11 +391,11 @@ def _not_found_text(job: Job) -> str:
 
 
 def _retry_due(
-    job: Job, decision: Decision, now: datetime, rules: Rules, jitter: float
+    job: Job, decision: Decision, errors: int, now: datetime, rules: Rules, jitter: float
 ) -> datetime:
     if decision.state is State.EXPIRED:
         return _slow_due(job, now, rules, jitter)
-    wait = until_next_try(job.errors_in_row, rules.pace, jitter)
+    wait = until_next_try(errors, rules.pace, jitter)
     return _by_deadline(job, now, now + timedelta(seconds=wait))
 
 
@@ -297,39 +405,52 @@ def _retry_due(
 def _end(job: Job, state: State, status: str | None, failure: Failure | None) -> Decision:
     event = EventType.COMPLETED if state is State.COMPLETED else EventType.FAILED
     return Decision(
-        state, status, None, step=True, event=event, failure=failure, expired_at=job.expired_at
-    )
+        state, status, None, step=True, event=event, failure=failure, expired_at=job.expired_at,
+        watched_since=job.watched_since, foreign_id=job.foreign_id,
+    )  # fmt: skip
 
 
 def _still_open(
-    job: Job, state: State, status: str | None, now: datetime, rules: Rules
+    job: Job, state: State, status: str | None, now: datetime, why: str, *, over: bool
 ) -> Decision:
-    """The job after a look that brought no end: open, expired, or given up."""
-    kept = replace(_kept(job), state=state, status=status, due=now)
+    """The job after a look that brought no end: open, expired, or, if its time is `over`, given up.
+
+    `why` tells what the last looks brought instead.
+    """
+    failure = replace(DEADLINE, message=f"{DEADLINE.message}: {why}")
+    kept = _kept_open(job, state, status, now)
     if state is State.EXPIRED:
-        over = now >= abandon_at(job, rules)
-        kept = replace(kept, due=None if over else now, abandoned=over)
-    elif now >= job.deadline_at:
+        return replace(kept, failure=failure, due=None if over else now, abandoned=over)
+    if now >= job.deadline_at:
         return replace(
             kept,
             state=State.EXPIRED,
             step=True,
             event=EventType.EXPIRED,
-            failure=DEADLINE,
+            failure=failure,
             expired_at=now,
         )
+    return kept
+
+
+def _kept_open(job: Job, state: State, status: str | None, now: datetime) -> Decision:
     changed = (state, status) != (job.state, job.status)
-    return replace(kept, step=changed, event=EventType.STATUS_CHANGED if changed else None)
+    kept = _kept(job, DEADLINE if state is State.EXPIRED else None)
+    event = EventType.STATUS_CHANGED if changed else None
+    return replace(kept, state=state, status=status, due=now, step=changed, event=event)
 
 
-def _kept(job: Job) -> Decision:
+def _kept(job: Job, failure: Failure | None) -> Decision:
     """A decision that changes nothing; a good answer resets the counters it does not pass on."""
     return Decision(
         job.state,
         job.status,
         None,
-        failure=DEADLINE if job.state is State.EXPIRED else None,
+        failure=failure,
+        watched_since=job.watched_since,
+        foreign_id=job.foreign_id,
         errors_in_row=job.errors_in_row,
+        errors_since=job.errors_since,
         last_error=job.last_error,
         not_found_count=job.not_found_count,
         not_found_since=job.not_found_since,
@@ -340,10 +461,43 @@ def _kept(job: Job) -> Decision:
 
 
 def abandon_at(job: Job, rules: Rules) -> datetime:
-    """When the looks at an expired job stop: a span after tracking, or after a later deadline."""
+    """When the looks at an expired job that upstream knows stop.
+
+    A span after tracking, after a later deadline, or after a break in good answers: an outage of
+    ours or a refused key must not use up the time in which the job could be seen to end.
+    """
     span = timedelta(seconds=rules.abandon_after)
-    end = job.tracked_at + span
+    began = max(job.tracked_at, job.watched_since or job.tracked_at)
+    end = began + span
     return end if job.deadline_at < end else job.deadline_at + span
+
+
+def _in_vain(job: Job, now: datetime, rules: Rules) -> bool:
+    """Is an expired job to be given up after these errors? They begin with the last good answer."""
+    if job.errors_in_row < GIVE_UP_LOOKS or job.errors_since is None:
+        return False
+    span = timedelta(seconds=rules.abandon_after)
+    return now >= max(abandon_at(job, rules), job.errors_since + span)
+
+
+def _still_said(status: str | None) -> str:
+    return f"its last word was {status!r}" if status else "it has not said anything of the job"
+
+
+def _nothing_learned(job: Job, trouble: Trouble, now: datetime) -> str:
+    """What the looks in a row brought instead of an answer, and for how long."""
+    said = f"{MEANINGS[trouble.kind]} ({trouble.message})"
+    if job.errors_in_row == 1 or job.errors_since is None:
+        return f"at the last look {said}"
+    span = _span((now - job.errors_since).total_seconds())
+    return f"{job.errors_in_row} looks in a row, for {span}, brought nothing; at the last {said}"
+
+
+def _span(seconds: float) -> str:
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _slow_due(job: Job, now: datetime, rules: Rules, jitter: float) -> datetime:

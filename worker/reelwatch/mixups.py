@@ -7,17 +7,16 @@ stands another, with names of its own. Only who knows the tracked jobs can tell 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import BindParameter, Row, bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from reelwatch.answers import Answer, ErrorKind, Report, Trouble
-from reelwatch.models import table_of
+from reelwatch.ledger import jobs
 
-jobs = table_of("jobs")
-
-TRACKED = select(jobs.c.video_id).where(
+IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+OWNERS = select(jobs.c.id, jobs.c.video_id, jobs.c.upstream_id).where(
     jobs.c.account == bindparam("account"),
-    jobs.c.video_id.in_(bindparam("ids", expanding=True)),
+    or_(jobs.c.video_id.in_(IDS), jobs.c.upstream_id.in_(IDS)),
 )
 
 
@@ -29,30 +28,41 @@ def sorted_out(
     """The answers, given with their jobs' rows; one about another tracked job is an error instead.
 
     `models` are those that the account's jobs are known to have: an answer's id may lack its
-    prefix. Most answers name no foreign id, and cost nothing here.
+    prefix. An answer by the asked id, or by the name its job had in the last one, costs nothing.
     """
-    names = {
-        answer.foreign_id: _written(answer.foreign_id, {*models, row["model"], answer.model})
+    written = {
+        row["id"]: _written(answer.foreign_id, {*models, row["model"], answer.model})
         for row, answer in asked
-        if isinstance(answer, Report) and answer.foreign_id
+        if isinstance(answer, Report) and answer.foreign_id not in (None, row["upstream_id"])
     }
-    if not names:
+    if not written:
         return [answer for _, answer in asked]
-    ids = sorted({each for written in names.values() for each in written})
     account = asked[0][0]["account"]  # a batch is one account's
-    tracked = set(session.scalars(TRACKED, {"account": account, "ids": ids}))
-    others = {foreign for foreign, written in names.items() if tracked & written}
-    return [_unless(answer, others) for _, answer in asked]
+    ids = sorted(set().union(*written.values()))
+    owners = session.execute(OWNERS, {"account": account, "ids": ids}).all()
+    return [
+        _another(answer) if _is_anothers(row["id"], written, owners) else answer
+        for row, answer in asked
+    ]
 
 
-def _written(foreign_id: str, models: Collection[str | None]) -> set[str]:
+def _written(foreign_id: str | None, models: Collection[str | None]) -> set[str]:
     """How a job that this id means may have been tracked: with a model's prefix or without."""
-    bare = foreign_id.rpartition(":")[2]
-    return {foreign_id, bare, *(f"{model}:{bare}" for model in models if model)}
+    bare = (foreign_id or "").rpartition(":")[2]
+    return {foreign_id or "", bare, *(f"{model}:{bare}" for model in models if model)}
 
 
-def _unless(answer: Answer, others: Collection[str]) -> Answer:
-    if not isinstance(answer, Report) or answer.foreign_id not in others:
-        return answer
+def _is_anothers(
+    job_id: int, written: Mapping[int, set[str]], owners: Sequence[Row[int, str, str | None]]
+) -> bool:
+    names = written.get(job_id, set())
+    return any(
+        owner != job_id and (video_id in names or upstream_id in names)
+        for owner, video_id, upstream_id in owners
+    )
+
+
+def _another(answer: Answer) -> Answer:
+    assert isinstance(answer, Report)
     message = f"the answer is about another tracked job: {answer.foreign_id}"
     return Trouble(ErrorKind.BAD_SHAPE, message, answer.http_status, body=answer.body)

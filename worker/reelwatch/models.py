@@ -32,6 +32,8 @@ from reelwatch.naming import HERE
 
 STATES = "('pending', 'running', 'completed', 'failed', 'expired', 'cancelled')"
 FINAL_STATES = "('completed', 'failed', 'cancelled')"
+# A success without a URL; a check that is neither true nor false would let anything pass.
+LACKS_RESULT = "(state = 'completed' AND coalesce(error_code, '') = 'no_result')"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -126,6 +128,7 @@ class Job(Base):
     model: Mapped[str | None] = mapped_column(String(200))
     state: Mapped[str] = mapped_column(String(16))
     upstream_status: Mapped[str | None] = mapped_column(String(100))
+    upstream_id: Mapped[str | None] = mapped_column(String(255))  # by which its answers name it
     video_url: Mapped[str | None] = mapped_column(Text)
     error_code: Mapped[str | None] = mapped_column(String(32))
     error_message: Mapped[str | None] = mapped_column(Text)
@@ -143,8 +146,10 @@ class Job(Base):
     next_poll_at: Mapped[datetime | None]
     last_polled_at: Mapped[datetime | None]
     deadline_at: Mapped[datetime]
+    deadline_seconds: Mapped[float | None] = mapped_column(Float)  # the span that was asked for
     expired_at: Mapped[datetime | None]  # kept after a late verdict: it makes the event `late`
     abandoned_at: Mapped[datetime | None]
+    watched_since: Mapped[datetime | None]  # good answers came again after a break; else: tracking
 
     webhook_url: Mapped[str | None] = mapped_column(Text)
     callback_task: Mapped[str | None] = mapped_column(String(255))
@@ -153,6 +158,7 @@ class Job(Base):
 
     lease_token: Mapped[str | None] = mapped_column(String(32))  # fences off results of older looks
     errors_in_row: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    errors_since: Mapped[datetime | None]  # the first of them
     last_error: Mapped[str | None] = mapped_column(String(16))
     last_error_id: Mapped[int | None] = mapped_column(BigId)  # the row that equal errors fold into
     not_found_count: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
@@ -166,16 +172,21 @@ class Job(Base):
         CheckConstraint(
             f"(state IN {FINAL_STATES}) = (finished_at IS NOT NULL)", name="final_has_end"
         ),
-        CheckConstraint(
-            f"(next_poll_at IS NULL) = (state IN {FINAL_STATES} OR abandoned_at IS NOT NULL)",
+        CheckConstraint(  # one without a result may be asked for it once more
+            f"(next_poll_at IS NULL) = (state IN {FINAL_STATES} OR abandoned_at IS NOT NULL)"
+            f" OR {LACKS_RESULT}",
             name="open_has_due",
         ),
         CheckConstraint("abandoned_at IS NULL OR state = 'expired'", name="only_expired_abandoned"),
         CheckConstraint("state <> 'expired' OR expired_at IS NOT NULL", name="expired_since"),
         CheckConstraint(
-            "(error_code IS NOT NULL) = (state IN ('failed', 'expired'))", name="error_has_state"
+            f"(error_code IS NOT NULL) = (state IN ('failed', 'expired')) OR {LACKS_RESULT}",
+            name="error_has_state",
         ),
-        CheckConstraint("state <> 'completed' OR video_url IS NOT NULL", name="completed_has_url"),
+        CheckConstraint(
+            f"state <> 'completed' OR video_url IS NOT NULL OR {LACKS_RESULT}",
+            name="completed_has_url",
+        ),
         CheckConstraint("lease_token IS NULL OR next_poll_at IS NOT NULL", name="lease_has_due"),
         CheckConstraint("sequence >= 0 AND polls >= 0", name="counts_not_negative"),
         Index(
@@ -184,6 +195,13 @@ class Job(Base):
             "next_poll_at",
             postgresql_where=text("next_poll_at IS NOT NULL"),
             sqlite_where=text("next_poll_at IS NOT NULL"),
+        ),
+        Index(  # few jobs have one: an answer's foreign id may be another job's
+            HERE.constraint("ix_jobs_account_upstream_id"),
+            "account",
+            "upstream_id",
+            postgresql_where=text("upstream_id IS NOT NULL"),
+            sqlite_where=text("upstream_id IS NOT NULL"),
         ),
         Index(HERE.constraint("ix_jobs_tracked_at"), "tracked_at"),
         Index(HERE.constraint("ix_jobs_finished_at"), "finished_at"),

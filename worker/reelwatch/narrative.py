@@ -10,25 +10,10 @@ from typing import Any
 
 from reelwatch.answers import Report, interpret
 from reelwatch.lifecycle import State
+from reelwatch.troubles import MEANINGS
 
 Row = Mapping[str, Any]
 Sentence = tuple[datetime, str]
-
-# What a kind of `poll_errors` means for somebody who meets its name for the first time.
-KINDS: Mapping[str, str] = {
-    "unauthorized": "upstream refused the account's key",
-    "forbidden": "upstream denied access",
-    "quota": "the account's quota is used up",
-    "rate_limited": "upstream asked to slow down",
-    "saturated": "upstream is overloaded",
-    "server_error": "upstream had trouble of its own",
-    "not_found": "upstream did not know the id",
-    "not_json": "the answer was no JSON",
-    "bad_shape": "the answer was odd",
-    "too_large": "the answer was too large",
-    "timeout": "no answer in time",
-    "connection": "upstream could not be reached",
-}
 
 
 def tell(story: Mapping[str, Any]) -> list[Sentence]:
@@ -76,7 +61,7 @@ def _look_error(error: Row) -> Sentence:
     head = f"{error['http_status'] or ''} {error['kind']}".strip()
     if error["count"] > 1:
         head += f" ×{error['count']} until {clock(error['last_at'], at)}"  # noqa: RUF001 - a count
-    meaning = KINDS.get(error["kind"], "the look failed")
+    meaning = MEANINGS.get(error["kind"], "the look failed")
     asked = f" (request id {error['request_id']})" if error["request_id"] else ""
     return at, f"{head}: {meaning}: {error['message']}{asked}"
 
@@ -91,6 +76,9 @@ def _steps(job: Row, transitions: Sequence[Row]) -> Iterator[Sentence]:
 
 def _step(job: Row, step: Row) -> Iterator[str]:
     word = f"upstream: {step['from_status'] or 'no word yet'} → {step['to_status']}"
+    if step["from_state"] == step["to_state"] == State.COMPLETED:
+        yield f"its video URL was found: {job['video_url']}"
+        return
     moved, spoken = step["from_state"] != step["to_state"], step["from_status"] != step["to_status"]
     if not moved or (spoken and step["to_state"] == State.RUNNING):
         yield f"{word}; running" if moved else word
@@ -111,10 +99,11 @@ def _state_sentence(job: Row, step: Row, report: Report | None) -> str:
         return "cancelled: the producer asked to stop tracking"
     late = " after the deadline" if step["from_state"] == State.EXPIRED else ""
     if state == State.COMPLETED:
-        return f"became completed{late}: {job['video_url']}"
+        result = job["video_url"] or "upstream says so and gave no video URL"
+        return f"became completed{late}: {result}"
     if state == State.FAILED:
         return f"became failed{late}: {_reason(job, step, report)}"
-    again = step["from_state"] in (State.EXPIRED, State.FAILED)
+    again = step["from_state"] in (State.EXPIRED, State.FAILED, State.CANCELLED)
     return f"taken up again: {state}" if again else f"became {state}"
 
 

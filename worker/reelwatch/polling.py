@@ -52,7 +52,7 @@ IDLE_AGAIN = 0.5  # seconds until a turn that found nothing due, with looks in h
 # What only a step is written from: most looks bring none, and need not read it.
 STEP_COLUMNS = (
     jobs.c.video_url, jobs.c.metadata, jobs.c.webhook_url, jobs.c.callback_task,
-    jobs.c.callback_queue, jobs.c.events, jobs.c.error_code, jobs.c.error_message,
+    jobs.c.callback_queue, jobs.c.events, jobs.c.error_message, jobs.c.deadline_seconds,
     jobs.c.error_request_id, jobs.c.upstream_finished_at, jobs.c.finished_at, jobs.c.abandoned_at,
 )  # fmt: skip
 CLAIM_COLUMNS = tuple(column for column in jobs.c if column not in set(STEP_COLUMNS))

@@ -175,6 +175,32 @@ def failed(look: Look, word: str = "failed", **facts: object) -> Body:
     return _head(look, word, 1.0) | facts
 
 
+def relayed(look: Look) -> Body:
+    """A body in an older relay's words, with what the channel answered inside."""
+    inner = completed(look) if look.over else running(look)
+    data: Body = {
+        "task_id": look.job.video_id,
+        "status": "SUCCESS" if look.over else "IN_PROGRESS",
+        "fail_reason": "",
+        "progress": f"{int(look.share * 100)}%",
+        "data": inner,
+    }
+    if look.over:
+        data["result_url"] = video_url(look.job)
+        inner.pop("video_url", None)
+    return {"code": "success", "message": "", "data": data}
+
+
+def nested(look: Look) -> Body:
+    """A body that has nothing but its id outside its detail."""
+    if not look.over:
+        pending = {"status": "processing", "progress_pct": round(look.share, 2)}
+        return {"id": look.job.answered_id, "detail": {"pending_info": pending}}
+    draft = {"downloadable_url": video_url(look.job)}
+    detail = {"status": "completed", "input": {"images": [video_url(look.job, "input")]}}
+    return {"id": look.job.answered_id, "detail": detail | {"draft_info": draft}}
+
+
 def record(look: Look, word: str, **facts: object) -> Body:
     """The relay's own record of a job; the image URLs in it are inputs, never the result."""
     job = look.job

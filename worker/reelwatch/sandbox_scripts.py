@@ -22,9 +22,11 @@ from reelwatch.sandbox_answers import (
     html_page,
     interrupted,
     json_answer,
+    nested,
     plain_error,
     record,
     relay_error,
+    relayed,
     running,
     token,
     video_url,
@@ -61,6 +63,7 @@ _POLICY_REASONS = (
     "PUBLIC_ERROR_SEXUAL",
     "PUBLIC_ERROR_PROMINENT_PEOPLE_FILTER_FAILED",
 )
+_NO_ROUTE = html_page(404, "404 Not Found", "nginx")
 _NGINX = html_page(502, "502 Bad Gateway", "nginx")
 _CLOUDFLARE = html_page(200, "Just a moment...", "cloudflare")
 _NOT_KNOWN = plain_error(400, "task_not_exist", "task_not_exist")
@@ -264,7 +267,7 @@ def _detail_url(look: Look) -> Answer:
     return _course(look, lambda look: completed_with(look, video_url=video_url(look.job)))
 
 
-@_script("noresult", "failed", "no_result", "completes but never has a URL")
+@_script("noresult", "completed", "no_result", "completes but never has a URL")
 def _no_result(look: Look) -> Answer:
     return _course(look, completed_with)
 
@@ -323,11 +326,67 @@ def _unknown(_look: Look) -> Answer:
     return _NOT_KNOWN
 
 
-@_script("forgotten", "failed", "not_found", "runs, and is 404 from half its duration on")
+@_script("forgotten", "completed", None, "is not found from half its duration on, and completes")
 def _forgotten(look: Look) -> Answer:
-    if look.share < _HALF:
+    if look.share < _HALF or look.over:
         return _ok(look)
     return relay_error(404, "task not found", "task_not_found", look.seed)
+
+
+@_script("moved", "completed", None, "is a gateway's 404 from half its duration on, and completes")
+def _moved(look: Look) -> Answer:
+    return _ok(look) if look.share < _HALF or look.over else _NO_ROUTE
+
+
+@_script("lookup", "completed", None, "says midway that a look-up failed, and completes")
+def _lookup(look: Look) -> Answer:
+    return json_answer(200, {"status": "failed", "message": "oops"}) if look.midway else _ok(look)
+
+
+@_script("renamed", "completed", None, "answers in another relay's words, the channel's inside")
+def _renamed(look: Look) -> Answer:
+    return json_answer(200, relayed(look))
+
+
+@_script("nested", "completed", None, "has status, progress and URL only within its detail")
+def _nested(look: Look) -> Answer:
+    return json_answer(200, nested(look))
+
+
+@_script("quoted", "completed", None, "has its URL in a list, with backticks around it")
+def _quoted(look: Look) -> Answer:
+    body = completed(look) | {"video_url": [f" `{video_url(look.job)}` "]}
+    return json_answer(200, body) if look.over else _ok(look)
+
+
+@_script("hidden", "completed", None, "has its URL at a place that nobody knows")
+def _hidden(look: Look) -> Answer:
+    def end(look: Look) -> Body:
+        return failed(look, "completed", media={"files": [{"download": video_url(look.job)}]})
+
+    return _course(look, end)
+
+
+@_script("foreign", "completed", None, "answers by the channel's own id")
+def _foreign(look: Look) -> Answer:
+    body = completed(look) if look.over else running(look)
+    return json_answer(200, body | {"id": f"internal_{token(look.job.video_id)}"})
+
+
+@_script(
+    "errorword", "failed", "upstream_failed", "fails with the status `error`, its id and a text"
+)
+def _error_word(look: Look) -> Answer:
+    return _course(look, lambda look: failed(look, "error", error="Asset upload returned 403"))
+
+
+@_script("guardrails", "failed", "content_policy", "is rejected by a draft's reason")
+def _guardrails(look: Look) -> Answer:
+    text = "This content may violate our guardrails concerning similarity to third-party content."
+    draft = {"kind": "sora_content_violation", "reason_str": text, "url": None}
+    return _course(
+        look, lambda look: failed(look, detail={"status": "failed", "draft_info": draft})
+    )
 
 
 @_script("forever", "expired", "deadline", "never ends")

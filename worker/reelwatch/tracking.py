@@ -126,10 +126,10 @@ def cancel_many(
 
 
 def recheck(video_id: str, *, account: str = "default", session: Session | None = None) -> Job:
-    """Look at a video now; take an `expired` one, or one `failed` as `not_found`, up again.
+    """Look at a video now; take an `expired` or `cancelled` one, or one `not_found`, up again.
 
-    A reopened job gets its deadline's span anew. A job with another end stays as it is. Raises
-    `UnknownJob`.
+    A job that is taken up gets its deadline's span anew. One that was completed without a URL stays
+    so and is asked for it once more. A job with another end stays as it is. Raises `UnknownJob`.
     """
     return recheck_many([video_id], account=account, session=session)[0]
 
@@ -141,11 +141,12 @@ def recheck_many(
     with _joined(session) as joined:
         rows, now = _locked(joined, video_ids, account), db.now(joined)
         for row in rows:
-            decision = lifecycle.reopened(ledger.job_of(row), row["error_code"], now)
+            job = ledger.job_of(row)
+            decision = lifecycle.reopened(job, now)
             if decision is not None:
-                renewed = now + (row["deadline_at"] - row["tracked_at"])
+                renewed = now + _deadline_span(row)
                 ledger.write(joined, [ledger.Change(row, decision, deadline_at=renewed)], now)
-            elif row["finished_at"] is None:
+            elif not job.final or job.lacks_result:
                 _look_now(joined, row["id"], now)
         return [_job(joined, row["id"]) for row in rows]
 
@@ -306,8 +307,8 @@ def _insertion(dialect: str) -> Executable:
     columns = ledger.jobs.c
     shared = (
         columns.account, columns.state, columns.metadata, columns.tracked_at, columns.next_poll_at,
-        columns.deadline_at, columns.webhook_url, columns.callback_task, columns.callback_queue,
-        columns.events,
+        columns.deadline_at, columns.deadline_seconds, columns.webhook_url, columns.callback_task,
+        columns.callback_queue, columns.events,
     )  # fmt: skip
     video_id, model = db.listed(dialect, "ids", width=2)
     values = [bindparam(column.name, type_=column.type) for column in shared]
@@ -327,6 +328,7 @@ def _values(ids: Sequence[str], order: Order, now: datetime) -> dict[str, Any]:
         "tracked_at": now,
         "next_poll_at": now,
         "deadline_at": now + timedelta(seconds=order.deadline),
+        "deadline_seconds": order.deadline,
         "webhook_url": order.webhook_url,
         "callback_task": order.callback_task,
         "callback_queue": order.callback_queue,
@@ -387,9 +389,17 @@ def _locked(session: Session, video_ids: Iterable[str], account: str) -> list[di
     return [rows[video_id] for video_id in wanted]
 
 
+def _deadline_span(row: Mapping[str, Any]) -> timedelta:
+    """The span that the producer gave the job, however often it has been renewed since."""
+    if row["deadline_seconds"] is not None:
+        return timedelta(seconds=row["deadline_seconds"])
+    span: timedelta = row["deadline_at"] - row["tracked_at"]  # a row of an older release
+    return span
+
+
 def _look_now(session: Session, job_id: int, now: datetime) -> None:
     jobs = ledger.jobs
-    values = {"next_poll_at": now, "lease_token": None}
+    values = {"next_poll_at": now, "lease_token": None, "errors_in_row": 0, "errors_since": None}
     session.execute(jobs.update().where(jobs.c.id == job_id).values(values))
 
 

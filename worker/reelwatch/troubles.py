@@ -56,6 +56,23 @@ class ErrorKind(StrEnum):
     CONNECTION = "connection"
 
 
+# What a kind means, for somebody who meets its name for the first time.
+MEANINGS: Mapping[str, str] = {
+    "unauthorized": "upstream refused the account's key",
+    "forbidden": "upstream denied access",
+    "quota": "the account's quota is used up",
+    "rate_limited": "upstream asked to slow down",
+    "saturated": "upstream is overloaded",
+    "server_error": "upstream had trouble of its own",
+    "not_found": "upstream did not know the id",
+    "not_json": "the answer was no JSON",
+    "bad_shape": "the answer was odd",
+    "too_large": "the answer was too large",
+    "timeout": "no answer in time",
+    "connection": "upstream could not be reached",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """A look that brought no word about the job."""
