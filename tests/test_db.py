@@ -283,7 +283,7 @@ def test_what_failed_without_a_result_is_completed(empty_database_url: str) -> N
             session.execute(insert(table).values(values | (RESULTLESS if table is Job else {})))
         session.execute(update(Job).values(next_poll_at=AT))
     for _ in range(2):
-        db.migrate(url, "reelwatch_0002")
+        db.migrate(url, "reelwatch_0003")
         with db.reading(url) as session:
             assert session.execute(select(Job.state, Job.error_code)).one() == OLD_END
         db.migrate(url)

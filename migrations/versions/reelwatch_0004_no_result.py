@@ -4,7 +4,7 @@ jobs: upstream_id, deadline_seconds, watched_since, errors_since; three checks l
 completed with the error `no_result` and no URL. What failed as that is completed from now on:
 upstream made it, and charged for it.
 
-Revision reelwatch_0003.
+Revision reelwatch_0004.
 """
 
 import re
@@ -14,8 +14,8 @@ from alembic import op
 
 from reelwatch.naming import HERE
 
-revision = "reelwatch_0003"
-down_revision = "reelwatch_0002"
+revision = "reelwatch_0004"
+down_revision = "reelwatch_0003"
 
 TIME = sa.DateTime(timezone=True)
 JOBS = HERE.table("jobs")
