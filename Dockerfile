@@ -1,5 +1,9 @@
 # One image for every role; docker-compose.yml says who runs which command.
-FROM python:3.13.14-slim-bookworm AS build
+#
+# Any base will do that has Python 3.11 or newer with its venv module as `python`, in both stages the same.
+ARG BASE=python:3.13.14-slim-bookworm
+
+FROM ${BASE} AS build
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/reelwatch
@@ -16,7 +20,7 @@ COPY worker worker
 RUN /opt/reelwatch/bin/pip install --no-deps .
 
 
-FROM python:3.13.14-slim-bookworm
+FROM ${BASE}
 
 RUN groupadd --system --gid 10001 reelwatch \
     && useradd --system --uid 10001 --gid reelwatch --no-create-home --shell /usr/sbin/nologin reelwatch
