@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
+from celery import VERSION, Celery
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
@@ -30,6 +30,7 @@ from tests.upstream import Upstream, upstream
 MODELS = ("veo3.1-fast", "sora-2", "grok")
 WORKER = ("celery", "-A", "reelwatch", "worker", "--without-gossip", "--without-mingle")
 BEAT = ("celery", "-A", "reelwatch", "beat")
+BEATS_HAVE_NAMES = (5, 7)  # the version of Celery
 
 # What is measured steps back behind what measures: on few cores upstream's and the receiver's
 # clocks stay true.
@@ -71,9 +72,10 @@ class Fleet:
     ) -> Process:
         """One more worker, or beat; what `environment` has differs from the others'."""
         # A name of its own: one node does not answer, or end, for another.
-        name = f"--hostname=p{len(self.processes)}@%h"
+        named = "beat" not in command or VERSION >= BEATS_HAVE_NAMES
+        name = [f"--hostname=p{len(self.processes)}@%h"] if named else []
         variables = {**self.environment, **(environment or {})}
-        started = process([*command, name, *options], variables, niceness=BEHIND)
+        started = process([*command, *name, *options], variables, niceness=BEHIND)
         self.processes.append(started)
         self.commands.append(command)
         return started

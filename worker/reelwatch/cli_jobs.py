@@ -104,7 +104,7 @@ def _track_all(url: str, ids: Sequence[str], order: dict[str, Any]) -> Iterator[
 
 
 def _progress(*, visible: bool) -> Progress:
-    screen = cli_render.console(stderr=True)
+    screen = cli_render.progress_console()
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         console=screen, transient=True, disable=not (visible and screen.is_terminal),

@@ -30,6 +30,15 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
 
 
+def progress_console() -> Console:
+    """Where progress is shown: a terminal at standard error, else nowhere.
+
+    Old versions of Rich end even a disabled progress bar with an empty line.
+    """
+    screen = console(stderr=True)
+    return screen if screen.is_terminal else Console(quiet=True)
+
+
 def at_terminal() -> bool:
     """Does somebody read this on a screen?"""
     return sys.stdout.isatty()

@@ -238,7 +238,7 @@ def prune(older_than: timedelta, as_json: bool) -> None:
     url = options.database()
     with db.reading(url) as session:
         before = db.now(session) - older_than
-    screen = cli_render.console(stderr=True)
+    screen = cli_render.progress_console()
     with Progress(TextColumn("{task.description} {task.completed}"), console=screen,
                   transient=True, disable=not screen.is_terminal) as bar:  # fmt: skip
         task = bar.add_task("deleted", total=None)
