@@ -41,6 +41,7 @@ mount --rbind /dev "$root/dev"
 echo "$name" >/proc/sys/kernel/hostname
 exec chroot "$root" /usr/bin/env -i "$@"
 """
+NAMESPACES = ("unshare", "--mount", "--uts")
 NO_RIGHTS = (
     "setpriv", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs",
 )  # fmt: skip
@@ -69,17 +70,7 @@ class Image:
         variables = [f"{name}={value}" for name, value in settings.items()]
         variables += [*self.config["Env"], f"HOSTNAME={host}", "HOME=/home/reelwatch"]
         inside = ["--chdir", self.config["WorkingDir"], *variables, *user, *command]
-        enter: list[str | Path] = [
-            "unshare",
-            "--mount",
-            "--uts",
-            "sh",
-            "-c",
-            ENTER,
-            "enter",
-            self.root,
-            host,
-        ]
+        enter: list[str | Path] = [*NAMESPACES, "sh", "-c", ENTER, "enter", self.root, host]
         return Process([*enter, *inside], dict(os.environ), ROOT)
 
 
