@@ -22,6 +22,7 @@ GROUPS = {
         HERE,
         "celery",
         "tasks",
+        "waiting",
         "embedded",
         "processes",
         "demo",

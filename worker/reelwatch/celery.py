@@ -11,15 +11,13 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import structlog
 from celery import signals
 from celery.beat import Service
 from celery.schedules import schedule
 from kombu import Queue
 from kombu.transport import pyamqp
-from sqlalchemy.exc import SQLAlchemyError
 
-from reelwatch import beat, intake, log, messages, processes, redis_queue, settings, tracking
+from reelwatch import beat, log, messages, processes, redis_queue, settings, waiting
 from reelwatch.errors import SettingsError
 from reelwatch.messages import INTAKE, WORK
 from reelwatch.processes import Application
@@ -30,8 +28,6 @@ MESSAGE_EXPIRES = 30.0  # ticks and nudges pile up no longer than this while no 
 # How no arguments look is given, for Celery takes a fifth of beat's time to find out.
 BEATEN = {"expires": MESSAGE_EXPIRES, "argsrepr": "()", "kwargsrepr": "{}"}
 SCHEDULER = f"{beat.__name__}:{beat.Scheduler.__name__}"
-
-logger = structlog.get_logger(__name__)
 
 # Without these a silently dropped connection hangs beat and worker for good. Only Redis takes them.
 REDIS_OPTIONS = {
@@ -128,7 +124,11 @@ def _transport_options(current: settings.Settings) -> dict[str, Any]:
     return REDIS_OPTIONS if current.broker.startswith("redis") else AMQP_OPTIONS
 
 
-app = Application("reelwatch", include=["reelwatch.tasks"])
+app = Application(
+    "reelwatch",
+    include=["reelwatch.tasks"],
+    task_cls=f"{waiting.__name__}:{waiting.Work.__name__}",
+)
 app.add_defaults(configuration)
 
 
@@ -152,13 +152,7 @@ def _before_work(**_: object) -> None:
         raise SystemExit(f"reelwatch: {error}") from None
     _guard()
     _prefetch_by_consumer()
-    try:
-        tracking.sync_accounts(settings.current())
-        # This process's configuration may permit what another's did not.
-        intake.release_all(settings.current().database_url)
-    except SQLAlchemyError as error:
-        # The database may come later than the worker; its tasks will say so again if it does not.
-        logger.error("database_not_ready", error=str(error).splitlines()[0])
+    waiting.worker.begin()
 
 
 def _guard() -> None:

@@ -112,6 +112,9 @@ def _database(current: settings.Settings) -> Check:
         read_only = db.read_only(url)
     except (cli_errors.Failure, SQLAlchemyError, OSError) as error:
         return Check("database", WRONG, _failure_text(error))
+    if revision and head and revision > head:
+        found = f"{shown_url(url)}, at revision {revision}, newer than this program ({head})"
+        return Check("database", OK, f"{found}: upgrade it soon")
     if revision != head:
         found = f"at revision {revision}" if revision else "at no revision"
         return Check("database", WRONG, f"{found}, needed is {head}: run `reelwatch migrate`")

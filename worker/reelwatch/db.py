@@ -35,10 +35,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from reelwatch.errors import Refused
+from reelwatch.errors import ReelwatchError, Refused
 from reelwatch.models import Base, UtcDateTime
 from reelwatch.naming import HERE
 from reelwatch.postgresql import IMPATIENT
@@ -51,6 +51,7 @@ CLOCK = select(func.clock_timestamp(type_=UtcDateTime()))
 
 
 _engines: dict[tuple[str, int], Engine] = {}
+_migrated: set[tuple[str, int]] = set()  # what this process has seen at a revision that will do
 
 
 def engine(url: str) -> Engine:
@@ -102,9 +103,33 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
+class NotMigrated(ReelwatchError, SQLAlchemyError):
+    """The tables are not there, or older than this program; the message says what to do."""
+
+
+def _check_revision(url: str) -> None:
+    """Raise `NotMigrated` until the database has been seen at this release's revision.
+
+    At a newer one too: a migration leaves what the release before needs, whose workers go on.
+    """
+    seen = (url, os.getpid())
+    if seen in _migrated:
+        return
+    with engine(url).execution_options(**{READ_ONLY: True}).connect() as connection:
+        revision = _revision(connection)
+    if revision is None:
+        raise NotMigrated("the database is at no revision: run `reelwatch migrate`")
+    if revision < newest_revision():
+        raise NotMigrated(
+            "the database is at an older revision than this program: run `reelwatch migrate`"
+        )
+    _migrated.add(seen)
+
+
 @contextmanager
 def transaction(url: str) -> Iterator[Session]:
     """A session whose work is committed at the end, or rolled back by an exception."""
+    _check_revision(url)
     bound = engine(url).execution_options(**{IMPATIENT: True})
     with Session(bound, expire_on_commit=False) as session, session.begin():
         yield session
@@ -117,6 +142,7 @@ def at_once(url: str) -> Iterator[Session]:
         with transaction(url) as session:
             yield session
         return
+    _check_revision(url)
     bound = engine(url).execution_options(isolation_level="AUTOCOMMIT", **{IMPATIENT: True})
     with Session(bound, expire_on_commit=False) as session:
         yield session
@@ -125,6 +151,7 @@ def at_once(url: str) -> Iterator[Session]:
 @contextmanager
 def reading(url: str) -> Iterator[Session]:
     """A session that only reads: it takes no writer's lock."""
+    _check_revision(url)
     bound = engine(url).execution_options(**{READ_ONLY: True, IMPATIENT: True})
     with Session(bound, expire_on_commit=False) as session, session.begin():
         yield session
@@ -198,12 +225,13 @@ def read_only(url: str) -> bool:
     """Does the server refuse all writing, as a standby does? (SQLite says so by itself.)"""
     if make_url(url).get_backend_name() == "sqlite":
         return False
-    with reading(url) as session:
-        return bool(session.execute(text("SHOW transaction_read_only")).scalar_one() == "on")
+    with engine(url).connect() as connection:
+        return bool(connection.execute(text("SHOW transaction_read_only")).scalar_one() == "on")
 
 
 def dispose() -> None:
     """Close this process's connections; the engines are made anew on next use."""
+    _migrated.clear()
     for url, pid in list(_engines):
         # What a fork inherited is its parent's: closing it here would end the parent's sessions.
         _engines.pop((url, pid)).dispose(close=pid == os.getpid())
@@ -259,6 +287,14 @@ def revisions(url: str) -> tuple[str | None, str | None]:
     with engine(url).connect() as connection:
         head = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
         return _revision(connection), head
+
+
+def newest_revision() -> str:
+    """The newest revision there is, by the scripts' names: Alembic takes its time to read them."""
+    return max(
+        script.stem[: len("reelwatch_0001")]
+        for script in (migrations() / "versions").glob("reelwatch_*.py")
+    )
 
 
 def _revision(connection: Connection) -> str | None:

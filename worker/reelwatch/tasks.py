@@ -26,6 +26,7 @@ from reelwatch import (
     polling,
     settings,
     tracking,
+    waiting,
 )
 from reelwatch.celery import MESSAGE_EXPIRES, TICK_SECONDS, app
 from reelwatch.errors import Refused
@@ -255,6 +256,8 @@ class Standby:
                 continue  # beat and worker start at once: give the first tick its time
             try:
                 self.look()
+            except db.NotMigrated as error:
+                waiting.worker.tell(error)
             except SQLAlchemyError as error:
                 log.error("standby_failed", error=str(error).splitlines()[0])
             except Exception:  # this thread is the last resort: it outlives what it trips over
