@@ -5,6 +5,8 @@ history whose revisions are called like ours, a module `worker`, and a Celery ap
 defaults: one PostgreSQL database, one Redis database, shared with Reelwatch.
 """
 
+import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,9 +15,10 @@ import pytest
 from reelwatch.sandbox import scripted_id
 from tests.fleet import BEAT, START_SECONDS, WORKER, Fleet, fleet
 from tests.producers import Shop, shop
-from tests.servers import PostgresServer, eventually, process
+from tests.servers import ROOT, PostgresServer, eventually, process
 
 SCHEMA = "reelwatch"
+DOCUMENT = (ROOT / "docs" / "producers.md").read_text()
 
 
 @dataclass
@@ -108,3 +111,18 @@ def test_both_migrate_up_and_down_in_any_order(project: tuple[Shop, dict[str, st
     producer.run("alembic", "upgrade", "head")
     migrate(added)
     assert producer.schema() == producer.schema_before
+
+
+def test_the_lines_for_its_env_py_keep_autogenerate_from_proposing_anything(
+    project: tuple[Shop, dict[str, str]],
+) -> None:
+    """As docs/producers.md has them, for all schemas of the database."""
+    producer, added = project
+    migrate(added)
+    [lines] = re.findall(r"```py\n(from reelwatch\.alembic_filter.*?)```", DOCUMENT, re.DOTALL)
+    env = producer.folder / "migrations" / "env.py"
+    every = lines.replace("context.configure(", "context.configure(include_schemas=True, ")
+    plain = "    context.configure(connection=connection, target_metadata=Base.metadata)\n"
+    assert plain in env.read_text()
+    env.write_text(env.read_text().replace(plain, textwrap.indent(every, "    ")))
+    producer.run("alembic", "check")

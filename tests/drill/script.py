@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from reelwatch.sandbox import scripted_id
 from tests.drill import invariants
 from tests.drill.faults import FAULTS
-from tests.drill.world import Drill
+from tests.drill.world import BEATS, Drill
 from tests.fleet import BEAT, WORKER, scripted_ids, violations
 from tests.servers import eventually
 
@@ -99,9 +99,7 @@ class Run:
 
     def _start(self, endless: int) -> None:
         self.drill.shop.keep_working()
-        for _ in range(self.drill.workers):
-            self.drill.start_worker()
-            self.drill.fleet.start(BEAT)
+        self.drill.complete()
         names = [scripted_id("veo3.1", "forever", 1, f"e{n}") for n in range(endless)]
         self.drill.hand_in(*names, deadline=self.longest / 2)
 
@@ -142,11 +140,10 @@ class Run:
     def _supervise(self, name: str) -> None:
         """Put others in the places of those that have ended by themselves: none should."""
         drill = self.drill
-        for command, count in ((WORKER, drill.workers), (BEAT, 2)):
+        for command, count in ((WORKER, drill.workers), (BEAT, BEATS)):
             gone = count - len(drill.all_running(command))
             drill.expect(gone <= 0, f"{gone} {command[3]} ended by themselves after {name}")
-            for _ in range(gone):
-                drill.start_worker() if command is WORKER else drill.fleet.start(BEAT)
+        drill.complete()
 
     def _finish(self) -> None:
         drill = self.drill
@@ -164,6 +161,7 @@ class Run:
 
     def _wrong(self) -> list[str]:
         drill = self.drill
+        drill.count_deadlocks()
         kept = sorted(drill.shop.ordered())
         return [
             *drill.wrong,

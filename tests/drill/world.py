@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ import psycopg
 from sqlalchemy import make_url
 
 from reelwatch.listener import Reaction, Received
-from tests.fleet import WORKER, Fleet, fleet
+from tests.fleet import BEAT, WORKER, Fleet, fleet
 from tests.producers import Shop, shop
 from tests.proxy import Proxy, detour
 from tests.servers import (
@@ -30,6 +30,7 @@ from tests.servers import (
 
 RETRY_SCHEDULE = "1s,1s,2s,2s,3s,3s,5s,5s,5s,10s,10s,10s,10s,20s,20s,20s"
 READY_SECONDS = 60.0
+BEATS = 2
 TRACKED = "SELECT video_id FROM jobs"
 SCHEMA = "reelwatch"  # the producer has tables of the same names, in the same database
 POOL_SIZE = "20"  # what PgBouncer has by itself
@@ -76,6 +77,13 @@ class Drill:
         self.pooled.append(self.fleet.start(WORKER, "-c", "4", environment=through))
         return self.pooled[-1]
 
+    def complete(self) -> None:
+        """Start as many workers and beats as are missing."""
+        while len(self.all_running(WORKER)) < self.workers:
+            self.start_worker()
+        while len(self.all_running(BEAT)) < BEATS:
+            self.fleet.start(BEAT)
+
     def all_running(self, command: Sequence[str]) -> list[Process]:
         """The processes of this command that run."""
         return [each for each in self.fleet.of(command) if each.running]
@@ -83,11 +91,6 @@ class Drill:
     def some(self, command: Sequence[str]) -> Process:
         """One of them."""
         return self.chance.choice(self.all_running(command))
-
-    def kill_all_workers(self) -> None:
-        """`kill -9` of each."""
-        for each in self.all_running(WORKER):
-            each.kill()
 
     def react(self, event: Received) -> Reaction:
         """What the receiver answers at the moment."""
@@ -135,6 +138,18 @@ class Drill:
             eventually(lambda: self.asked_since(began), seconds)
         self.expect(self.asked_since(began), f"no look for {seconds:g} s {why}")
         return time.time() - began
+
+    def thrown_away(self, but: Collection[str]) -> int:
+        """How many looks upstream has seen of which nothing is written (yet), `but` for these."""
+        seen = sum(look.video_id not in but for look in self.fleet.sandbox.looks())
+        written = "SELECT coalesce(sum(polls), 0) FROM jobs WHERE video_id <> ALL(:but)"
+        return seen - int(self.fleet.rows(written, but=list(but))[0][0])
+
+    def count_deadlocks(self) -> None:
+        """There must have been none at the server that is in charge."""
+        query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        [(count,)] = self.fleet.rows(query)
+        self.expect(count == 0, f"{count} deadlocks in the database")
 
     def longest_gap(self, began: float) -> float:
         """The longest time without any look, from then until now."""

@@ -92,9 +92,7 @@ def start_without_broker(drill: Drill) -> None:
         work_without_broker(drill, ids)
     finally:
         drill.to_broker.set(Weather.FAIR)
-    for _ in range(drill.workers):
-        drill.start_worker()
-        drill.fleet.start(BEAT)
+    drill.complete()
 
 
 def work_without_broker(drill: Drill, ids: list[str]) -> None:

@@ -35,6 +35,7 @@ def lose_postgres_silently(drill: Drill) -> None:
 @fault()
 def failover_postgres(drill: Drill) -> None:
     """PostgreSQL fails over: sessions stay with a read-only one, a standby is promoted."""
+    drill.count_deadlocks()  # the next one begins at none
     successor = drill.database.standby()
     former, drill.database = drill.database, successor
     former.make_read_only()

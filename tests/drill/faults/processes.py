@@ -25,14 +25,14 @@ STEPPED_WORKER = (
 def kill_worker(drill: Drill) -> None:
     """`kill -9` of a worker."""
     drill.some(WORKER).kill()
-    drill.start_worker()
+    drill.complete()
 
 
 @fault()
 def kill_beat(drill: Drill) -> None:
     """`kill -9` of a beat."""
     drill.some(BEAT).kill()
-    drill.fleet.start(BEAT)
+    drill.complete()
 
 
 @fault()
@@ -41,11 +41,10 @@ def kill_both_beats(drill: Drill) -> None:
 
     That is longer than the workers wait for a tick.
     """
-    for _ in range(2):
-        drill.some(BEAT).kill()
+    for each in drill.all_running(BEAT):
+        each.kill()
     time.sleep(25)
-    for _ in range(2):
-        drill.fleet.start(BEAT)
+    drill.complete()
 
 
 @fault()
@@ -93,17 +92,21 @@ def restart_rolling(drill: Drill) -> None:
 @fault(forgets=True)
 def kill_after_answer(drill: Drill) -> None:
     """All workers killed between a receiver's 2xx and its commit."""
-    armed = threading.Event()
+    answered, killed = threading.Event(), threading.Event()
 
     def answer(_event: Received) -> Reaction:
-        if not armed.is_set():
-            armed.set()
-            threading.Timer(0.005, drill.kill_all_workers).start()
+        if not answered.is_set():
+            answered.set()
+            threading.Timer(0.005, kill).start()
         return 200
 
+    def kill() -> None:
+        for each in drill.all_running(WORKER):
+            each.kill()
+        killed.set()
+
     drill.reaction = answer
-    armed.wait(15)
+    if answered.wait(15):
+        killed.wait(30)
     drill.reaction = None
-    time.sleep(0.5)
-    for _ in range(drill.workers):
-        drill.start_worker()
+    drill.complete()

@@ -11,6 +11,7 @@ from tests.fleet import BEAT, WORKER
 HELD = 20  # jobs
 HELD_SECONDS = 20.0
 UNTOUCHED_SECONDS = 10.0  # others are looked at all the time: this is far from an ordinary gap
+IN_HAND = 20  # answers that happen to be under way to the database when they are counted
 NUMBERS = itertools.count(1)
 
 
@@ -64,12 +65,17 @@ def hold(drill: Drill, action: str, *, keep: bool) -> None:
     if action == "cancel" and keep:
         drill.cancelled |= set(video_ids)
     drill.shop.keep_working()
-    drill.shop.send("ponder", number, action, video_ids, HELD_SECONDS, keep)
+    # In the order that is not ours.
+    drill.shop.send("ponder", number, action, video_ids[::-1], HELD_SECONDS, keep)
     drill.shop.has_done(f"{action} called", number, 60)
-    began = time.time()
+    began, thrown_away = time.time(), drill.thrown_away(but=video_ids)
     drill.shop.has_done(f"{action} done", number, 60)
-    gap = drill.longest_gap(began)
+    gap, thrown_away = drill.longest_gap(began), drill.thrown_away(but=video_ids) - thrown_away
     drill.expect(
         gap <= UNTOUCHED_SECONDS,
         f"{gap:.1f} s without a look while a producer's `{action}` was open",
+    )
+    drill.expect(
+        thrown_away <= IN_HAND,
+        f"{thrown_away} answers about other jobs were lost while a producer's `{action}` was open",
     )
