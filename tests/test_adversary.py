@@ -371,12 +371,16 @@ TEXTS = {
     ),
     "NUL in an error": Case(says(r'{"error": "a\u0000b"}', status="500 X"), error="server_error"),
     "NUL in a page": Case(answer(b"<html>\x00\x00</html>", status="502 X"), error="server_error"),
-    "NUL in the reason": Case(says(r'{"status": "failed", "error": "a\u0000b"}'), "failed"),
+    "NUL in the reason": Case(
+        says(r'{"status": "failed", "url": 0, "error": "a\u0000b"}'), "failed"
+    ),
     "surrogate in the word": Case(says(NOT_DONE % r"completed\ud800"), "running", "bad_shape"),
     "surrogates everywhere": Case(
         says(RUNNING % r'"\udfff": ["\ud83d", {"a": "\ude00\ud83d"}]'), "running"
     ),
-    "surrogate in the reason": Case(says(r'{"status": "failed", "error": "\ud800"}'), "failed"),
+    "surrogate in the reason": Case(
+        says(r'{"status": "failed", "url": 0, "error": "\ud800"}'), "failed"
+    ),
     "surrogate in an error": Case(
         says(r'{"error": {"message": "\udc00\ud800"}}', status="500 X"), error="server_error"
     ),
@@ -431,7 +435,8 @@ SHAPES = {
         says('{"code": 200, "data": {"status": "failed", "status": "queued"}}'), error="bad_shape"
     ),
     "other keys twice": Case(
-        says('{"status": "failed", "error": "a", "error": "b", "status": "failed"}'), "failed"
+        says('{"status": "failed", "url": 0, "error": "a", "error": "b", "status": "failed"}'),
+        "failed",
     ),
     "contradiction": Case(
         says({"status": "completed", "video_url": URL, "detail": {"status": "cancelled"}}),
@@ -450,7 +455,8 @@ SHAPES = {
     ),
     "null": Case(says("null"), error="bad_shape"),
     "only a word": Case(says('"completed"'), error="bad_shape"),
-    "a list": Case(says(f"[{DONE}]"), error="bad_shape"),
+    "a list": Case(says(f"[{DONE}]"), "completed"),
+    "a list of two": Case(says(f"[{DONE}, {DONE}]"), error="bad_shape"),
     "empty": Case(answer(b""), error="not_json"),
     "blank": Case(answer(b" \r\n\t "), error="not_json"),
     "two documents": Case(says(DONE + DONE), error="not_json"),
@@ -557,7 +563,7 @@ HEADS = {
         answer(b"", "Retry-After: 315360000", status="503 X"), error="server_error"
     ),
     "a good word with 500": Case(says(DONE, status="500 X"), error="server_error"),
-    "a good word with 404": Case(says(DONE, status="404 X"), error="not_found"),
+    "a good word with 404": Case(says(DONE, status="404 X"), error="bad_shape"),
     "a good word with 400": Case(says(DONE, status="400 X"), error="bad_shape"),
     "length is negative": Case(
         then_closes(raw("HTTP/1.1 200 OK\r\nContent-Length: -5", DONE_BYTES)), "completed"
@@ -633,7 +639,8 @@ LARGE = {
         error="server_error",
     ),
     "a wide reason": Case(
-        answer(big('{"status": "failed", "error": "\U0001f600'.encode(), b"x", b'"}')), "failed"
+        answer(big('{"status": "failed", "url": 0, "error": "\U0001f600'.encode(), b"x", b'"}')),
+        "failed",
     ),
     "a page": Case(answer(big("<html>\U0001f600".encode(), b" ", b"</html>")), error="not_json"),
     "no text at all": Case(answer(b"\xff" * CAP), error="not_json"),

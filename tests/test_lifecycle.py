@@ -712,6 +712,45 @@ class TestStrangeIds:
             current = after(current, found)
 
 
+class TestAnErrorAboutTheJob:
+    """`status: error` with one text about the job, again and again, is its end."""
+
+    SAID = Trouble(
+        ErrorKind.BAD_SHAPE, "Asset upload returned 403", 200, "req-1", about_the_job=True
+    )
+
+    @pytest.mark.parametrize(
+        ("count", "seconds", "ends"),
+        [(0, 0, False), (3, 3_600, False), (4, 299, False), (4, 300, True), (90, 300, True)],
+    )
+    def test_ends_it_when_it_is_repeated_often_and_long_enough(
+        self, count: int, seconds: float, ends: bool
+    ) -> None:
+        since = EARLY - timedelta(seconds=seconds) if count else None
+        said = job(State.RUNNING, errors_in_row=count, same_count=count, same_since=since)
+        found = look(said, self.SAID, EARLY)
+        assert (found.state is State.FAILED) == ends
+        assert found.trouble == self.SAID
+        if ends:
+            assert found.status == "error"
+            assert found.failure == Failure(
+                "upstream_failed", "Asset upload returned 403", retryable=True, request_id="req-1"
+            )
+
+    def test_any_other_error_ends_nothing_however_often(self) -> None:
+        since = EARLY - timedelta(hours=5)
+        said = job(State.RUNNING, errors_in_row=99, same_count=99, same_since=since)
+        for kind in ErrorKind:
+            assert look(said, Trouble(kind, "oops", 200), EARLY).state is State.RUNNING
+
+    def test_a_rejection_is_one(self) -> None:
+        since = EARLY - timedelta(hours=5)
+        said = job(State.RUNNING, errors_in_row=99, same_count=99, same_since=since)
+        text = "Your prompt may violate our guardrails"
+        found = look(said, replace(self.SAID, message=text), EARLY)
+        assert found.failure == Failure("content_policy", text, False, "req-1")
+
+
 # ---------------------------------------------------------------- accounts
 
 

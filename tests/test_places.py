@@ -276,6 +276,29 @@ class TestAboutNoJob:
         assert answer.kind is kind
 
     @pytest.mark.parametrize(
+        ("body", "about"),
+        [
+            ({"status": "error", "error": "Asset upload returned 403"}, True),
+            ({"status": "error", "message": "the reference image could not be read"}, True),
+            ({"status": "error", "message": "image service unavailable"}, False),
+            ({"status": "error", "message": "upload server busy, try again"}, False),
+            ({"status": "error", "message": "model of this image not found"}, False),
+            ({"status": "error", "message": "oops"}, False),
+            ({"status": "error"}, False),
+            ({"status": "failed", "error": "Asset upload returned 403"}, False),
+            ({"status": "error", "error": "Too many requests for image uploads"}, False),
+        ],
+        ids=repr,
+    )
+    def test_only_a_text_that_can_be_about_one_job_alone_may_become_its_end(
+        self, body: Body, about: bool
+    ) -> None:
+        """What an outage says of all jobs must end none, however long it lasts."""
+        answer = read(body)
+        assert isinstance(answer, Trouble)
+        assert answer.about_the_job is about
+
+    @pytest.mark.parametrize(
         "facts",
         [
             {"id": ASKED},

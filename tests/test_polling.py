@@ -843,6 +843,31 @@ class TestMixups:
         assert (error["job_id"], error["kind"]) == (job(database_url, "b")["id"], "bad_shape")
 
 
+class TestErrorsAboutTheJob:
+    def test_the_same_again_and_again_is_the_jobs_end(self, database_url: str) -> None:
+        add_account(database_url)
+        add_jobs(database_url, ["a"])
+        said = Trouble(ErrorKind.BAD_SHAPE, "Asset upload returned 403", 200, about_the_job=True)
+        for number in range(4):
+            look_at(database_url, said, after(100 * number))
+        assert job(database_url, "a")["state"] == "pending"
+        look_at(database_url, replace(said, message="another image"), after(400))
+        assert job(database_url, "a")["state"] == "pending"  # not the same
+        for number in range(5):
+            look_at(database_url, said, after(500 + 100 * number))
+        row = job(database_url, "a")
+        assert (row["state"], row["error_code"]) == ("failed", "upstream_failed")
+        assert row["error_message"] == "Asset upload returned 403"
+
+    def test_an_answer_that_is_not_believed_leaves_no_facts(self, database_url: str) -> None:
+        add_account(database_url)
+        add_jobs(database_url, ["a"])
+        look_at(database_url, replace(DONE, foreign_id="z", model="grok", created_at=NOW))
+        row = job(database_url, "a")
+        assert (row["state"], row["upstream_id"]) == ("pending", "z")
+        assert (row["model"], row["upstream_created_at"], row["errors_in_row"]) == (None, None, 1)
+
+
 class TestSlowing:
     @pytest.fixture
     def url(self, database_url: str) -> str:

@@ -59,6 +59,7 @@ __all__ = [
     "bounded",
     "clean",
     "clean_text",
+    "failure_of",
     "interpret",
     "meaning_of",
     "moment",
@@ -402,6 +403,12 @@ def _failure(
     message = excerpt(texts[0]) if texts else f"upstream gave no reason (status: {word})"
     code = _failure_code(word, meaning, text)
     return Failure(code, message, code != "content_policy", request_ids(text))
+
+
+def failure_of(trouble: Trouble) -> Failure:
+    """What an error about the job says when it has become the job's end."""
+    code = _failure_code("error", Meaning.FAILURE, trouble.message)
+    return Failure(code, trouble.message, code != "content_policy", trouble.request_id)
 
 
 def _failure_code(word: str | None, meaning: Meaning, text: str) -> str:

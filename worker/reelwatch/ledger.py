@@ -16,7 +16,7 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
 from reelwatch import curves, events
-from reelwatch.answers import Answer, ErrorKind, Failure, Report, bounded
+from reelwatch.answers import Answer, ErrorKind, Failure, Report, Trouble, bounded
 from reelwatch.curves import Curve, Eta
 from reelwatch.lifecycle import FINAL, NO_RESULT, Decision, EventType, Job, State
 from reelwatch.models import Delivery, PollError, Transition, table_of
@@ -87,6 +87,30 @@ def job_of(row: Mapping[str, Any]) -> Job:
         resultless_count=row["resultless_count"],
         resultless_since=row["resultless_since"],
     )
+
+
+def repeats(
+    session: Session, asked: Sequence[tuple[Mapping[str, Any], Answer]]
+) -> Mapping[int, tuple[int, datetime]]:
+    """How often, and since when, each job's last error was the one that its answer is now.
+
+    By the jobs' ids; only for errors that are about the job, most answers cost nothing here.
+    """
+    about = [
+        (row, answer)
+        for row, answer in asked
+        if isinstance(answer, Trouble) and answer.about_the_job and row["errors_in_row"]
+    ]
+    if not about:
+        return {}
+    columns = (PollError.id, PollError.message, PollError.count, PollError.first_at)
+    query = select(*columns).where(PollError.id.in_([row["last_error_id"] for row, _ in about]))
+    found = {each["id"]: each for each in session.execute(query).mappings()}
+    return {
+        row["id"]: (last["count"], last["first_at"])
+        for row, answer in about
+        if (last := found.get(row["last_error_id"])) and last["message"] == answer.message
+    }
 
 
 def write(

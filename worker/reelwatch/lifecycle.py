@@ -9,7 +9,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from reelwatch.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble, meaning_of
+from reelwatch.answers import (
+    Answer,
+    ErrorKind,
+    Failure,
+    Meaning,
+    Report,
+    Trouble,
+    failure_of,
+    meaning_of,
+)
 from reelwatch.curves import Hint
 from reelwatch.schedule import Pace, Plans, until_next_look, until_next_try, until_slow_look
 from reelwatch.troubles import MEANINGS
@@ -43,6 +52,7 @@ OPEN = frozenset(State) - FINAL
 NOT_FOUND_LOOKS = 5  # in a row; and for Rules.not_found_after: a new id may not be known yet
 GONE_AFTER = 6 * 3_600.0  # seconds of not_found, past the deadline, until a known job is gone
 RESULTLESS_LOOKS = 5  # in a row; and for Rules.result_grace: an account that rests asks seldom
+SAME_LOOKS = 5  # errors in a row with one text about the job; and for Rules.not_found_after
 GIVE_UP_LOOKS = 5  # in a row that brought nothing; and for Rules.abandon_after
 BREAK_SECONDS = 3_600.0  # without a good answer: what was known before does not go on
 FOREIGN_LOOKS = 3  # answers under ever other ids: then these are no job's names
@@ -90,6 +100,8 @@ class Job:
     errors_in_row: int = 0
     errors_since: datetime | None = None  # the first of them
     last_error: ErrorKind | None = None  # of the looks in row
+    same_count: int = 0  # of them with the text of the answer that is decided on
+    same_since: datetime | None = None
     not_found_count: int = 0
     not_found_since: datetime | None = None
     resultless_count: int = 0
@@ -328,6 +340,9 @@ def _by_trouble(job: Job, trouble: Trouble, now: datetime, rules: Rules, jitter:
         failure = Failure("not_found", _not_found_text(counted), False, trouble.request_id)
         ended = _end(counted, State.FAILED, job.status, failure)
         return replace(ended, trouble=trouble, account=effect)
+    if trouble.about_the_job and _same_for_good(job, now, rules):
+        ended = _end(counted, State.FAILED, "error", failure_of(trouble))
+        return replace(ended, trouble=trouble, account=effect)
     why, over = _nothing_learned(counted, trouble, now), _in_vain(counted, now, rules)
     decision = _still_open(counted, job.state, job.status, now, why, over=over)
     # The account's trouble makes no job of it wait long.
@@ -381,6 +396,13 @@ def _not_found_for_good(job: Job, now: datetime, rules: Rules) -> bool:
     if job.status is None:
         return lasted >= rules.not_found_after
     return now >= job.deadline_at and lasted >= max(GONE_AFTER, rules.not_found_after)
+
+
+def _same_for_good(job: Job, now: datetime, rules: Rules) -> bool:
+    """Did upstream say the same of the job, this look included, often and long enough?"""
+    if job.same_count + 1 < SAME_LOOKS or job.same_since is None:
+        return False
+    return (now - job.same_since).total_seconds() >= rules.not_found_after
 
 
 def _not_found_text(job: Job) -> str:

@@ -419,8 +419,9 @@ def apply(
     answered = [(looked, looked.look.answer) for looked in ours if looked.look is not None]
     asked_for = [(looked.claimed.row, answer) for looked, answer in answered]
     answers = mixups.sorted_out(session, asked_for, rules.plans.kinds.keys())
+    same = ledger.repeats(session, asked_for)
     changes = [
-        (_decided(looked.claimed.row, answer, rules, at), looked)
+        (_decided(looked.claimed.row, answer, rules, at, same), looked)
         for (looked, _), answer in zip(answered, answers, strict=True)
     ]
     changes = _completed(session, changes)
@@ -430,12 +431,19 @@ def apply(
 
 
 def _decided(
-    row: Mapping[str, Any], answer: Answer, rules: lifecycle.Rules, now: datetime
+    row: Mapping[str, Any],
+    answer: Answer,
+    rules: lifecycle.Rules,
+    now: datetime,
+    same: Mapping[int, tuple[int, datetime]],
 ) -> ledger.Change:
+    count, since = same.get(row["id"], (0, None))
+    job = replace(ledger.job_of(row), same_count=count, same_since=since)
     jitter = random()  # noqa: S311 - spreads looks, guards nothing
-    return ledger.Change(
-        row, lifecycle.decide(ledger.job_of(row), answer, now, rules, jitter), answer
-    )
+    decision = lifecycle.decide(job, answer, now, rules, jitter)
+    if isinstance(answer, Report) and decision.errors_in_row:  # it was not believed
+        return ledger.Change(row, decision, decision.trouble)
+    return ledger.Change(row, decision, answer)
 
 
 def _completed(

@@ -7,7 +7,7 @@ says more than its HTTP status, and a page that is no JSON says nothing but that
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -33,6 +33,15 @@ OWN_ERROR_TYPE = "new_api_error"
 UNKNOWN_ID = re.compile(
     r"\btask[ _](?:id[ _])?(?:(?:is|was|does|do)[ _])?not[ _](?:exist|found)"
     r"|任务不存在|no such task",
+    re.IGNORECASE,
+)
+# What goes into one job, or is done for it; and what stops all jobs alike, whatever it speaks of.
+OF_ONE_JOB = re.compile(
+    r"asset|image|upload|prompt|moderat|guardrail|violat|generation failed", re.IGNORECASE
+)
+OF_MANY = re.compile(
+    r"unavailable|busy|overload|maintenance|time[d ]?out|try again|internal|gateway|connect"
+    r"|network|service|server|model",
     re.IGNORECASE,
 )
 # ASCII: the id may stand between Chinese characters, which would count as its letters.
@@ -83,6 +92,7 @@ class Trouble:
     request_id: str | None = None
     retry_after: float | None = None  # seconds
     body: Json = None
+    about_the_job: bool = False  # its text is: repeated often enough, it is the job's end
 
 
 def without_json(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> Trouble:
@@ -117,14 +127,17 @@ def failed_look_up(status: int, document: dict[str, Json], word: str) -> Trouble
     """The trouble of a 2xx answer whose final word is about no job.
 
     What it says counts, whether about the account or about the id. `error` without a reason is how
-    the relay documents an id that it does not know.
+    the relay documents an id that it does not know; with a text that can only be about one job it
+    may be that one's end.
     """
     message = error_message(document)
     kind = worded_kind(status, document, message)
     if kind is None and (UNKNOWN_ID.search(message) or (word == "error" and not message)):
         kind = ErrorKind.NOT_FOUND
     told = message or f"status: {word}"
-    return _trouble(kind or ErrorKind.BAD_SHAPE, told, status, None, document)
+    trouble = _trouble(kind or ErrorKind.BAD_SHAPE, told, status, None, document)
+    about = kind is None and word == "error" and OF_ONE_JOB.search(message) is not None
+    return replace(trouble, about_the_job=about and OF_MANY.search(message) is None)
 
 
 def error_message(document: dict[str, Json]) -> str:
