@@ -656,7 +656,7 @@ class RabbitServer(Server):
     def queue_type(self, name: str) -> str:
         """`quorum` or `classic`: what the queue of that name is."""
         for kind in ("quorum", "classic"):
-            with self._connection() as connection, suppress(amqp.PreconditionFailed):
+            with self.connection() as connection, suppress(amqp.PreconditionFailed):
                 declare = connection.channel().queue_declare
                 declare(name, durable=True, auto_delete=False, arguments={"x-queue-type": kind})
                 return kind
@@ -722,12 +722,13 @@ class RabbitServer(Server):
 
     def _answers(self) -> bool:
         try:
-            with self._connection() as connection:
+            with self.connection() as connection:
                 return connection.connected
         except (OSError, amqp.AMQPError):
             return False
 
-    def _connection(self) -> "amqp.Connection":
+    def connection(self) -> "amqp.Connection":
+        """A connection with all rights; close it."""
         return amqp.Connection(
             f"127.0.0.1:{self.port}", "reelwatch", self._password, connect_timeout=2
         )

@@ -1,6 +1,7 @@
 """The Celery tasks, and the app: alone as functions, and in a real worker over a real Redis."""
 
 import base64
+import bz2
 import json
 import logging
 import pickle
@@ -656,6 +657,10 @@ UNFIT: dict[str, tuple[Any, str]] = {
     ),
     "YAML": (packed(b"- a", "application/x-yaml"), "content type 'application/x-yaml'"),
     "a long type": (packed(b"[]", LARGE), "content type 'mmm"),
+    "compressed": (
+        packed(bz2.compress(bytes(300_000_000)), compression="application/x-bz2"),
+        "it is compressed ('application/x-bz2'), which is not accepted",
+    ),
     "an unknown task": (packed(task="reelwatch.nope"), "unknown task 'reelwatch.nope'"),
     "a long task": (packed(task=LARGE), "its headers are no object, or too large"),
     "no task": (packed() | {"headers": {}}, "it names no task"),

@@ -80,6 +80,8 @@ def configuration() -> dict[str, Any]:
         # Of the type that the broker gives them (see docs/scale.md): producers declare the intake
         # too, and a type that differs from theirs would shut them out.
         "task_queues": [Queue(name, routing_key=name) for name in (INTAKE, WORK)],
+        # Else to publish to a queue would have this app consume from it once it connects anew.
+        "task_create_missing_queues": False,
         "task_routes": {
             name: {"queue": WORK}
             for name in (

@@ -3,7 +3,8 @@
 import functools
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -195,8 +196,54 @@ def _due() -> Sequence[str | None]:
 
 
 def send_callback(task: str, queue: str, event: dict[str, Any], event_id: str) -> None:
-    """Hand an event to a Celery task of the producer's. Raises what the broker's client raises."""
-    app.send_task(task, kwargs={"event": event}, queue=queue, task_id=event_id, retry=False)
+    """Hand an event to a Celery task of the producer's. Raises what the broker's client raises.
+
+    Straight into the queue: to declare it would take the arguments that its owner declared it with,
+    and would have this app consume from it once it connects anew. RabbitMQ gives back what has no
+    queue: `NoQueue`.
+    """
+    message = app.amqp.as_task_v2(event_id, task, (), {"event": event})
+    with app.producer_or_acquire() as producer, _returned(producer.channel) as returned:
+        producer.publish(
+            message.body,
+            exchange="",
+            routing_key=queue,
+            serializer="json",
+            headers=message.headers,
+            mandatory=True,
+            delivery_mode="persistent",
+            retry=True,  # a channel that an earlier refusal closed is opened anew
+            retry_policy=ONCE_MORE,
+            **message.properties,
+        )
+        if returned:
+            raise NoQueue(f"no queue {queue!r}")
+
+
+ONCE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+
+
+class NoQueue(Exception):
+    """The broker knows no queue of that name."""
+
+
+@contextmanager
+def _returned(channel: Any) -> Iterator[list[object]]:
+    """What RabbitMQ gives back of what is published meanwhile: it does so before it confirms."""
+    found: list[object] = []
+
+    def note(error: object, *_: object) -> None:
+        found.append(error)
+
+    events = getattr(channel, "events", None)  # Redis gives nothing back: its queues come by use
+    if events is None:
+        yield found
+        return
+    events["basic_return"].add(note)
+    try:
+        yield found
+    finally:
+        events["basic_return"].discard(note)
 
 
 class _Nudge:
