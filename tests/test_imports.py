@@ -79,6 +79,7 @@ GROUPS = {
         "spelling",
         "breaker",
         "errors",
+        "lines",
         "words",
         "cleaning",
         "places",

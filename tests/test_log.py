@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 import structlog
 from celery.utils.log import get_task_logger
+from sqlalchemy.exc import OperationalError
 
 from reelwatch import log
 from reelwatch.redaction import MASK
@@ -173,6 +174,84 @@ def test_configuring_again_replaces(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = configured(monkeypatch, log_format="json")
     own().info("look")
     assert len(stream.lines) == 1
+
+
+# --------------------------------------------------------------- again and again
+
+
+class Time:
+    """A clock that goes on when told."""
+
+    now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
+    clock = Time()
+    monkeypatch.setattr(log, "time", clock)
+    return clock
+
+
+def test_what_is_said_again_is_counted(monkeypatch: pytest.MonkeyPatch, clock: Time) -> None:
+    """And told with the first line after half a minute, whatever that says."""
+    stream = configured(monkeypatch, log_format="json")
+    for _ in range(3):
+        own().warning("nudge_failed", error="port 5432: refused")
+        logging.getLogger("kombu").error("No connection. Again in %d s", clock.now)
+        clock.now += 5
+    assert [line["event"] for line in stream.lines] == [
+        "nudge_failed", "No connection. Again in 1000 s",
+    ]  # fmt: skip
+    clock.now += log.AGAIN_SECONDS
+    own().info("look")
+    again = [(line["event"], line.get("again")) for line in stream.lines[2:]]
+    assert again == [("nudge_failed", 2), ("No connection. Again in 1000 s", 2), ("look", None)]
+    own().warning("nudge_failed", error="port 5432: refused")
+    assert "again" not in stream.lines[-1]
+
+
+def test_different_things_are_not_counted_together(
+    monkeypatch: pytest.MonkeyPatch, clock: Time
+) -> None:
+    """Whose it is, how bad it is, and what it came of make a difference; numbers in it do not."""
+    stream = configured(monkeypatch, log_format="json")
+    for job in (1, 2):
+        own().warning("attempt", job=job, error="refused")
+        own().error("attempt", job=job, error="refused")
+    for reason in ("port 1", "port 2", "reset"):
+        own().error("crashed", error=reason)
+    for error in (ValueError("a"), ValueError("a"), KeyError("a")):
+        own().error("failed", exc_info=error)
+    own().info("look")
+    own().info("look")
+    assert len(stream.lines) == 4 + 2 + 2 + 2
+
+
+def test_no_more_is_remembered_than_fits(monkeypatch: pytest.MonkeyPatch, clock: Time) -> None:
+    stream = configured(monkeypatch, log_format="json")
+    for number in [*range(log.REMEMBERED), "more", "more"]:
+        own().warning("odd", number=number)
+    assert len(stream.lines) == log.REMEMBERED + 2
+
+
+def test_an_outage_needs_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is nobody's mistake here; the statement and its parameters explain nothing either."""
+    stream = configured(monkeypatch, log_format="json")
+    cause = ConnectionRefusedError(111, "Connection refused")
+    away = OperationalError("SELECT 1", {"a": 1}, cause)
+    own().error("failed", exc_info=away)
+    try:
+        raise away
+    except OperationalError:
+        logging.getLogger("elsewhere").exception("Task %s failed:\n%s", "a", "Traceback …")
+    ours, theirs = stream.lines
+    refused = "ConnectionRefusedError: [Errno 111] Connection refused"
+    assert (ours["error"], theirs["error"]) == (refused, refused)
+    assert "exception" not in ours | theirs
+    assert "\n" not in theirs["event"]
 
 
 # --------------------------------------------------------------------- secrecy

@@ -52,12 +52,13 @@ def configuration() -> dict[str, Any]:
     try:
         current = settings.current()
     except SettingsError as error:
-        raise SystemExit(f"reelwatch: {error}") from None
+        raise SystemExit(log.last_words(str(error))) from None
     if current.broker_url is None and current.redis_url is None:
-        raise SystemExit(
-            "reelwatch: BROKER_URL is not set: accepted: redis(s)://… or amqp(s)://… "
+        missing = (
+            "BROKER_URL is not set: accepted: redis(s)://… or amqp(s)://… "
             "(or run everything in one process with `reelwatch up`)"
         )
+        raise SystemExit(log.last_words(missing))
     return {
         "broker_url": current.broker,
         "broker_transport_options": _transport_options(current),
@@ -151,7 +152,7 @@ def _before_work(**_: object) -> None:
     try:
         settings.check_signing(settings.current())
     except SettingsError as error:
-        raise SystemExit(f"reelwatch: {error}") from None
+        raise SystemExit(log.last_words(str(error))) from None
     _guard()
     _prefetch_by_consumer()
     waiting.worker.begin()

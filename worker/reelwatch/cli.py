@@ -100,7 +100,9 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:  # the outermost place: what arrives here nobody else explains
-            raise importlib.import_module("reelwatch.cli_errors").failure(error) from None
+            failure = importlib.import_module("reelwatch.cli_errors").failure(error)
+            failure.of_service = ctx.invoked_subcommand == "up"
+            raise failure from None
 
 
 def _lines(section: Mapping[str, Entry]) -> Iterator[tuple[str, str]]:

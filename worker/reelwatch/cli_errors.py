@@ -6,6 +6,7 @@ import click
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from reelwatch import log
 from reelwatch.errors import ReelwatchError, Refused, SettingsError
 
 FAILED = 1
@@ -28,10 +29,12 @@ class Failure(click.ClickException):
     """Ends the command with `reelwatch: …` on standard error."""
 
     exit_code = FAILED
+    of_service = False  # `up` logs: where that is in JSON, this is as well
 
     def show(self, file: object = None) -> None:
         """Print it."""
-        click.echo(f"reelwatch: {self.message}", err=True)
+        text = log.last_words(self.message) if self.of_service else f"reelwatch: {self.message}"
+        click.echo(text, err=True)
 
 
 class WrongInput(Failure):

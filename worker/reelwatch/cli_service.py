@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import click
+import structlog
 from rich.progress import Progress, TextColumn
 
 from reelwatch import cli_options as options
@@ -51,8 +52,11 @@ def up(ctx: click.Context) -> None:
     current = embedded.prepare(os.environ)
     settings.current.cache_clear()  # what was prepared is in the environment now
     log.configure(current)
-    for line in _greeting(current):
-        click.echo(line)
+    if log.json_alone():
+        said = [" ".join(line.split()) for line in _greeting(current)]
+        structlog.get_logger(__name__).info("up_starting", said=said)
+    else:
+        click.echo("\n".join(_greeting(current)))
     ctx.exit(embedded.run(current.database_url))
 
 

@@ -14,6 +14,7 @@ from functools import cache
 from json import loads
 from random import random
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import structlog
 from sqlalchemy import (
@@ -364,12 +365,31 @@ def _log_attempt(attempted: Attempted, after: dict[str, Any]) -> None:
         "attempt",
         delivery=row["id"],
         job=row["job_id"],
+        **_subject(row["body"]),
         event_type=row["event_type"],
         channel=row["channel"],
         destination=row["destination"],
+        endpoint=_endpoint(row),
         number=row["attempts"] + 1,
         http_status=outcome.http_status,
         error=outcome.error,
         duration_ms=outcome.duration_ms,
         decision=f"try again at {again:%Y-%m-%dT%H:%M:%SZ}" if again else after["state"],
     )
+
+
+def _subject(body: str) -> dict[str, Any]:
+    """Whose event it is: which video, of which account."""
+    try:
+        data = loads(body)["data"]
+        return {"video_id": data["video_id"], "account": data["account"]}
+    except (ValueError, LookupError, TypeError):
+        return {}
+
+
+def _endpoint(row: RowMapping) -> str:
+    """Where it goes; a URL without user and query, which may be secrets of the receiver's."""
+    if row["channel"] != "webhook":
+        return str(row["target"])
+    parts = urlsplit(str(row["target"]))
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -7,24 +7,32 @@ signals change nothing, except that a second Ctrl-C ends it at once.
 """
 
 import contextlib
+import logging
 import os
+import secrets
 import signal
 import socket
 import sys
 import time
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
+import structlog
+from billiard.util import get_logger as get_pool_logger
 from celery import Celery, signals
 from celery.apps import worker as program
+from celery.apps.beat import Beat
 from celery.platforms import EX_FAILURE, EX_OK
 from celery.utils.nodenames import gethostname
 
-from reelwatch import fanout
+from reelwatch import fanout, log, settings
+from reelwatch.errors import SettingsError
 
 NAME = "reelwatch"
+BEAT_NAME = "reelwatch-beat"
 NAMES = 100  # workers of one host that are told apart by number; any further one by its process id
 LEAST_PROCESSES = 3  # one for polls, one for deliveries, one that ticks and new ids don't wait for
 MOST_PROCESSES = 8
@@ -32,6 +40,8 @@ MOST_PROCESSES = 8
 ONE_PRESS_SECONDS = 0.5
 QUOTAS = ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
 PERIOD = "/sys/fs/cgroup/cpu/cpu.cfs_period_us"
+
+logger = structlog.get_logger(__name__)
 
 # Not in its stubs.
 install_on_term: Any = program.install_worker_term_handler  # type: ignore[attr-defined]
@@ -41,10 +51,25 @@ _held: list[socket.socket] = []  # the names that this process has taken
 
 
 class Node(program.Worker):
-    """A worker with a name of its own that ends as a person expects."""
+    """A worker with a name of its own that says all in lines, and ends as a person expects."""
 
     def __init__(self, app: Celery | None = None, hostname: str | None = None, **kwargs: Any):
-        super().__init__(app, hostname if _chosen("hostname", hostname) else own_name(), **kwargs)
+        name = hostname if hostname and _chosen("hostname") else own_name()
+        _begin(name)
+        super().__init__(app, name, **kwargs)
+
+    def emit_banner(self) -> None:
+        """Say what is started, without the picture."""
+        worker: Any = self
+        logger.info(
+            "worker_starting",
+            version=version("reelwatch"),
+            celery=version("celery"),
+            pool=worker.pool_cls.__module__.rpartition(".")[2],
+            concurrency=worker.concurrency,
+            queues=sorted(worker.app.amqp.queues.consume_from),
+            broker=worker.app.connection().as_uri(),
+        )
 
     def install_platform_tweaks(self, worker: Any) -> None:
         """Celery's signal handlers, but for those that end a worker.
@@ -66,23 +91,55 @@ class Node(program.Worker):
         signal.signal(signal.SIGINT, again)
 
 
+class Clock(Beat):
+    """Beat, with a name of its own, which says all in lines."""
+
+    def __init__(self, *args: Any, hostname: str | None = None, **kwargs: Any):
+        name = hostname or own_name(BEAT_NAME)
+        _begin(name)
+        super().__init__(*args, **{**kwargs, "hostname": name, "quiet": True})
+        logger.info("beat_starting", version=version("reelwatch"), celery=version("celery"))
+
+
 class Application(Celery):
-    """Celery, but for its workers, which are ours."""
+    """Celery, but for its workers and beat, which are ours."""
 
     @cached_property
     def Worker(self) -> Any:  # noqa: N802 - Celery's own name for it
         """The class of a worker of this app."""
         return self.subclass_with_self(Node, name="Worker")
 
+    @cached_property
+    def Beat(self) -> Any:  # noqa: N802 - Celery's own name for it
+        """The class of beat of this app."""
+        return self.subclass_with_self(Clock, name="Beat")
+
+
+def _begin(name: str) -> None:
+    """Before Celery says its first word."""
+    try:
+        log.configure(settings.current())
+    except SettingsError as error:
+        raise SystemExit(log.last_words(str(error))) from None
+    log.take_over(name)
+    program.safe_say = _say  # type: ignore[attr-defined]  # not in its stubs
+    # The pool's own log goes nowhere by itself, or bare to standard error.
+    pool = get_pool_logger()
+    pool.propagate, pool.level = True, logging.WARNING
+
+
+def _say(text: object, *_: object) -> None:
+    log.at_once(str(text).strip(), program.__name__)
+
 
 # ------------------------------------------------------------------- names
 
 
-def _chosen(option: str, value: object) -> bool:
+def _chosen(option: str) -> bool:
     """Was this given by a person? Celery's command line fills in a default of its own."""
     context = click.get_current_context(silent=True)
     source = context and context.get_parameter_source(option)
-    return bool(value) and source is not click.core.ParameterSource.DEFAULT
+    return source is not click.core.ParameterSource.DEFAULT
 
 
 def own_name(name: str = NAME) -> str:
@@ -168,3 +225,17 @@ def _await_the_end(**_: object) -> None:
 @signals.worker_shutting_down.connect
 def _begin_the_end(**_: object) -> None:
     fanout.stopping.set()
+
+
+# ------------------------------------------------------------------- batches
+
+
+@signals.task_prerun.connect
+def _name_batch(task: Any, **_: object) -> None:
+    """Every line of a task says which one it is of, its threads' included."""
+    structlog.contextvars.bind_contextvars(task=task.name, batch=secrets.token_hex(4))
+
+
+@signals.task_postrun.connect
+def _end_batch(**_: object) -> None:
+    structlog.contextvars.unbind_contextvars("task", "batch")

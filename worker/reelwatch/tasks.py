@@ -1,6 +1,7 @@
 """The Celery tasks, each a thin call of a use case; and what keeps looks going without Celery."""
 
 import functools
+import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from celery.exceptions import Reject
 from celery.utils.time import get_exponential_backoff_interval
 from sqlalchemy import union_all
 from sqlalchemy.exc import SQLAlchemyError
+from structlog.contextvars import bound_contextvars
 
 from reelwatch import (
     db,
@@ -35,6 +37,7 @@ from reelwatch.errors import Refused
 log = structlog.get_logger(__name__)
 
 STANDBY_LOOK_SECONDS = 5.0
+FINISH_SECONDS = 25.0  # at most, for what standby has under way when its worker is to end
 TICK_MISSED_SECONDS = 15.0
 QUIET_AFTER_FAILED_NUDGE = 30.0
 PAUSE_SECONDS = 1.0  # of a slot, before a message goes back to the broker
@@ -295,6 +298,12 @@ class Standby:
         """Stop watching; a turn under way ends by itself."""
         self._stop.set()
 
+    def finish(self) -> None:
+        """Wait for a turn under way: what it has asked is written down before the process ends."""
+        self.stop()
+        if self._thread is not None and self._thread.is_alive():
+            self._thread.join(FINISH_SECONDS)
+
     def _watch(self) -> None:
         started = time.monotonic()
         while not self._stop.wait(STANDBY_LOOK_SECONDS):
@@ -333,11 +342,15 @@ class Standby:
                 return False
             accounts = session.scalars(polling.due_accounts(db.now(session))).all()
         log.warning("tick_missing", age_seconds=age and round(age.total_seconds(), 1))
+        with bound_contextvars(task="standby", batch=secrets.token_hex(4)):
+            self._work(current, accounts)
+        return True
+
+    def _work(self, current: settings.Settings, accounts: Sequence[str]) -> None:
         for account in accounts:  # one after the other
             polling.poll(current, account, turn_seconds=polling.TURN_SECONDS / len(accounts))
         delivery.deliver(current, send_callback)
         intake.retry(current.database_url, ACTIONS, self._node)
-        return True
 
 
 standby = Standby()
@@ -353,6 +366,9 @@ class _Standing(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         standby.start(str(getattr(parent, "hostname", "")))
+
+    def stop(self, parent: object) -> None:
+        standby.finish()
 
 
 app.steps["worker"].add(_Standing)
