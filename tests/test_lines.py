@@ -52,7 +52,8 @@ def told(request: pytest.FixtureRequest) -> Iterator[tuple[str, Lines]]:
     stream = Lines()
     with logging_put_back(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stderr", stream)
-        log.configure(Settings(log_format=request.param, log_level="debug", api_key=KEY))
+        patch.setenv("QUICKROUTER_API_KEY", KEY)
+        log.configure(Settings(log_format=request.param, log_level="debug"))
         yield request.param, stream
 
 

@@ -26,7 +26,7 @@ from celery import Celery, signals
 from celery.apps import worker as program
 from celery.apps.beat import Beat
 from celery.platforms import EX_FAILURE, EX_OK
-from celery.utils.nodenames import gethostname
+from celery.utils.nodenames import default_nodename, gethostname, host_format
 
 from reelwatch import fanout, log, settings
 from reelwatch.errors import SettingsError
@@ -96,7 +96,7 @@ class Clock(Beat):
 
     def __init__(self, *args: Any, hostname: str | None = None, **kwargs: Any):
         name = hostname or own_name(BEAT_NAME)
-        _begin(name)
+        _begin(host_format(default_nodename(name)))
         super().__init__(*args, **{**kwargs, "hostname": name, "quiet": True})
         logger.info("beat_starting", version=version("reelwatch"), celery=version("celery"))
 
