@@ -70,6 +70,7 @@ GROUPS = {
         "deadline",
         "beat",
         "messages",
+        "tls",
         "redis_queue",
     },
     # Pure: what follows from what.

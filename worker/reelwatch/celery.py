@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import structlog
 from celery import signals
 from celery.beat import Service
 from celery.schedules import schedule
 from kombu import Queue
 from kombu.transport import pyamqp
 
-from reelwatch import beat, log, messages, processes, redis_queue, settings, waiting
+from reelwatch import beat, log, messages, processes, redis_queue, settings, tls, waiting
 from reelwatch.errors import SettingsError
 from reelwatch.messages import INTAKE, WORK
 from reelwatch.processes import Application
@@ -59,8 +60,10 @@ def configuration() -> dict[str, Any]:
             "(or run everything in one process with `reelwatch up`)"
         )
         raise SystemExit(log.last_words(missing))
+    broker = tls.read(current.broker)
     return {
-        "broker_url": current.broker,
+        "broker_url": broker.url,
+        **({"broker_use_ssl": broker.use_ssl} if broker.use_ssl else {}),
         "broker_transport_options": _transport_options(current),
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -135,6 +138,9 @@ app = Application(
 app.add_defaults(configuration)
 
 
+logger = structlog.get_logger(__name__)
+
+
 @signals.setup_logging.connect
 def _configure_logging(**_: object) -> None:
     """Being connected, this keeps Celery from setting up logging of its own."""
@@ -161,6 +167,8 @@ def _before_work(**_: object) -> None:
 def _guard() -> None:
     messages.guard()
     redis_queue.use()
+    if tls.read(settings.current().broker).unchecked:
+        logger.warning("broker_not_checked", advice="ssl_cert_reqs=none takes any server for it")
 
 
 def _prefetch_by_consumer() -> None:

@@ -86,7 +86,7 @@ def _obstacle(message: Message, action: Action) -> Exception | None:
         return Refused(str(error))
     try:
         action(message.video_id, **message.options)
-    except (SettingsError, SQLAlchemyError) as error:
+    except (SettingsError, SQLAlchemyError, db.NotMigrated) as error:
         if isinstance(error, DataError):  # what no database could store, at no time
             return Refused(str(error.orig))
         raise

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from reelwatch import spelling, urls
+from reelwatch import spelling, tls, urls
 
 DATABASE_FORMS = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or postgres://…"
 BROKER_FORMS = "redis://…, rediss://…, amqp://… or amqps://…"
@@ -94,4 +94,5 @@ def check_broker_url(value: str) -> str:
                 raise ValueError(
                     f"{BROKER_FORMS}; behind the ? ssl_… alone, user and password before the host"
                 )
+    tls.read(value)
     return value
