@@ -7,6 +7,7 @@ import shutil
 import socket
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
-from tests.servers import PostgresServer, RedisServer, ServerMissing, is_setting, postgres, redis
+from tests.processes import plain_environment, usual_signals
+from tests.servers import PostgresServer, RedisServer, ServerMissing, postgres, redis
 
 if TYPE_CHECKING:  # what needs none of the package's code runs without it
     from reelwatch.sandbox import Sandbox
@@ -34,6 +36,13 @@ LONGEST = (
     "test_cli_service.py",
     "test_secrets.py",
 )
+
+
+def pytest_configure() -> None:
+    """Whatever shell, runner or terminal has started this process, the tests see the same."""
+    usual_signals()
+    os.environ["TZ"] = plain_environment()["TZ"]
+    time.tzset()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,16 +75,17 @@ def missing_server_skips() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def clean_environment() -> Iterator[None]:
-    """No setting of the machine reaches a test, and none that a test makes reaches the next one."""
-    with without_settings():
+    """Nothing of the machine's reaches a test, nothing that a test sets reaches the next one."""
+    with in_plain_environment():
         yield
 
 
 @contextlib.contextmanager
-def without_settings() -> Iterator[None]:
+def in_plain_environment() -> Iterator[None]:
     before = dict(os.environ)
-    for name in filter(is_setting, before):
-        del os.environ[name]
+    plain = plain_environment()
+    os.environ.clear()
+    os.environ.update(plain)
     try:
         yield
     finally:
@@ -315,7 +325,7 @@ def migrate(url: str) -> None:
     # Tests without a database run without the package's database code, too.
     from reelwatch import db  # noqa: PLC0415
 
-    with without_settings(), connections_closed(url):
+    with in_plain_environment(), connections_closed(url):
         db.migrate(url)
 
 

@@ -23,13 +23,6 @@ from typing import IO, Any, Self, TypeVar
 ROOT = Path(__file__).parent.parent
 STOP_SECONDS = 30.0
 
-SETTING = re.compile(
-    r"(REELWATCH_(?!TEST_)|QUICKROUTER_|WEBHOOK_|CELERY_|LOG_|PG[A-Z])\w*"
-    r"|DATABASE_URL|BROKER_URL|REDIS_URL"
-    r"|(HTTPS?|ALL|NO)_PROXY",
-    re.IGNORECASE,
-)
-
 # For children whose coverage nobody needs: being counted makes them half as fast.
 UNCOUNTED = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
 
@@ -84,11 +77,6 @@ def usual_signals() -> None:
         usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, usual)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-
-
-def is_setting(name: str) -> bool:
-    """Whether an environment variable would change what Reelwatch or its libraries do in a test."""
-    return SETTING.fullmatch(name) is not None
 
 
 def eventually(

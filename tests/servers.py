@@ -39,7 +39,6 @@ from tests.processes import (
     as_user,
     eventually,
     free_port,
-    is_setting,
     process,
 )
 
@@ -56,7 +55,6 @@ __all__ = [
     "ServerMissing",
     "eventually",
     "free_port",
-    "is_setting",
     "pgbouncer",
     "postgres",
     "process",

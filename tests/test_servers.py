@@ -1,6 +1,7 @@
 """The servers, child processes and guards that the other tests rely on do what they promise."""
 
 import glob
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ from redis.exceptions import (
 
 from tests import servers
 from tests.conftest import Network, is_loopback, missing_server_skips
+from tests.processes import plain_environment
 from tests.reaper import is_running
 from tests.servers import (
     ROOT,
@@ -36,7 +39,6 @@ from tests.servers import (
     RedisServer,
     ServerMissing,
     eventually,
-    is_setting,
     pgbouncer,
     postgres,
     process,
@@ -329,25 +331,78 @@ class TestNetworkGuard:
         assert not is_loopback(host)
 
 
-class TestEnvironment:
-    @pytest.mark.parametrize(
-        "name",
-        [
-            "DATABASE_URL",
-            "REELWATCH_POLL_MIN",
-            "WEBHOOK_SECRET",
-            "LOG_LEVEL",
-            "https_proxy",
-            "PGHOST",
-        ],
-    )
-    def test_settings_are_cleared(self, name: str) -> None:
-        assert is_setting(name)
-        assert name not in os.environ
+STRANGE = {
+    "TERM": "dumb",
+    "LANG": "C",
+    "LC_ALL": "C",
+    "TZ": "America/St_Johns",
+    "HOME": "/nonexistent",
+    "COLUMNS": "7",
+    "FORCE_COLOR": "1",
+    "PYTHONWARNINGS": "error",
+    "DATABASE_URL": "sqlite:////nonexistent",
+    "PGHOST": "192.0.2.1",
+    "https_proxy": "http://192.0.2.1",
+}
 
-    @pytest.mark.parametrize("name", ["PATH", "HOME", "CI", "REELWATCH_TEST_POSTGRES_URL"])
-    def test_the_rest_is_left(self, name: str) -> None:
-        assert not is_setting(name)
+# Started by what ignores the signals, as a shell starts what runs in the background.
+IN_THE_BACKGROUND = """
+import signal, subprocess, sys
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+raise SystemExit(subprocess.run([sys.executable, "-c", *sys.argv[1:]]).returncode)
+"""
+ENDS_A_CHILD = """
+import signal
+from tests import processes
+processes.usual_signals()
+for name in ("SIGINT", "SIGQUIT", "SIGHUP", "SIGTERM"):
+    with processes.process(["sleep", "60"]) as child:
+        child.stop_signal(signal.Signals[name])
+        print(name, -child.wait())
+"""
+
+
+class TestEnvironment:
+    def test_is_the_same_wherever_tests_are_started(self) -> None:
+        """But for a few things that those who start them decide; HOME is a folder of its own."""
+        show = "import json; from tests.processes import *; print(json.dumps(plain_environment()))"
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", show], env={**os.environ, **STRANGE},
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        seen, here = json.loads(done.stdout), plain_environment()
+        assert {**seen, "HOME": ""} == {**here, "HOME": ""}
+        assert seen["HOME"] != STRANGE["HOME"]
+
+    def test_is_what_a_test_has(self) -> None:
+        assert dict(os.environ).keys() <= plain_environment().keys()
+        assert time.tzname == ("+0545", "+0545")
+
+    def test_children_have_nothing_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in STRANGE.items():
+            monkeypatch.setenv(name, value)
+        with process(["env"]) as child:
+            assert child.wait() == 0
+            given = dict(line.split("=", 1) for line in child.output.splitlines())
+        assert STRANGE.items() & given.items() == set()
+
+    def test_children_end_by_signals_that_whoever_started_us_ignores(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", IN_THE_BACKGROUND, ENDS_A_CHILD],
+            cwd=ROOT, capture_output=True, text=True, timeout=100, check=True,
+        )  # fmt: skip
+        assert done.stdout.split() == [
+            "SIGINT",
+            "2",
+            "SIGQUIT",
+            "3",
+            "SIGHUP",
+            "1",
+            "SIGTERM",
+            "15",
+        ]
 
 
 class TestMissingServer:
