@@ -4,10 +4,12 @@
 SHELL = /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL = help
-.PHONY: help demo venv test check drill bench audit format lock clean
+.PHONY: help demo venv test check static coverage drill bench audit format lock clean
+# What a shell may say to every Python is not meant for these.
+unexport PYTHONHOME PYTHONPATH PYTHONSTARTUP PYTHONWARNINGS
 
 BIN = .venv/bin
-PIP = -m pip -qq --disable-pip-version-check
+PIP = -I -m pip -qq --disable-pip-version-check
 
 # The longest tests mostly wait, so three at once suit two cores. Each process has its own PostgreSQL
 # and Redis: more would cost more than they bring.
@@ -44,15 +46,20 @@ venv: .venv/dev.stamp ## .venv with everything that developing needs
 test: .venv/test.stamp ## all tests; they bring their own PostgreSQL and Redis (ARGS="-k name" for some)
 	@$(PYTEST) $(ARGS)
 
-check: .venv/dev.stamp ## what must hold before a change lands: format, lint, types, tests, coverage
-	@echo "format"; $(BIN)/ruff format --quiet --check .
-	@echo "lint"; $(BIN)/ruff check --quiet .
+check: static ## what must hold before a change lands: format, lint, types, tests, coverage
 	@nice -n 10 $(BIN)/python -m benchmarks --quick >.bench.log 2>&1 & bench=$$!; \
-	  echo "types; meanwhile all benchmarks, too small to judge by: do they run?"; \
-	  $(BIN)/python -m mypy --no-error-summary && \
-	  echo "tests, among them: migrations match models, imports keep to the layers" && \
+	  echo "all benchmarks, too small to judge by: do they run?"; \
+	  echo "tests, among them: migrations match models, imports keep to the layers"; \
 	  $(PYTEST) --cov --cov-report= $(ARGS); done=$$?; \
 	  wait $$bench || { cat .bench.log; exit 1; }; exit $$done
+	@$(MAKE) coverage
+
+static: .venv/dev.stamp ## the part of that which runs nothing: format, lint, types
+	@echo "format"; $(BIN)/ruff format --quiet --check .
+	@echo "lint"; $(BIN)/ruff check --quiet .
+	@echo "types"; $(BIN)/python -m mypy --no-error-summary
+
+coverage: ## what the last tests with ARGS=--cov have covered, and whether that is enough
 	@echo "branch coverage: 95 % of all"; $(BIN)/python -m coverage report --fail-under=95
 	@echo "branch coverage: 100 % of the rules"; \
 	  $(BIN)/python -m coverage report --fail-under=100 --include=$(RULES)
@@ -92,6 +99,12 @@ clean: ## remove what these commands made; databases and .env stay
 
 $(BIN)/python:
 	@$(call environment,.venv)
+
+# One that was left behind by an older Python, without pip, or in a folder that was copied or moved,
+# is made anew.
+USABLE = import importlib.util, sys; sys.exit(sys.version_info < (3, 11) or not importlib.util.find_spec("pip"))
+LEFT_BEHIND := $(shell [ ! -e .venv ] || { grep -qsF '$(CURDIR)/.venv' .venv/bin/activate && \
+  .venv/bin/python -I -c '$(USABLE)' 2>/dev/null; } || rm -f $(BIN)/python .venv/*.stamp)
 
 .venv/demo.stamp: EXTRAS =
 .venv/test.stamp: EXTRAS = [test]

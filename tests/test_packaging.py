@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,10 +91,61 @@ class TestCommands:
         assert [rule for rule in rules.split(",") if not (ROOT / rule).exists()] == []
 
     @pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
-    def test_ci_script_is_a_valid_program(self) -> None:
-        script = ROOT / ".ci/run"
-        assert script.stat().st_mode & 0o111
-        subprocess.run(["bash", "-n", script], check=True)
+    @pytest.mark.parametrize("name", ["run", "stages.sh"])
+    def test_ci_scripts_are_valid_programs(self, name: str) -> None:
+        subprocess.run(["bash", "-n", ROOT / ".ci" / name], check=True)
+        assert (ROOT / ".ci/run").stat().st_mode & 0o111
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make")
+class TestLeftovers:
+    """`make` and a `.venv` that it did not make just now."""
+
+    @pytest.fixture
+    def leftover(self, tmp_path: Path) -> Path:
+        """A usable environment that has, as far as make can see, all that `make demo` needs."""
+        folder = tmp_path / "checkout"
+        folder.mkdir()
+        for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+            shutil.copy2(ROOT / name, folder / name)
+        made = folder / ".venv"
+        (made / "bin").mkdir(parents=True)
+        (made / "bin" / "activate").write_text(f"VIRTUAL_ENV={made}\n")
+        (made / "bin" / "python").symlink_to(sys.executable)
+        (made / "demo.stamp").touch()
+        return made
+
+    def rebuilt(self, leftover: Path) -> bool:
+        """Whether `make demo` would make the environment anew."""
+        done = subprocess.run(
+            ["make", "--dry-run", "-C", leftover.parent, "demo"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return "-m venv --clear" in done.stdout
+
+    def test_one_that_is_usable_is_used(self, leftover: Path) -> None:
+        assert not self.rebuilt(leftover)
+
+    @pytest.mark.parametrize("python", ["#!/bin/sh\nexit 1\n", ""])
+    def test_one_of_an_older_python_is_made_anew(self, leftover: Path, python: str) -> None:
+        program = leftover / "bin" / "python"
+        program.unlink()
+        program.write_text(python)
+        program.chmod(0o755 if python else 0o644)
+        assert self.rebuilt(leftover)
+
+    def test_one_whose_python_is_gone_is_made_anew(self, leftover: Path) -> None:
+        program = leftover / "bin" / "python"
+        program.unlink()
+        program.symlink_to("/nonexistent/python3.10")
+        assert self.rebuilt(leftover)
+
+    def test_one_in_a_folder_that_was_moved_is_made_anew(self, leftover: Path) -> None:
+        """Its scripts, and where it finds the package, name the old place."""
+        moved = leftover.parent.rename(leftover.parent.with_name("moved"))
+        assert self.rebuilt(moved / ".venv")
 
 
 class TestConstraints:
