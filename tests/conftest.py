@@ -210,7 +210,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 def sqlite_url(sqlite_template: Path, tmp_path: Path) -> Iterator[str]:
     """A new, migrated SQLite database."""
     copy = tmp_path / "reelwatch.db"
-    shutil.copyfile(sqlite_template, copy)
+    shutil.copy(sqlite_template, copy)  # with its mode
     url = f"sqlite:///{copy}"
     with connections_closed(url):
         yield url

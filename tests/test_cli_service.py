@@ -127,7 +127,7 @@ def test_up_prepares_a_secret_before_it_asks_for_one(
         patch.delenv("WEBHOOK_SECRET")
         patch.setenv("WEBHOOK_URL", "https://hooks.example.com/")
         with pytest.raises(SettingsError, match="WEBHOOK_SECRET is not"):
-            settings.check_signing(settings.load())
+            settings.check_sending(settings.load())
         prepared = embedded.prepare(os.environ)
         assert prepared.in_memory
         assert len(prepared.secrets) == 1

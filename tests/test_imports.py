@@ -21,6 +21,7 @@ GROUPS = {
     "entry points": {
         HERE,
         "celery",
+        "loader",
         "tasks",
         "waiting",
         "embedded",
@@ -45,6 +46,8 @@ GROUPS = {
     # One foreign thing each: environment, log, terminal, database, threads, HTTP, queues.
     "edges": {
         "settings",
+        "trust",
+        "libpq",
         "accounts",
         "servers",
         "secrecy",

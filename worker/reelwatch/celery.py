@@ -7,8 +7,9 @@ Celery carries nudges. What is due, and who works on it, stands in the database;
 late message costs time at most.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import structlog
@@ -18,8 +19,9 @@ from celery.schedules import schedule
 from kombu import Queue
 from kombu.transport import pyamqp
 
-from reelwatch import beat, log, messages, processes, redis_queue, settings, tls, waiting
+from reelwatch import beat, log, messages, processes, redis_queue, secrecy, settings, tls, waiting
 from reelwatch.errors import SettingsError
+from reelwatch.loader import Loader
 from reelwatch.messages import INTAKE, WORK
 from reelwatch.processes import Application
 
@@ -28,6 +30,8 @@ LEARN_SECONDS = 20.0
 MESSAGE_EXPIRES = 30.0  # ticks and nudges pile up no longer than this while no worker runs
 # How no arguments look is given, for Celery takes a fifth of beat's time to find out.
 BEATEN = {"expires": MESSAGE_EXPIRES, "argsrepr": "()", "kwargsrepr": "{}"}
+logger = structlog.get_logger(__name__)
+
 SCHEDULER = f"{beat.__name__}:{beat.Scheduler.__name__}"
 
 # Without these a silently dropped connection hangs beat and worker for good. Only Redis takes them.
@@ -132,6 +136,7 @@ def _transport_options(current: settings.Settings) -> dict[str, Any]:
 
 app = Application(
     "reelwatch",
+    loader=Loader,
     include=["reelwatch.tasks"],
     task_cls=f"{waiting.__name__}:{waiting.Work.__name__}",
 )
@@ -149,19 +154,34 @@ def _configure_logging(**_: object) -> None:
 
 @signals.beat_init.connect
 def _before_beating(sender: Service, **_: object) -> None:
+    _begin(settings.Settings.check_database)
     _guard()
     beat.end_on_signals(sender)
 
 
 @signals.worker_init.connect
 def _before_work(**_: object) -> None:
-    try:
-        settings.check_signing(settings.current())
-    except SettingsError as error:
-        raise SystemExit(log.last_words(str(error))) from None
+    _begin(settings.check_sending)
     _guard()
     _prefetch_by_consumer()
     waiting.worker.begin()
+
+
+def _begin(check: Callable[[settings.Settings], object]) -> None:
+    """What every process of ours does first. Ends it where it could not do its work."""
+    secrecy.clean_for_good()
+    try:
+        check(settings.current())
+    except SettingsError as error:
+        raise SystemExit(log.last_words(str(error))) from None
+    for slip in settings.current().slips():
+        _tell(slip)
+
+
+@cache
+def _tell(slip: str) -> None:
+    """Once: in `up`, beat and worker are one process."""
+    logger.warning("unknown_variable", hint=slip)
 
 
 def _guard() -> None:

@@ -11,12 +11,12 @@ from kombu import Connection
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
-from reelwatch import cli_errors, cli_render, db, history, settings, upstream
+from reelwatch import cli_errors, cli_render, db, history, libpq, settings, trust, upstream
 from reelwatch import cli_options as options
 from reelwatch.accounts import Account
 from reelwatch.answers import ErrorKind, Report
 from reelwatch.board import plain, span
-from reelwatch.errors import ReelwatchError
+from reelwatch.errors import ReelwatchError, SettingsError
 from reelwatch.redaction import shown_url
 
 OK, WARNING, WRONG = "ok", "warning", "wrong"
@@ -87,7 +87,8 @@ def examine() -> Iterator[Check]:
     except ReelwatchError as error:
         yield Check("settings", WRONG, str(error))
         return
-    yield Check("settings", OK, "all values are accepted")
+    yield _settings()
+    yield from _environment(current)
     database = _database(current)
     yield database
     yield _broker(current)
@@ -100,6 +101,30 @@ def examine() -> Iterator[Check]:
     yield _secret(current, figures)
     if figures is not None:
         yield from _backlog(figures)
+
+
+def _settings() -> Check:
+    try:
+        trust.check()
+    except SettingsError as error:
+        return Check("settings", WRONG, str(error))
+    return Check("settings", OK, "all values are accepted")
+
+
+def _environment(current: settings.Settings) -> Iterator[Check]:
+    """What is set and has no effect, and files that others may read."""
+    for slip in current.slips():
+        yield Check("environment", WARNING, slip)
+    if current.sqlite_path is None and (ignored := libpq.ignored(current.database_options())):
+        message = f"{', '.join(ignored)}: not read; DATABASE_URL says it all (?sslmode=require)"
+        yield Check("environment", WARNING, message)
+    for path in current.private_files():
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            message = (
+                f"{path} is open to others ({mode:o}), and prompts and tokens are in it: chmod 600"
+            )
+            yield Check("files", WARNING, message)
 
 
 # ---------------------------------------------------------------- database

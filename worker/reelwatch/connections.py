@@ -30,6 +30,7 @@ from urllib3.exceptions import ProxyError
 from urllib3.util import Url, parse_url
 from urllib3.util.ssl_ import create_urllib3_context
 
+from reelwatch import trust
 from reelwatch.deadline import Deadline, DeadlinePassed, TransferError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -427,10 +428,15 @@ def _origin(text: str) -> Url:
 
 
 def tls_context(verify: bool | str) -> ssl.SSLContext:
-    """Trust the usual authorities, those in a file or directory, or (False) anybody."""
+    """Trust the usual authorities and the environment's, those in a file or folder, or anybody.
+
+    Raises ValueError for what the environment names and can't be read.
+    """
     context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED if verify else ssl.CERT_NONE)
     if verify:
         trusted = DEFAULT_CA_BUNDLE_PATH if verify is True else verify
         kind = "capath" if os.path.isdir(trusted) else "cafile"
         context.load_verify_locations(**{kind: trusted})
+        if verify is True:
+            trust.extend(context)
     return context

@@ -110,7 +110,7 @@ def prepare(environment: MutableMapping[str, str]) -> settings.Settings:
     if current.sqlite_path is not None and not current.webhook_secrets:
         keep_secret(current.sqlite_path)
         secrecy.renew()  # from now on that secret is one to be cut out
-    settings.check_signing(current)
+    settings.check_sending(current)
     return current
 
 

@@ -20,6 +20,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from reelwatch.errors import SettingsError
+from reelwatch.libpq import without_environment
 
 IMPATIENT = "reelwatch_impatient"
 IDLE_SECONDS = 10  # how long PostgreSQL lets a transaction of ours do nothing
@@ -130,7 +131,7 @@ def _threshold(said: str | None) -> int | None:
 
 
 def _connect(args: list[Any], options: dict[str, Any], prepare: int | None) -> PostgresConnection:
-    made = PostgresConnection.connect(*args, **options, autocommit=True)
+    made = PostgresConnection.connect(*args, **without_environment(options), autocommit=True)
     try:
         made.silence = SILENCE_SECONDS
         # A pooler makes up the number that it tells a client at the beginning.

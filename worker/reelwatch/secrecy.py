@@ -124,9 +124,10 @@ def clean_output() -> Iterator[None]:
 
 def clean_for_good() -> None:
     """The same for the rest of this process."""
-    clean = redactor()
-    sys.stdout = CleanStream(sys.stdout, clean)
-    sys.stderr = CleanStream(sys.stderr, clean)
+    if not isinstance(sys.stdout, CleanStream):
+        sys.stdout = CleanStream(sys.stdout, redactor())
+    if not isinstance(sys.stderr, CleanStream):
+        sys.stderr = CleanStream(sys.stderr, redactor())
 
 
 def renew() -> None:

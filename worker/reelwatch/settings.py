@@ -25,7 +25,7 @@ from pydantic import (
 )
 from sqlalchemy.engine import make_url
 
-from reelwatch import naming, spelling, urls
+from reelwatch import naming, spelling, trust, urls
 from reelwatch.accounts import DEFAULT_KEY, Account, check_api_key, check_base_url, read_accounts
 from reelwatch.errors import Refused, SettingsError
 from reelwatch.lifecycle import Rules
@@ -186,6 +186,10 @@ class Settings(BaseModel):
             )
         return self.database
 
+    def check_database(self) -> None:
+        """Raise `SettingsError` where no database is named."""
+        _ = self.database_url
+
     @property
     def sqlite_path(self) -> Path | None:
         """The file of an SQLite database; None for another database or none."""
@@ -193,6 +197,19 @@ class Settings(BaseModel):
         if url is None or url.get_backend_name() != "sqlite":
             return None
         return Path(str(url.database))
+
+    def database_options(self) -> Mapping[str, Any]:
+        """What DATABASE_URL tells PostgreSQL's client library."""
+        url = make_url(self.database_url)
+        return {**url.translate_connect_args(username="user", database="dbname"), **url.query}
+
+    def private_files(self) -> list[Path]:
+        """The files of an SQLite database that are there, its kept secret among them."""
+        path = self.sqlite_path
+        if path is None:
+            return []
+        beside = (path.with_name(path.name + end) for end in ("", "-wal", "-shm"))
+        return [each for each in (*beside, secret_file(path)) if each.exists()]
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -229,14 +246,13 @@ class Settings(BaseModel):
 
     def slips(self) -> Iterator[str]:
         """What to say of variables that look like ours and that nothing reads."""
-        known = {*NAMES, *OTHER_NAMES, *(each.api_key_env for each in self.accounts.values())}
+        known = {*NAMES, *(each.api_key_env for each in self.accounts.values())}
         for name, meant in spelling.slips(os.environ.keys(), known):
             hint = f": is {meant} meant?" if meant else ""
             yield f"{name} is set and nothing reads it{hint}"
 
 
 NAMES = frozenset(str(field.validation_alias) for field in Settings.model_fields.values())
-OTHER_NAMES = frozenset[str]()  # read elsewhere
 # What a process that only hands in ids has no use for. These may be its own: a LOG_LEVEL of another
 # logger, a BROKER_URL of a kind that Reelwatch does not know.
 WORKERS_ONLY = frozenset(
@@ -277,11 +293,13 @@ def _check_accounts(settings: Settings) -> None:
             raise SettingsError(f"WEBHOOK_URL (or an account's webhook_url): {error}") from None
 
 
-def check_signing(settings: Settings) -> None:
-    """Raise `SettingsError` if webhooks are sent by default and nothing is there to sign them with.
+def check_sending(settings: Settings) -> None:
+    """Raise `SettingsError` for what a process lacks that polls and sends webhooks.
 
-    For processes that send them. One that only hands in ids needs no secret.
+    One that only hands in ids needs neither a secret nor anybody's certificates.
     """
+    settings.check_database()
+    trust.check()
     called = any(account.webhook_url for account in settings.accounts.values())
     if called and not settings.secrets:
         raise SettingsError(

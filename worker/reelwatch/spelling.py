@@ -38,8 +38,14 @@ def slips(names: Collection[str], known: Collection[str]) -> Iterator[Slip]:
 
 
 def _meant(name: str, known: Collection[str]) -> str | None:
-    bare = name.partition("_")[2]
-    return next((each for each in (name, bare) if each in known), None) or nearest(name, known)
+    if name in known:
+        return name
+    by_rest = {_rest(each): each for each in known}  # the part in common says nothing
+    return by_rest.get(nearest(_rest(name), by_rest) or "")
+
+
+def _rest(name: str) -> str:
+    return name.partition("_")[2] if name.startswith(_OURS) else name
 
 
 def _twin(name: str) -> str | None:
