@@ -25,8 +25,9 @@ def read(path: str) -> str:
 
 
 def procfile() -> dict[str, str]:
-    lines = (line.partition(":") for line in read("Procfile").splitlines())
-    return {name: command.strip() for name, _, command in lines}
+    """Without `exec`: by it a process gets the signals that are sent to its shell."""
+    line = re.compile(r"^([A-Za-z0-9_-]+):\s*(?:exec )?(.+)$", re.MULTILINE)
+    return dict(line.findall(read("Procfile")))
 
 
 def compose() -> dict[str, Any]:
@@ -67,7 +68,8 @@ class TestCommands:
         ("process", "service"), [("release", "migrate"), ("worker", "worker"), ("beat", "beat")]
     )
     def test_procfile_and_compose_run_the_same(self, process: str, service: str) -> None:
-        assert services()[service]["command"] == procfile()[process]
+        command = procfile()[process].partition(" && ")[0]
+        assert services()[service]["command"] == command
 
     def test_the_image_runs_a_worker_by_itself(self) -> None:
         default: list[str] = yaml.safe_load(dockerfile("CMD")[-1])
