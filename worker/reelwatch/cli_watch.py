@@ -122,7 +122,9 @@ class _Watcher:
 
 
 def _footer(figures: dict[str, Any]) -> Iterator[str]:
-    yield "  ".join(f"{count} {state}" for state, count in figures["jobs"].items() if count)
+    yield "  ".join(
+        f"{history.at_most(count)} {state}" for state, count in figures["jobs"].items() if count
+    )
     if figures["undelivered"]:
         yield f"{figures['undelivered']} events to be told"
     if figures["dead"]:

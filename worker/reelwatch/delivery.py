@@ -24,6 +24,7 @@ from sqlalchemy import (
     bindparam,
     exists,
     insert,
+    literal_column,
     null,
     select,
     update,
@@ -66,6 +67,7 @@ LEASE_MARGIN = 30.0
 THREADS = 64
 TURN_SECONDS = 10.0
 IDLE_AGAIN = 0.5
+IDS_AT_ONCE = 500  # values in one IN list
 EXCERPT_LIMIT = 500  # characters of a response that an attempt keeps
 GONE = 410
 
@@ -156,8 +158,11 @@ def redeliver(
         "delivered_at": None,
         "lease_token": None,
     }
-    statement = update(deliveries).where(*conditions).values(values).returning(deliveries.c.id)
-    return sorted(session.execute(statement).scalars())
+    chosen = _in_order(session, conditions)
+    for start in range(0, len(chosen), IDS_AT_ONCE):
+        these = deliveries.c.id.in_(chosen[start : start + IDS_AT_ONCE])
+        session.execute(update(deliveries).where(these).values(values))
+    return sorted(chosen)
 
 
 # ----------------------------------------------------------------- the turn
@@ -344,6 +349,17 @@ def _chosen(
         yield deliveries.c.created_at >= since
     if until is not None:
         yield deliveries.c.created_at < until
+
+
+def _in_order(session: Session, conditions: Sequence[ColumnElement[bool]]) -> Sequence[str]:
+    """The ids of the events, locked in one order for all; what has been told has an index."""
+    pending = deliveries.c.state == literal_column("'pending'")
+    settled = deliveries.c.state != literal_column("'pending'")
+    found: list[str] = []
+    for part in (pending, settled):
+        query = select(deliveries.c.id).where(*conditions, part).order_by(deliveries.c.id)
+        found += session.scalars(query.with_for_update(key_share=True))
+    return found
 
 
 def _refuse_unknown(session: Session, ids: Sequence[str]) -> None:

@@ -10,7 +10,20 @@ from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Select, Table, func, or_, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Select,
+    Table,
+    and_,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    true,
+    tuple_,
+)
 from sqlalchemy.orm import Session
 
 from reelwatch import db, forecasts, settings
@@ -21,6 +34,7 @@ from reelwatch.models import Job, table_of
 from reelwatch.remaining import FORETOLD, as_json, remaining
 
 Row = dict[str, Any]
+Place = tuple[datetime, int]  # of a job in the order of tracking
 
 jobs: Table = table_of("jobs")
 transitions: Table = table_of("transitions")
@@ -31,6 +45,11 @@ accounts: Table = table_of("accounts")
 heartbeats: Table = table_of("heartbeats")
 destinations: Table = table_of("destinations")
 
+# Every job is in exactly one of these, and each has an index of its rows.
+ENDED = jobs.c.finished_at.is_not(None)
+GIVEN_UP = jobs.c.abandoned_at.is_not(None)
+OPEN_JOBS = and_(jobs.c.next_poll_at.is_not(None), jobs.c.finished_at.is_(None))
+
 # How looks are scheduled and fenced is the worker's own affair and may change with any release.
 INTERNAL = frozenset(
     {
@@ -39,6 +58,7 @@ INTERNAL = frozenset(
         "failures", "destination", "next_slot_at",
     }
 )  # fmt: skip
+COUNT_MOST = 10_000  # counts stop here: what is more is told as this many
 OVERDUE_AFTER = timedelta(seconds=60)  # a look this late is not just waiting for its turn
 IDS_AT_ONCE = 500  # values in one IN list
 
@@ -68,17 +88,26 @@ def list_jobs(
     since: datetime | None = None,
     limit: int | None = 50,
     ids: Sequence[str] | None = None,
+    before: Place | None = None,
 ) -> list[Row]:
-    """Jobs, the newest first. `since` is about when they were tracked; `limit` None means all."""
+    """Jobs, the newest first. `since` is about when they were tracked; `limit` None means all.
+
+    `before`, the `tracked_at` and `id` of the last job of a page, begins the next one.
+    """
+    place = tuple_(jobs.c.tracked_at, jobs.c.id)
     conditions = (
-        state is not None and jobs.c.state == state,
         account is not None and jobs.c.account == account,
         since is not None and jobs.c.tracked_at >= since,
-        ids is not None and jobs.c.video_id.in_(ids),
+        before is not None and place < tuple_(*map(literal, before or ())),
+        ids is not None and _named(session, ids, account),
     )
     query = _where(select(*_public(jobs)), conditions)
-    order = (jobs.c.tracked_at.desc(), jobs.c.id.desc())
-    return _with_etas(session, _rows(session, query.order_by(*order).limit(limit)))
+    query = query.order_by(jobs.c.tracked_at.desc(), jobs.c.id.desc()).limit(limit)
+    if state is not None:
+        parts = [jobs.c.state == state] if ids is not None else _parts_of(State(state))
+    else:
+        parts = [true()] if account is None or ids is not None else [OPEN_JOBS, GIVEN_UP, ENDED]
+    return _with_etas(session, _newest(session, query, parts, limit, "tracked_at"))
 
 
 def live_jobs(
@@ -90,18 +119,22 @@ def live_jobs(
 ) -> list[Row]:
     """For watching: jobs that go on, the newest first, then those that ended last.
 
-    With `lease_token`, which tells that a look is under way. Each half has an index to go by.
+    With `lease_token`, which tells that a look is under way. Each part has an index to go by.
     """
     conditions = (
         account is not None and jobs.c.account == account,
-        ids is not None and jobs.c.video_id.in_(ids),
+        ids is not None and _named(session, ids, account),
     )
     query = _where(select(*_public(jobs), jobs.c.lease_token), conditions)
-    open_ones = query.where(jobs.c.finished_at.is_(None)).order_by(jobs.c.tracked_at.desc())
-    ended_ones = query.where(jobs.c.finished_at.is_not(None)).order_by(jobs.c.finished_at.desc())
-    rows = _rows(session, open_ones.limit(limit))
+    newest = (jobs.c.tracked_at.desc(), jobs.c.id.desc())
+    rows = _rows(session, query.where(OPEN_JOBS).order_by(*newest).limit(limit))
     left = None if limit is None else limit - len(rows)
-    return _with_etas(session, rows + _rows(session, ended_ones.limit(left)))
+    ended = [
+        *_rows(session, query.where(ENDED).order_by(jobs.c.finished_at.desc()).limit(left)),
+        *_rows(session, query.where(GIVEN_UP).order_by(jobs.c.abandoned_at.desc()).limit(left)),
+    ]
+    ended.sort(key=lambda row: row["finished_at"] or row["abandoned_at"], reverse=True)
+    return _with_etas(session, rows + ended[:left])
 
 
 def eta(video_id: str, account: str = "default", session: Session | None = None) -> Eta | None:
@@ -131,17 +164,23 @@ def list_deliveries(
     account: str | None = None,
     state: str | None = None,
     limit: int | None = 50,
+    before: tuple[datetime, str] | None = None,
 ) -> list[Row]:
-    """Events owed or told, the newest first, each with its job's id and its last attempt."""
+    """Events owed or told, the newest first, each with its job's id and its last attempt.
+
+    `before`, the `created_at` and `id` of the last event of a page, begins the next one.
+    """
     columns = (*_public(deliveries), jobs.c.video_id, jobs.c.account)
+    place = tuple_(deliveries.c.created_at, deliveries.c.id)
     conditions = (
-        video_id is not None and jobs.c.video_id == video_id,
+        video_id is not None and _named(session, [video_id], account),
         account is not None and jobs.c.account == account,
-        state is not None and deliveries.c.state == state,
+        before is not None and place < tuple_(*map(literal, before or ())),
     )
     query = _where(select(*columns).join(jobs, jobs.c.id == deliveries.c.job_id), conditions)
-    order = (deliveries.c.created_at.desc(), deliveries.c.id.desc())
-    rows = _rows(session, query.order_by(*order).limit(limit))
+    query = query.order_by(deliveries.c.created_at.desc(), deliveries.c.id.desc()).limit(limit)
+    parts = _delivery_parts(state) if video_id is None else [_in_state(state)]
+    rows = _newest(session, query, parts, limit, "created_at")
     tried = _attempts_of(session, [row["id"] for row in rows])
     return [row | {"last_attempt": _last(tried.get(row["id"]))} for row in rows]
 
@@ -158,24 +197,29 @@ def list_accounts(session: Session) -> list[Row]:
 
 
 def summary(session: Session, now: datetime) -> dict[str, Any]:
-    """How things stand: jobs by state, what is late, what is owed, when the last tick was."""
-    by_state = dict.fromkeys([state.value for state in State], 0)
-    by_state |= _counts(session, jobs.c.state)
-    by_delivery = _counts(session, deliveries.c.state)
+    """How things stand: jobs by state, what is late, what is owed, when the last tick was.
+
+    Nothing is counted beyond `COUNT_MOST`, which then stands for "so many or more".
+    """
+    by_state = {
+        state.value: sum(_count(session, jobs, part) for part in _parts_of(state))
+        for state in State
+    }
+    by_state = {state: min(count, COUNT_MOST) for state, count in by_state.items()}
     tick = session.execute(
         select(heartbeats.c.at).where(heartbeats.c.name == "tick")
     ).scalar_one_or_none()
     return {
         "jobs": by_state,
-        "open": sum(by_state[state] for state in OPEN),
-        "abandoned": _count(session, jobs.c.abandoned_at.is_not(None)),
+        "open": min(COUNT_MOST, sum(by_state[state] for state in OPEN)),
+        "abandoned": _count(session, jobs, GIVEN_UP),
         "overdue": _overdue(session, now),
         "resting": _resting(session, now),
-        "undelivered": by_delivery.get("pending", 0),
+        "undelivered": _count(session, deliveries, deliveries.c.state == "pending"),
         "undelivered_webhooks": _count(
-            session, deliveries.c.state == "pending", deliveries.c.channel == "webhook"
+            session, deliveries, deliveries.c.state == "pending", deliveries.c.channel == "webhook"
         ),
-        "dead": by_delivery.get("dead", 0),
+        "dead": _count(session, deliveries, *_delivery_parts("dead")),
         "resting_receivers": _resting_receivers(session),
         "last_tick_at": tick,
         "last_tick_age_seconds": None if tick is None else (now - tick).total_seconds(),
@@ -188,8 +232,17 @@ def _resting_receivers(session: Session) -> list[str]:
     return list(session.execute(open_ones.order_by(destinations.c.name)).scalars())
 
 
+def at_most(count: int) -> str:
+    """A count of `summary`, as people read it."""
+    return f"{count}+" if count >= COUNT_MOST else str(count)
+
+
 def changes(
-    session: Session, after: int, ids: Sequence[str] | None = None, account: str | None = None
+    session: Session,
+    after: int,
+    ids: Sequence[str] | None = None,
+    account: str | None = None,
+    limit: int | None = None,
 ) -> list[Row]:
     """The transitions with an id above `after`, oldest first, each with its job's present data."""
     columns = (
@@ -198,11 +251,11 @@ def changes(
     )  # fmt: skip
     conditions = (
         transitions.c.id > after,
-        ids is not None and jobs.c.video_id.in_(ids),
+        ids is not None and _named(session, ids, account),
         account is not None and jobs.c.account == account,
     )
     query = _where(select(*columns).join(jobs, jobs.c.id == transitions.c.job_id), conditions)
-    return _rows(session, query.order_by(transitions.c.id))
+    return _rows(session, query.order_by(transitions.c.id).limit(limit))
 
 
 def with_etas_now(session: Session, changed: Sequence[Row]) -> list[Row]:
@@ -231,6 +284,50 @@ def ended(job: Mapping[str, Any]) -> bool:
 
 def _public(table: Table) -> list[Column[Any]]:
     return [column for column in table.c if column.name not in INTERNAL]
+
+
+def _named(session: Session, ids: Sequence[str], account: str | None) -> ColumnElement[bool]:
+    """The jobs of these ids, of one account or any: by the key, which begins with the account."""
+    names = [account] if account is not None else session.scalars(select(accounts.c.name)).all()
+    return and_(jobs.c.account.in_(names), jobs.c.video_id.in_(ids))
+
+
+def _parts_of(state: State) -> list[ColumnElement[bool]]:
+    """The jobs in a state, as parts with an index each."""
+    alike = jobs.c.state == state
+    if state in FINAL:
+        return [and_(ENDED, alike)]
+    return [and_(OPEN_JOBS, alike), *([GIVEN_UP] if state is State.EXPIRED else [])]
+
+
+def _delivery_parts(state: str | None) -> list[ColumnElement[bool]]:
+    states = ("pending", "delivered", "dead") if state is None else (state,)
+    # Said twice, for SQLite knows by the very words that an index holds the rows.
+    settled = deliveries.c.state != literal_column("'pending'")
+    return [
+        deliveries.c.state == literal_column("'pending'")
+        if each == "pending"
+        else and_(deliveries.c.state == each, settled)
+        for each in states
+    ]
+
+
+def _in_state(state: str | None) -> ColumnElement[bool]:
+    return true() if state is None else deliveries.c.state == state
+
+
+def _newest(
+    session: Session,
+    query: Select[Any],
+    parts: Sequence[ColumnElement[bool]],
+    limit: int | None,
+    time: str,
+) -> list[Row]:
+    """The first rows of all parts, by that time and the id, the last first."""
+    rows = [row for part in parts for row in _rows(session, query.where(part))]
+    if len(parts) > 1:
+        rows.sort(key=lambda row: (row[time], row["id"]), reverse=True)
+    return rows[:limit]
 
 
 def _where(query: Select[Any], conditions: Iterable[ColumnElement[bool] | bool]) -> Select[Any]:
@@ -292,25 +389,23 @@ def _last(rows: Sequence[Row] | None) -> Row | None:
     return rows[-1] if rows else None
 
 
-def _counts(session: Session, column: Column[Any]) -> dict[str, int]:
-    query = select(column, func.count()).group_by(column)
-    return {row[0]: row[1] for row in session.execute(query)}
-
-
-def _count(session: Session, *conditions: ColumnElement[bool]) -> int:
-    return session.execute(select(func.count()).where(*conditions)).scalar_one()
+def _count(session: Session, table: Table, *conditions: ColumnElement[bool]) -> int:
+    few = select(literal(1)).select_from(table).where(*conditions).limit(COUNT_MOST).subquery()
+    return session.execute(select(func.count()).select_from(few)).scalar_one()
 
 
 def _overdue(session: Session, now: datetime) -> int:
     """Jobs whose look is late though their account may ask."""
     may_ask = or_(accounts.c.paused_until.is_(None), accounts.c.paused_until <= now)
-    query = (
-        select(func.count())
+    late = (
+        select(literal(1))
         .select_from(jobs)
         .join(accounts, accounts.c.name == jobs.c.account)
         .where(jobs.c.next_poll_at < now - OVERDUE_AFTER, may_ask)
+        .limit(COUNT_MOST)
+        .subquery()
     )
-    return session.execute(query).scalar_one()
+    return session.execute(select(func.count()).select_from(late)).scalar_one()
 
 
 def _resting(session: Session, now: datetime) -> list[Row]:
@@ -320,7 +415,7 @@ def _resting(session: Session, now: datetime) -> list[Row]:
 
 
 def _unknown(session: Session, video_id: str, account: str) -> str:
-    query = select(jobs.c.account).where(jobs.c.video_id == video_id).order_by(jobs.c.account)
+    query = select(jobs.c.account).where(_named(session, [video_id], None)).order_by(jobs.c.account)
     others = [repr(name) for name in session.execute(query).scalars()]
     hint = f"; it is for {', '.join(others)} (--account)" if others else ""
     return f"no job {video_id!r} is tracked for the account {account!r}{hint}"

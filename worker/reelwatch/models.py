@@ -90,6 +90,14 @@ def _of(column: str) -> ForeignKey:
     return ForeignKey(HERE.reference(column), ondelete="CASCADE")
 
 
+def _index(name: str, *columns: str, where: str) -> Index:
+    """An index of the rows for which the condition holds."""
+    condition = text(where)
+    return Index(
+        HERE.constraint(name), *columns, postgresql_where=condition, sqlite_where=condition
+    )
+
+
 class Account(Base):
     """One upstream key's standing: the rate now in force, and whether it rests."""
 
@@ -204,7 +212,11 @@ class Job(Base):
             sqlite_where=text("upstream_id IS NOT NULL"),
         ),
         Index(HERE.constraint("ix_jobs_tracked_at"), "tracked_at"),
-        Index(HERE.constraint("ix_jobs_finished_at"), "finished_at"),
+        # Those of what has ended hold no job that is still polled: each poll writes all indexes.
+        _index("ix_jobs_ended_at", "finished_at", where="finished_at IS NOT NULL"),
+        _index("ix_jobs_ended_state", "state", "tracked_at", where="finished_at IS NOT NULL"),
+        _index("ix_jobs_ended_account", "account", "tracked_at", where="finished_at IS NOT NULL"),
+        _index("ix_jobs_abandoned_at", "abandoned_at", where="abandoned_at IS NOT NULL"),
         Index(  # the newest of a kind, to learn from
             HERE.constraint("ix_jobs_kind_finished_at"),
             "account",
@@ -290,12 +302,8 @@ class Delivery(Base):
             "(state = 'delivered') = (delivered_at IS NOT NULL)", name="delivered_has_time"
         ),
         CheckConstraint("lease_token IS NULL OR state = 'pending'", name="lease_is_pending"),
-        Index(
-            HERE.constraint("ix_deliveries_due"),
-            "next_attempt_at",
-            postgresql_where=text("state = 'pending'"),
-            sqlite_where=text("state = 'pending'"),
-        ),
+        _index("ix_deliveries_due", "next_attempt_at", where="state = 'pending'"),
+        _index("ix_deliveries_settled", "state", "created_at", where="state <> 'pending'"),
     )
 
 
