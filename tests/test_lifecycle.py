@@ -27,6 +27,7 @@ from reelwatch.lifecycle import (
     abandon_at,
     cancelled,
     decide,
+    overdue,
     reopened,
 )
 from reelwatch.schedule import until_next_look, until_next_try, until_slow_look
@@ -817,6 +818,27 @@ class TestCancelled:
     @pytest.mark.parametrize("state", sorted(FINAL))
     def test_a_job_that_has_ended_stays_as_it_is(self, state: State) -> None:
         assert cancelled(job(state)) is None
+
+
+class TestOverdue:
+    @pytest.mark.parametrize("state", [State.PENDING, State.RUNNING])
+    def test_a_deadline_that_passed_unseen_is_told_with_the_reason(self, state: State) -> None:
+        found = overdue(job(state), LATE, "its account rests", RULES)
+        assert found is not None
+        assert (found.state, found.event, found.expired_at) == (
+            State.EXPIRED,
+            EventType.EXPIRED,
+            LATE,
+        )
+        assert found.failure is not None
+        assert found.failure.message == f"{DEADLINE.message}: its account rests"
+        assert found.due == when("slow", LATE)
+
+    @pytest.mark.parametrize("state", sorted(State))
+    def test_none_is_told_early_twice_or_after_the_end(self, state: State) -> None:
+        assert overdue(job(state), DEADLINE_AT - MICROSECOND, "", RULES) is None
+        told_before = state is State.EXPIRED or state in FINAL
+        assert (overdue(job(state), DEADLINE_AT, "", RULES) is None) == told_before
 
 
 class TestReopened:

@@ -60,11 +60,11 @@ def clean(value: Json, depth: int = 0) -> Json:
     return value
 
 
-def bounded(value: Json) -> Json:
-    """The cleaned value, or an excerpt of it where it is too large to keep."""
+def bounded(value: Json, limit: int = BODY_LIMIT) -> Json:
+    """The cleaned value, or an excerpt of it where it has more than `limit` characters as JSON."""
     cleaned = clean(value)
     text = json.dumps(cleaned, ensure_ascii=False)
-    if len(text) <= BODY_LIMIT:
+    if len(text) <= limit:
         return cleaned
     return {"truncated": True, "characters": len(text), "excerpt": text[:4_000]}
 

@@ -180,6 +180,17 @@ def cancelled(job: Job) -> Decision | None:
     return Decision(State.CANCELLED, job.status, None, step=True, expired_at=job.expired_at)
 
 
+def overdue(job: Job, now: datetime, why: str, rules: Rules) -> Decision | None:
+    """The decision that tells of a deadline which passed while nobody could look, and `why`.
+
+    None where it has not passed, or has been told.
+    """
+    if job.final or job.state is State.EXPIRED or now < job.deadline_at:
+        return None
+    decision = _still_open(job, job.state, job.status, now, why, over=False)
+    return replace(decision, due=_slow_due(job, now, rules, 0.5))
+
+
 def reopened(job: Job, now: datetime) -> Decision | None:
     """The decision that takes up a job again: `expired`, `cancelled`, or `failed` as `not_found`.
 

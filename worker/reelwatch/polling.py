@@ -97,6 +97,20 @@ CHOSEN = (
     .with_for_update(skip_locked=True, key_share=True)
 )
 
+OVERDUE_MOST = 500
+OVERDUE = (
+    select(jobs)
+    .where(
+        jobs.c.account == bindparam("name"),
+        jobs.c.next_poll_at <= bindparam("now"),
+        jobs.c.deadline_at <= bindparam("now"),
+        jobs.c.state.in_([lifecycle.State.PENDING, lifecycle.State.RUNNING]),
+    )
+    .order_by(jobs.c.next_poll_at, jobs.c.id)
+    .limit(OVERDUE_MOST)
+    .with_for_update(skip_locked=True, key_share=True)
+)
+
 Asker = Callable[[Configured, str, datetime], upstream.Look]
 
 
@@ -261,6 +275,8 @@ def claim(
     if row["paused_until"] is not None and row["paused_until"] > clock.now:
         return fanout.Batch([], (row["paused_until"] - clock.now).total_seconds())
     probe = row["pause_reason"] is not None
+    if probe:
+        _tell_overdue(session, account.name, row["pause_reason"], clock.now)
     values = _rate_now(row, account, clock.now)
     distance = timedelta(seconds=(1 + SLACK) / values["requests_per_second"])
     first = max(clock.now + timedelta(seconds=lead), row["next_slot_at"] or clock.now)
@@ -337,6 +353,19 @@ def _slots_within(wait: timedelta, distance: timedelta, horizon: float) -> int:
     """How many slots, the first of them after `wait`, open within the horizon."""
     ahead = timedelta(seconds=horizon) - wait
     return int(ahead / distance) + 1 if ahead >= timedelta(0) else 0
+
+
+def _tell_overdue(session: Session, name: str, reason: str, now: datetime) -> None:
+    """Expire the due jobs of an account that rests: but for one at a time nobody looks at them."""
+    rows = session.execute(OVERDUE, {"name": name, "now": now}).mappings().all()
+    why = f"its account rests, {reason}"
+    jobs_now = [dict(row) for row in rows]
+    rules = lifecycle.Rules()
+    decided = [(job, lifecycle.overdue(ledger.job_of(job), now, why, rules)) for job in jobs_now]
+    changes = [ledger.Change(job, decision) for job, decision in decided if decision]
+    if changes:
+        ledger.write(session, changes, now)
+        log.info("expired_at_rest", account=name, count=len(changes))
 
 
 def _take(
@@ -545,6 +574,7 @@ def _pause_keyless(settings: Settings, name: str, account: Configured | None) ->
         until = db.now(session) + timedelta(seconds=schedule.PAUSE_FIRST)
         values = {"paused_until": until, "pause_reason": reason}
         session.execute(update(accounts).where(accounts.c.name == name).values(values))
+        _tell_overdue(session, name, reason, db.now(session))
     log.warning("account_paused", account=name, reason=reason, until=until.isoformat())
 
 
