@@ -102,6 +102,7 @@ class TestBody:
                     "etc., has been rejected by google, please change your prompt or images and "
                     "try again",
                 ],
+                "answer": report.body,
                 "late": False,
                 "metadata": {},
                 "tracked_at": "2026-02-06T03:54:43.000000Z",
@@ -112,6 +113,24 @@ class TestBody:
                 "polls": 17,
             },
         }
+
+    @pytest.mark.parametrize("event", list(EventType))
+    def test_upstreams_own_answer_goes_with_an_end(self, event: EventType) -> None:
+        report = sample("veo-completed", VEO)
+        data = body(event, TRACKED, ENDED, report, None)["data"]
+        told = event in (EventType.COMPLETED, EventType.FAILED, EventType.UPDATED)
+        assert data["answer"] == (report.body if told else None)
+        assert body(event, TRACKED, ENDED, None, None)["data"]["answer"] is None
+
+    @pytest.mark.parametrize(("letter", "fits"), [("x", 16_000), ("忙", 5_300)])
+    def test_an_answer_that_is_too_large_is_told_in_excerpts(self, letter: str, fits: int) -> None:
+        for length, truncated in ((fits, False), (fits + 400, True), (3 * fits, True)):
+            answer = {"id": VEO, "status": "completed", "note": letter * length}
+            report = interpret(VEO, 200, {}, json.dumps(answer).encode(), TRACKED)
+            assert isinstance(report, Report)
+            told = body(EventType.COMPLETED, TRACKED, ENDED, report, None)["data"]["answer"]
+            assert told.get("truncated", False) is truncated
+            assert len(json.dumps(told, ensure_ascii=False).encode()) <= 16_384
 
     def test_of_a_failure_says_why(self) -> None:
         asked = "sora-2:6b3a5cab-441b-4a59-a6d9-d9c4699a9da2"

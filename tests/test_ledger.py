@@ -533,6 +533,7 @@ class TestEvents:
                 "enhanced_prompt": "A calm sea",
                 "error": None,
                 "upstream_errors": ["[403] Request failed"],
+                "answer": DONE.body,
                 "late": False,
                 "metadata": {"order": 7},
                 "tracked_at": "2026-02-06T04:00:00.000000Z",

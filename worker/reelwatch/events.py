@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from reelwatch.answers import Failure, Report
+from reelwatch.answers import Failure, Report, bounded
 from reelwatch.curves import Eta
 from reelwatch.errors import Refused
 from reelwatch.lifecycle import EventType
@@ -18,6 +18,8 @@ from reelwatch.remaining import as_json
 SHORT_NAMES: Mapping[str, EventType] = {
     event.value.removeprefix("video."): event for event in EventType
 }
+ENDS_TOLD = frozenset({EventType.COMPLETED, EventType.FAILED, EventType.UPDATED})
+ANSWER_LIMIT = 16_384  # bytes of upstream's answer that an event holds
 DEFAULT_EVENTS = ("completed", "failed", "expired")
 
 
@@ -83,6 +85,7 @@ def body(
             **_result(report),
             "error": _error(failure),
             "upstream_errors": list(report.errors) if report else [],
+            "answer": _answer(report) if report and event in ENDS_TOLD else None,
             "late": subject.late,
             "metadata": dict(subject.metadata),
             "tracked_at": timestamp(subject.tracked_at),
@@ -113,6 +116,13 @@ def duration_seconds(subject: Subject) -> float | None:
 def timestamp(at: datetime | None) -> str | None:
     """ISO 8601 in UTC with microseconds and `Z`."""
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if at else None
+
+
+def _answer(report: Report) -> Any:
+    """Upstream's own JSON as it came, or, where it is too large, an excerpt of it."""
+    answer = bounded(report.body, ANSWER_LIMIT)
+    size = len(json.dumps(answer, ensure_ascii=False).encode())
+    return answer if size <= ANSWER_LIMIT else bounded(report.body, 0)
 
 
 def _result(report: Report | None) -> dict[str, Any]:
