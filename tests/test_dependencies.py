@@ -14,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.outside import lowest
 from tests.processes import ROOT, UNCOUNTED, plain_environment
 
 PACKAGE = ROOT / "worker" / "reelwatch"
@@ -156,3 +157,15 @@ def test_every_dependency_is_needed() -> None:
     }
     declared = {canonicalize_name(each.name) for each in DECLARED}
     assert declared - used - needed_by_others == set()
+
+
+def test_every_dependency_has_a_lowest_version_that_ci_runs_with() -> None:
+    pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, pinned_lowest())}
+    for each in DECLARED:
+        [bound] = [one for one in each.specifier if one.operator == ">="]
+        assert str(pins[canonicalize_name(each.name)].specifier) == f"=={bound.version}"
+
+
+def pinned_lowest() -> Iterator[str]:
+    lines = (line.partition("#")[0].strip() for line in lowest.constraints())
+    return (line for line in lines if line)

@@ -266,7 +266,7 @@ def load(names: Collection[str] = NAMES) -> Settings:
     try:
         settings = Settings.model_validate(given)
     except ValidationError as error:
-        raise SettingsError(_explain(error)) from None
+        raise SettingsError(_explain(error, given)) from None
     _check_accounts(settings)
     _check_place()
     return settings
@@ -340,14 +340,15 @@ SECRET_VARIABLES = frozenset(
 )
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, given: Mapping[str, str]) -> str:
     """One line for the first wrong value; secrets and URLs with passwords stay unnamed."""
     first = error.errors()[0]
     accepted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if not first["loc"]:
         return accepted
     name = str(first["loc"][0])
+    value = given[name]  # as it was written; pydantic has some of them converted already
     # A URL with a password is wrong everywhere, and shown nowhere.
-    hidden = name in SECRET_VARIABLES or "@" in str(first["input"])
-    shown = "(not shown)" if hidden else repr(first["input"])
+    hidden = name in SECRET_VARIABLES or "@" in value
+    shown = "(not shown)" if hidden else repr(value)
     return f"{name}={shown}: accepted: {accepted}"
