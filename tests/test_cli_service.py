@@ -203,7 +203,8 @@ def test_a_healthy_installation_is_all_green(healthy: pytest.MonkeyPatch, sandbo
     lines = result.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == [
         "✓ settings", "✓ database", "✓ broker", "✓ tick", "✓ account default",
-        "✓ webhook secret", "✓ dead events", "✓ receivers", "✓ looks",
+        "✓ webhook secret", "✓ dead events", "✓ receivers", "✓ looks", "✓ waiting ids",
+        "✓ refused messages",
     ]  # fmt: skip
     assert result.stderr == ""
     assert sandbox.stats()["requests"] == 1

@@ -72,6 +72,7 @@ GROUPS = {
         "connections",
         "deadline",
         "beat",
+        "broker_check",
         "messages",
         "tls",
         "redis_queue",

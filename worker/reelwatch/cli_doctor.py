@@ -1,17 +1,26 @@
 """`reelwatch doctor`: is everything there that looking and telling need? And if not, what to do."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
-from kombu import Connection
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
-from reelwatch import cli_errors, cli_render, db, history, libpq, settings, trust, upstream
+from reelwatch import (
+    broker_check,
+    cli_errors,
+    cli_render,
+    db,
+    history,
+    intake,
+    libpq,
+    settings,
+    trust,
+    upstream,
+)
 from reelwatch import cli_options as options
 from reelwatch.accounts import Account
 from reelwatch.answers import ErrorKind, Report
@@ -27,7 +36,7 @@ SIGNS: Mapping[str, tuple[str, str]] = {
 }
 
 TICK_SECONDS = 15.0  # a tick comes every second; workers start to do without after this
-BROKER_SECONDS = 3
+REFUSALS_SHOWN = 5
 NO_SUCH_ID = "reelwatch-doctor"  # what an account is asked about: no model makes such ids
 REFUSED = {
     ErrorKind.UNAUTHORIZED: "refuses the key: check {env}",
@@ -91,7 +100,7 @@ def examine() -> Iterator[Check]:
     yield from _environment(current)
     database = _database(current)
     yield database
-    yield _broker(current)
+    yield from _broker(current)
     figures, standing = _read(current) if database.status == OK else (None, {})
     if figures is not None:
         yield _tick(current, figures)
@@ -101,6 +110,7 @@ def examine() -> Iterator[Check]:
     yield _secret(current, figures)
     if figures is not None:
         yield from _backlog(figures)
+        yield from _intake(current)
 
 
 def _settings() -> Check:
@@ -165,22 +175,40 @@ def _read(current: settings.Settings) -> tuple[dict[str, Any] | None, dict[str, 
 # ------------------------------------------------------------------ broker
 
 
-def _broker(current: settings.Settings) -> Check:
+def _broker(current: settings.Settings) -> Iterator[Check]:
     if current.in_memory:
-        return Check("broker", OK, "in memory: for `reelwatch up` alone (BROKER_URL is not set)")
-    quick = {"socket_timeout": BROKER_SECONDS, "socket_connect_timeout": BROKER_SECONDS}
-    transport = quick if current.broker.startswith("redis") else {}
-    connection = Connection(
-        current.broker, connect_timeout=BROKER_SECONDS, transport_options=transport
-    )
+        yield Check("broker", OK, "in memory: for `reelwatch up` alone (BROKER_URL is not set)")
+        return
     where = shown_url(current.broker)
     try:
-        with closing(connection):
-            connection.ensure_connection(max_retries=1, timeout=BROKER_SECONDS)
-    except Exception as error:  # each transport's client raises errors of its own
-        said = str(error) or type(error).__name__
-        return Check("broker", WRONG, f"{where} can't be reached: {said}")
-    return Check("broker", OK, where)
+        found = broker_check.examine(current.broker)
+    except broker_check.Unreachable as error:
+        yield Check("broker", WRONG, f"{where} can't be reached: {error}")
+        return
+    yield Check("broker", OK, where)
+    for each in found:
+        yield Check(f"broker {each.what}", WRONG if each.wrong else WARNING, each.message)
+
+
+def _intake(current: settings.Settings) -> Iterator[Check]:
+    """What producers sent and could not be taken in."""
+    with db.reading(current.database_url) as session:
+        now = db.now(session)
+        waiting = intake.waiting(session)
+        refused = intake.refused_since(session, now - timedelta(days=1))
+    for held in waiting:
+        since = span((now - held.since).total_seconds())
+        found = f"{held.count} since {since}, as {held.example} for the account {held.account}"
+        yield Check("waiting ids", WRONG, f"{found} ({held.worker}): {held.reason}")
+    if not waiting:
+        yield Check("waiting ids", OK, "none waits for a configuration")
+    for row in refused[:REFUSALS_SHOWN]:
+        shown = f", as {row.video_id}" if row.video_id else ""
+        ago = span((now - row.last_at).total_seconds())
+        found = f"{row.count}{shown}, the last {ago} ago"
+        yield Check("refused messages", WARNING, f"{found} ({row.task}): {row.reason}")
+    if not refused:
+        yield Check("refused messages", OK, "none in the last day")
 
 
 def _tick(current: settings.Settings, figures: Mapping[str, Any]) -> Check:

@@ -52,6 +52,7 @@ class Consumer(consumer.Consumer):
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Give the connection up, and try again in a while: also what is full answers at once."""
+        logger.warning("broker_refuses", error=_shown(exc))
         with warnings.catch_warnings():  # of a setting made on purpose, each time several lines
             warnings.simplefilter("ignore")
             super().on_connection_error_after_connected(exc)
