@@ -6,6 +6,7 @@ stands beside these, and neither sees the other's.
 
 from alembic import context
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from reelwatch import adoption, db
 from reelwatch.alembic_filter import is_ours
@@ -36,7 +37,10 @@ def run(connection: Connection) -> None:
         if adopted is not None:
             context.get_context().stamp(context.script, adopted)
             notes.append(adoption.take_over(connection, adopted))
-        context.run_migrations()
+        try:
+            context.run_migrations()
+        except DBAPIError as error:
+            raise adoption.name_taken(error) or error from None
         if not context.get_context().get_current_heads():
             adoption.forget(connection)
 

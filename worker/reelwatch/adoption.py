@@ -19,7 +19,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from reelwatch.errors import NotOurs
 from reelwatch.models import Base
@@ -92,6 +92,16 @@ def take_over(connection: Connection, revision: str) -> str:
     return (
         f"{adopted}; {OLD_VERSION_TABLE} stays as it is, for it may be another project's: "
         "Reelwatch does not read it any more"
+    )
+
+
+def name_taken(error: DBAPIError) -> NotOurs | None:
+    """The refusal, if a step failed because a name that it needs is somebody else's."""
+    reason = str(error.orig).strip().splitlines()[0]
+    return (
+        NotOurs(_refusal("a name that Reelwatch needs", reason))
+        if "already exists" in reason
+        else None
     )
 
 
