@@ -179,6 +179,18 @@ def test_names_are_numbered_and_given_back() -> None:
 # ----------------------------------------------------------------- concurrency
 
 
+def test_children_share_their_parents_memory() -> None:
+    """What is there before they are forked is not the collector's any more, which would copy it."""
+    code = "import gc; from reelwatch.celery import app; from celery import signals\n"
+    code += "signals.worker_init.send(sender=type('Node', (), {'concurrency': 5}))\n"
+    code += "from reelwatch import fanout; print(gc.get_freeze_count() > 10_000, fanout.places)"
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True,
+        env={**os.environ, "BROKER_URL": "redis://h/0", "DATABASE_URL": "sqlite:////no/x.db"},
+    )  # fmt: skip
+    assert said.stdout.endswith("True 5\n")
+
+
 @pytest.mark.parametrize(
     ("quota", "expected"),
     [("max 100000", 6), ("150000 100000", 1), ("300000 100000", 3), ("50000 100000", 1),

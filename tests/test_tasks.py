@@ -396,6 +396,28 @@ def test_a_worker_starts_standby_and_stops_it(monkeypatch: pytest.MonkeyPatch) -
     assert not standby._thread.is_alive()
 
 
+def test_what_standby_has_under_way_is_finished_before_its_worker_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its thread would end with the process, and the answers with it."""
+    standby, began, written = tasks.Standby(), threading.Event(), threading.Event()
+
+    def look() -> bool:
+        began.set()
+        time.sleep(0.2)
+        written.set()
+        return True
+
+    monkeypatch.setattr(standby, "look", look)
+    monkeypatch.setattr(tasks, "STANDBY_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(tasks, "TICK_MISSED_SECONDS", 0.0)
+    monkeypatch.setattr(tasks, "standby", standby)
+    standby.start()
+    assert began.wait(30)
+    tasks._Standing(None).stop(None)
+    assert written.is_set()
+
+
 # ------------------------------------------------------------------ the app
 
 
