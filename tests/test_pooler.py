@@ -268,7 +268,10 @@ def test_of_several_hosts_the_writable_one_is_taken(
     servers: tuple[OwnPostgresServer, OwnPostgresServer], ports: bool
 ) -> None:
     primary, standby = servers
-    url = make_url(primary.create_database())
+    address = primary.create_database()
+    db.migrate(address)
+    db.dispose()
+    url = make_url(address)
     hosts = f"127.0.0.1:{standby.port},127.0.0.1:{primary.port}"
     if not ports:
         hosts = f"127.0.0.1,localhost:{primary.port}"

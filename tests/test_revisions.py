@@ -1,7 +1,9 @@
 """A program and a database of different releases: older tables are waited for, newer ones do."""
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +12,10 @@ from sqlalchemy import text
 
 from reelwatch import cli_doctor, db, tracking
 from reelwatch.sandbox import scripted_id
+from tests.commands import command_environment, done, run
 from tests.environment import configured
 from tests.fleet import BEAT, START_SECONDS, WORKER, fleet
-from tests.servers import PostgresServer, eventually, process
+from tests.servers import PostgresServer, eventually
 
 FOREVER = scripted_id("grok", "forever", 1, "a")
 TELL = "run `reelwatch migrate`"
@@ -62,19 +65,22 @@ def test_a_worker_of_the_release_before_goes_on(
 
 
 @pytest.mark.parametrize("revision", ["base", "reelwatch_0001"])
-def test_producers_and_commands_are_told_in_a_line(empty_database_url: str, revision: str) -> None:
-    db.migrate(empty_database_url, revision) if revision != "base" else None
-    for use in (db.transaction, db.reading, db.at_once):
-        with pytest.raises(db.NotMigrated, match=TELL), use(empty_database_url):
-            pass
-    with process(["reelwatch", "list", "--json"], {"DATABASE_URL": empty_database_url}) as child:
-        assert child.wait(60) == 1
-        assert TELL in child.output
-        assert len(child.output.splitlines()) == 1
-    db.migrate(empty_database_url)
-    with process(["reelwatch", "list", "--json"], {"DATABASE_URL": empty_database_url}) as child:
-        assert child.wait(60) == 0
-        assert json.loads(child.output) == []
+def test_producers_and_commands_are_told_in_a_line(
+    empty_database_url: str, revision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if revision != "base":
+        db.migrate(empty_database_url, revision)
+    with command_environment(empty_database_url, tmp_path, monkeypatch):
+        with pytest.raises(db.NotMigrated, match=TELL):
+            tracking.track("grok:1")
+        for use in (db.transaction, db.reading, db.at_once):
+            with pytest.raises(db.NotMigrated, match=TELL), use(empty_database_url):
+                pass
+        listed = run("list", "--json")
+        assert listed.exit_code == 1
+        assert re.fullmatch(rf"reelwatch: the database is at .*: {TELL}\n", listed.stderr)
+        db.migrate(empty_database_url)
+        assert json.loads(done("list", "--json")) == []
 
 
 def test_the_scripts_names_tell_the_newest_revision(database_url: str) -> None:
