@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -279,3 +280,24 @@ def test_of_several_hosts_the_writable_one_is_taken(
     normal = normal_database_url(several).render_as_string(hide_password=False)
     with connections_closed(normal), db.reading(normal) as session:
         assert session.execute(text("SHOW port")).scalar_one() == str(primary.port)
+
+
+def test_a_transaction_that_goes_no_further_ends_also_after_many_rows(
+    postgresql_url: str, pooled_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is cut off in the middle of one must not keep its locks."""
+    limit = postgresql.IDLE_LIMIT.replace(f"{postgresql.IDLE_SECONDS}s", "1s")
+    monkeypatch.setattr(postgresql, "IDLE_LIMIT", limit)
+    with db.transaction(postgresql_url) as session:
+        session.execute(text("CREATE TABLE numbers (n integer)"))
+
+    def has_ended(pid: int) -> bool:
+        return not as_another(postgresql_url, f"SELECT FROM pg_stat_activity WHERE pid = {pid}")
+
+    for url in (postgresql_url, pooled_url):
+        db.dispose()
+        with contextlib.suppress(DBAPIError), db.transaction(url) as session:
+            pid = session.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            session.execute(text("INSERT INTO numbers VALUES (:n)"), [{"n": 1}, {"n": 2}])
+            eventually(partial(has_ended, pid), 20, "the session's end")
+    assert as_another(postgresql_url, "SELECT n FROM numbers") == []

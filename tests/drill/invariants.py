@@ -61,7 +61,8 @@ def looks_by_id(drill: Drill) -> dict[str, list[float]]:
 def wrong_waits(drill: Drill) -> Iterator[str]:
     """No transaction stays open while something other than the database is waited for."""
     if drill.idle_longest > IDLE_TRANSACTION_LIMIT:
-        yield f"a transaction was held open, idle, for {drill.idle_longest:.1f} s"
+        after = f" after {drill.idle_after!r}"
+        yield f"a transaction was held open, idle, for {drill.idle_longest:.1f} s{after}"
 
 
 def producer_harmed(

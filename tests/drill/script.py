@@ -14,7 +14,7 @@ from tests.fleet import BEAT, WORKER, scripted_ids, violations
 from tests.servers import eventually
 
 ORDERS = 4  # of the producer's, before each fault; one of them is rolled back
-KILLS = 14  # of workers and beats, at random
+KILLS = 10  # of workers and beats, at random
 TWICE = ("kill_after_answer",)
 LONG_TASKS = (0.7, 0.8, 1.0)  # how long they take, of the longest
 LEADING = 6  # faults of other kinds among those that befall the producer's broker as well

@@ -60,7 +60,8 @@ class Drill:
     cancelled: set[str] = field(default_factory=set)
     pooled: list[Process] = field(default_factory=list)
     reaction: Callable[[Received], Reaction] | None = None
-    idle_longest: float = 0.0
+    idle_longest: float = 0.0  # seconds
+    idle_after: str = ""  # the statement after which it was idle
     someone_frozen: bool = False
     over: threading.Event = field(default_factory=threading.Event)
     fleet: Fleet = field(init=False)
@@ -140,10 +141,15 @@ class Drill:
         return time.time() - began
 
     def thrown_away(self, but: Collection[str]) -> int:
-        """How many looks upstream has seen of which nothing is written (yet), `but` for these."""
-        seen = sum(look.video_id not in but for look in self.fleet.sandbox.looks())
+        """How many looks upstream has seen of which nothing will be written, `but` for these."""
         written = "SELECT coalesce(sum(polls), 0) FROM jobs WHERE video_id <> ALL(:but)"
-        return seen - int(self.fleet.rows(written, but=list(but))[0][0])
+
+        def unwritten() -> int:
+            polls = int(self.fleet.rows(written, but=list(but))[0][0])
+            return sum(look.video_id not in but for look in self.fleet.sandbox.looks()) - polls
+
+        # Some are under way to the database at any moment; at the quietest of several, hardly any.
+        return min(unwritten() for _ in range(20) if not self.over.wait(0.2))
 
     def count_deadlocks(self) -> None:
         """There must have been none at the server that is in charge."""
@@ -163,18 +169,21 @@ class Drill:
 
     def watch_transactions(self) -> None:
         """Note the longest that any transaction of ours waited for what is not the database."""
+        # One that has only begun holds nothing that others could wait for.
         query = (
-            "SELECT coalesce(max(extract(epoch FROM now() - state_change)), 0) "
-            "FROM pg_stat_activity "
-            "WHERE state = 'idle in transaction' AND application_name <> 'shop'"
+            "SELECT extract(epoch FROM now() - state_change), left(query, 80) "
+            "FROM pg_stat_activity AS a "
+            "WHERE state = 'idle in transaction' AND application_name <> 'shop' AND EXISTS "
+            "(SELECT FROM pg_locks WHERE pid = a.pid AND locktype <> 'virtualxid') "
+            "ORDER BY 1 DESC LIMIT 1"
         )
         url = make_url(self.fleet.database_url).set(drivername="postgresql")
         address = url.render_as_string(hide_password=False)  # refused while it is being restarted
         while not self.over.wait(0.25):
             with contextlib.suppress(psycopg.Error), psycopg.connect(address) as connection:
                 row = connection.execute(query).fetchone()
-                if row and not self.someone_frozen:
-                    self.idle_longest = max(self.idle_longest, float(row[0]))
+                if row and not self.someone_frozen and row[0] > self.idle_longest:
+                    self.idle_longest, self.idle_after = float(row[0]), row[1]
 
 
 @contextlib.contextmanager

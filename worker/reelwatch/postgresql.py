@@ -43,6 +43,17 @@ USELESS = (READ_ONLY, "57P", "08", "25P03")
 T = TypeVar("T")
 
 
+class _Pipeline(psycopg.Pipeline):
+    """Ends with a Sync alone: psycopg sends a Flush after it, which the server takes for a sign of
+    life, and from then on its time limit for idle transactions is off.
+    """
+
+    def _exit_gen(self) -> Generator[Any, Any, None]:
+        self._enqueue_sync()
+        yield from self._communicate_gen()
+        yield from self._fetch_gen(flush=False)
+
+
 class PostgresConnection(psycopg.Connection[Any]):
     """Knows whether a pooler is in between, and gives up a server that is silent for long.
 
@@ -52,6 +63,17 @@ class PostgresConnection(psycopg.Connection[Any]):
 
     silence: float | None = None  # seconds until an OperationalError
     pooled = False
+
+    @property
+    def _pipeline(self) -> Any:
+        """What `executemany` sends its rows through; psycopg has no other place to name a class."""
+        return self.__dict__.get("pipeline_in_use")
+
+    @_pipeline.setter
+    def _pipeline(self, pipeline: Any) -> None:
+        if pipeline is not None:
+            pipeline.__class__ = _Pipeline
+        self.__dict__["pipeline_in_use"] = pipeline
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **options: Any) -> T:
         """All that the driver does over the network passes through here."""

@@ -84,9 +84,10 @@ def start_without_broker(drill: Drill) -> None:
     ids = [scripted_id("grok", "ok", 20, f"b{drill.chance.randrange(10**9)}") for _ in range(5)]
     drill.hand_in(*ids)
     drill.make_sure()
-    for each in drill.all_running(BEAT) + drill.all_running(WORKER):
-        each.wait_for("ready" if each in drill.fleet.of(WORKER) else "beat", READY_SECONDS)
-        drill.expect(each.terminate(90) == 0, "a process did not end well after SIGTERM")
+    for each in drill.all_running(WORKER):
+        each.wait_for("ready", READY_SECONDS)  # before that it does not know the signal yet
+    codes = drill.fleet.terminate_all()
+    drill.expect(not any(codes), f"after SIGTERM processes ended with {codes}")
     drill.to_broker.set(Weather.REFUSES)
     try:
         work_without_broker(drill, ids)
@@ -109,8 +110,9 @@ def work_without_broker(drill: Drill, ids: list[str]) -> None:
         "events told without a broker",
     )
     for each in (worker, beat):
-        code = each.terminate(END_SECONDS)
-        drill.expect(code == 0, f"ended with {code} after SIGTERM without a broker")
+        each.stop_signal()
+    codes = [each.wait(END_SECONDS) for each in (worker, beat)]
+    drill.expect(not any(codes), f"after SIGTERM without a broker, {codes}")
 
 
 def looks(output: str) -> bool:

@@ -36,15 +36,9 @@ def hold_cancel(drill: Drill) -> None:
 
 
 @fault()
-def hold_cancel_undone(drill: Drill) -> None:
-    """The producer leaves a transaction with `cancel` open for 20 s, then rolls back."""
-    hold(drill, "cancel", keep=False)
-
-
-@fault()
 def hold_recheck(drill: Drill) -> None:
-    """The producer leaves a transaction with `recheck` open for 20 s, then commits."""
-    hold(drill, "recheck", keep=True)
+    """The producer leaves a transaction with `recheck` open for 20 s, then rolls back."""
+    hold(drill, "recheck", keep=False)
 
 
 @fault()
