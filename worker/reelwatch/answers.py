@@ -208,11 +208,10 @@ def _failed_job(video_id: str, status: int, own: dict[str, Json]) -> bool:
     """`status: error` is a failed job with a detail, `running: false`, or its id and a reason."""
     if places.as_object(own.get("detail")) or _running(own) is False:
         return True
-    reasons = [*_texts(own, places.ERRORS), *_texts(own, places.MESSAGES)]
-    if not reasons or not places.names(own, video_id):
+    if not places.names(own, video_id):
         return False
-    look_up = failed_look_up(status, own, "error")
-    return look_up.kind is ErrorKind.BAD_SHAPE
+    # A look-up says why in documented words, or not at all; any other reason is the job's.
+    return failed_look_up(status, own, "error").kind is ErrorKind.BAD_SHAPE
 
 
 def _spoken(found: Objects) -> _Spoken:
@@ -234,11 +233,10 @@ def _words(document: dict[str, Json], where: tuple[places.Path, ...]) -> list[st
 
 
 def _report(video_id: str, status: int, document: Json, found: Objects, spoken: _Spoken) -> Report:
-    url = _first_url(found, places.RESULTS)
-    meaning, remarks = _meaning(spoken, found, has_result=url is not None)
-    if meaning is not Meaning.SUCCESS:
-        url = _first_url(found, places.VIDEO_URLS)
-    elif url is None:
+    meaning, remarks = _meaning(spoken, found)
+    where = places.RESULTS if meaning is Meaning.SUCCESS else places.VIDEO_URLS
+    url = _first_url(found, where)
+    if meaning is Meaning.SUCCESS and url is None:
         url, remarks = _by_search(document)
     errors = tuple(
         dict.fromkeys(each for each in _errors(found) if not url or places.url(each) != url)
@@ -267,9 +265,7 @@ def _report(video_id: str, status: int, document: Json, found: Objects, spoken: 
     )
 
 
-def _meaning(
-    spoken: _Spoken, found: Objects, *, has_result: bool
-) -> tuple[Meaning, tuple[str, ...]]:
+def _meaning(spoken: _Spoken, found: Objects) -> tuple[Meaning, tuple[str, ...]]:
     """The meaning of the answer as a whole: words that contradict each other end nothing."""
     word = spoken.word
     meaning = Meaning.FAILURE if word == "error" else meaning_of(word)
@@ -277,13 +273,11 @@ def _meaning(
         return meaning, (f"unknown status word {word!r}" if word else "no status word",)
     if meaning not in ENDS:
         return meaning, ()
-    contradiction = _contradiction(spoken, meaning, found, has_result=has_result)
+    contradiction = _contradiction(spoken, meaning, found)
     return (Meaning.UNKNOWN, (contradiction,)) if contradiction else (meaning, ())
 
 
-def _contradiction(
-    spoken: _Spoken, meaning: Meaning, found: Objects, *, has_result: bool
-) -> str | None:
+def _contradiction(spoken: _Spoken, meaning: Meaning, found: Objects) -> str | None:
     word, succeeded = spoken.word, meaning is Meaning.SUCCESS
     for other in (*spoken.peers, *spoken.inner):
         said = meaning_of(other)
@@ -294,7 +288,7 @@ def _contradiction(
     if not succeeded and any(map(_running, found.all)):
         return f"status says {word!r} while the job is still running"
     unfinished = next((each for each in spoken.peers if meaning_of(each) in UNFINISHED), None)
-    if succeeded and unfinished and not has_result:
+    if succeeded and unfinished and not _first_url(found, places.RESULTS):
         return f"status says {word!r}, beside it stands {unfinished!r} and no result"
     return None
 

@@ -34,8 +34,8 @@ def _paths(*texts: str) -> tuple[Path, ...]:
 
 # ------------------------------------------------------------------- table
 
-# Objects that can be the job's own, from the outside in.
-OBJECTS = _paths("", "data", "data.data", "output", "data.output", "result", "response", "task")
+# Objects that can be the job's own besides the answer itself, from the outside in.
+OBJECTS = _paths("data", "data.data", "output", "data.output", "result", "response", "task")
 
 # All others lie within the job's own object.
 STATUS_KEYS = ("status", "state", "task_status")
@@ -133,9 +133,11 @@ def at(value: Json, where: Path) -> Json:
     return value
 
 
-def values(document: Json, places: Iterable[Path]) -> Iterator[Json]:
+def values(document: dict[str, Json], places: Iterable[Path]) -> Iterator[Json]:
     """What stands at each place, in order, but for what is missing or null."""
     for where in places:
+        if where[0] not in document:  # most of them, in most answers
+            continue
         value = at(document, where)
         if value is not None:
             yield value
@@ -165,7 +167,7 @@ def url(value: Json) -> str | None:
     return None
 
 
-def first_url(document: Json, places: Iterable[Path]) -> str | None:
+def first_url(document: dict[str, Json], places: Iterable[Path]) -> str | None:
     """The first URL that stands at one of the places."""
     return next(filter(None, map(url, values(document, places))), None)
 
@@ -243,7 +245,11 @@ def objects(document: Json, video_id: str) -> Objects:
     that says something else about a job, else the innermost. A status around it tells how the
     request went, and one within it what the channel behind the relay said.
     """
-    found = [each for each in (_member(document, where, video_id) for where in OBJECTS) if each]
+    top = _member(document, video_id)
+    inner = (_member(value, video_id) for value in values(top, OBJECTS))
+    found = [each for each in (top, *inner) if each]
+    if found == [top]:  # most answers are
+        return Objects(top)
     speaking = [each for each in found if has_status(each)] or found[:1]
     own = (
         next((each for each in speaking if names(each, video_id)), None)
@@ -255,9 +261,9 @@ def objects(document: Json, video_id: str) -> Objects:
     return Objects(own, tuple(found[place + 1 :]), tuple(found[:place]))
 
 
-def _member(document: Json, where: Path, video_id: str) -> dict[str, Json]:
-    """The object at a path; of a list, the one that names the job, or the only one."""
-    value = _parsed(at(document, where))
+def _member(value: Json, video_id: str) -> dict[str, Json]:
+    """The object that a value is; of a list, the one that names the job, or the only one."""
+    value = _parsed(value)
     if isinstance(value, list):
         items = [each for each in map(as_object, value) if has_status(each)]
         named = [each for each in items if names(each, video_id)]
