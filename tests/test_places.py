@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reelwatch import places
@@ -247,6 +247,24 @@ class TestTheJobsOwnObject:
         data = {"task_id": ASKED, "status": "SUCCESS", "result_url": RESULT}
         found = report({"code": "success", "data": data | {"data": {"status": "processing"}}})
         assert (found.meaning, found.video_url) == (Meaning.SUCCESS, RESULT)
+
+
+class TestAStatusAroundANamedJob:
+    """Beside an object that names the job and has no status, it may be the request's."""
+
+    @pytest.mark.parametrize("word", ["success", "completed", "failed", "expired"])
+    def test_ends_nothing_without_a_result(self, word: str) -> None:
+        found = report({"status": word, "request_id": "r-1", "data": {"id": ASKED}})
+        assert (found.meaning, found.failure) == (Meaning.UNKNOWN, None)
+        assert found.remarks == (f"status says {word!r} of the request, nothing of the job within",)
+
+    def test_is_a_success_with_one(self) -> None:
+        found = report({"status": "success", "data": {"id": ASKED, "url": RESULT}})
+        assert (found.meaning, found.video_url) == (Meaning.SUCCESS, RESULT)
+
+    def test_counts_where_it_names_the_job_itself(self) -> None:
+        body = {"id": ASKED, "status": "failed", "data": {"id": ASKED}}
+        assert report(body).meaning is Meaning.FAILURE
 
 
 class TestAboutNoJob:
@@ -527,3 +545,107 @@ class TestAnyShape:
         found = report(data.draw(dressed(word, facts)))
         assert found.meaning not in ENDS
         assert found.foreign_id is None
+
+
+# ---------------------------------------------- any change to what upstream has really answered
+
+SAMPLES = Path(__file__).parent / "data" / "upstream"
+REAL: dict[str, tuple[str, Body]] = {
+    **{name: (case["asked"], case["answers"][-1]) for name, case in FAMILY.items()},
+    **{f"{name}-open": (case["asked"], case["answers"][0]) for name, case in FAMILY.items()},
+    "veo": (ASKED, json.loads((SAMPLES / "veo-completed.json").read_text("utf-8"))),
+    "grok": (
+        "grok:18e59915-22b0-4c62-9024-b7e3a0a37821",
+        json.loads((SAMPLES / "grok-running-seconds.json").read_text("utf-8")),
+    ),
+}
+KINDS = {name: read(body, asked) for name, (asked, body) in REAL.items()}
+SYNONYMS = (
+    ("status", "state", "task_status"),
+    ("id", "task_id"),
+    ("video_url", "url", "result_url"),
+    ("error", "error_message", "error_msg", "failure_reason"),
+    ("created_at", "submit_time"),
+    ("completed_at", "finish_time"),
+)
+NEIGHBOURS: list[Body] = [
+    {"error": "Too many requests"},
+    {"error_message": "[403] reCAPTCHA evaluation failed"},
+    {"error_msg": "insufficient_user_quota", "error_code": 403},
+    {"message": "SUCCEED"},
+    {"images": [{"url": OTHER, "status": "completed"}, {"url": OTHER, "status": "failed"}]},
+    {"req": {"status": "failed", "video_url": OTHER}},
+    {"input": {"video_url": OTHER}},
+    {"thumbnail_url": OTHER, "cover_url": OTHER},
+    {"usage": {"status": "completed"}, "retry_count": 3},
+]
+WRAPPERS: list[Callable[[Any], Any]] = [
+    lambda body: [body],
+    lambda body: {"data": body},
+    lambda body: {"code": 0, "message": "SUCCEED", "data": body},
+    lambda body: {"code": "success", "data": json.dumps(body)},
+    lambda body: {"status": "success", "request_id": "r-1", "data": body},
+    lambda body: {"result": body},
+    lambda body: {"response": [body]},
+]
+
+
+def renamed(value: Any, draw: st.DrawFn) -> Any:
+    """Keys under other names that they are known by, where nothing stands under those."""
+    if isinstance(value, list):
+        return [renamed(each, draw) for each in value]
+    if not isinstance(value, dict):
+        return value
+    found: Body = {}
+    for key, inner in value.items():
+        group = next((names for names in SYNONYMS if key in names), (key,))
+        free = [name for name in group if name == key or name not in value.keys() | found.keys()]
+        found[draw(st.sampled_from(free))] = renamed(inner, draw)
+    return found
+
+
+def respelt(value: Any, draw: st.DrawFn, key: str = "") -> Any:
+    """Texts in quotes or in lists, numbers as texts, objects in lists or as JSON."""
+    if isinstance(value, dict):
+        inner = {name: respelt(each, draw, name) for name, each in value.items()}
+        if key in ("detail", "data", "output") and draw(st.integers(0, 4)) == 0:
+            return draw(st.sampled_from([[inner], json.dumps(inner)]))
+        return inner
+    if isinstance(value, list):
+        return value
+    spellings: list[Any] = [value, value, value]
+    if isinstance(value, str) and key in ("status", "id", "video_url", "url", "task_id"):
+        spellings += [f" `{value}` ", f'"{value}"', [value]]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        spellings += [str(value)]
+    return draw(st.sampled_from(spellings))
+
+
+@st.composite
+def changed(draw: st.DrawFn, body: Body) -> Any:
+    found: Any = respelt(renamed(body, draw), draw)
+    # Without a status, or with `error`, a neighbour's reason may well be the look-up's.
+    sure = places.has_status(body) and "error" not in body.values()
+    neighbours = NEIGHBOURS if sure else NEIGHBOURS[4:]
+    for extra in draw(st.lists(st.sampled_from(neighbours), max_size=2)):
+        found = merged(found, extra)
+        detail = found.get("detail")
+        if isinstance(detail, dict) and draw(st.booleans()):
+            found = found | {"detail": merged(detail, extra)}
+    return draw(st.sampled_from(WRAPPERS))(found) if draw(st.booleans()) else found
+
+
+@pytest.mark.parametrize("name", REAL)
+@settings(max_examples=20)  # for each of some fifty
+@given(data=st.data())
+def test_no_change_of_shape_changes_what_upstream_said(name: str, data: st.DataObject) -> None:
+    """Never another end, never an end of what goes on, never a success told as a failure."""
+    (asked, body), before = REAL[name], KINDS[name]
+    after = read(data.draw(changed(body)), asked)
+    if isinstance(before, Trouble):  # a failed look-up, which an envelope may make the job's end
+        assert isinstance(after, Trouble) or after.meaning is not Meaning.SUCCESS
+        return
+    assert isinstance(after, Report)
+    assert after.meaning is before.meaning, after.remarks
+    assert after.video_url == before.video_url or before.meaning is not Meaning.SUCCESS
+    assert (after.failure and after.failure.code) == (before.failure and before.failure.code)

@@ -279,6 +279,9 @@ def _meaning(spoken: _Spoken, found: Objects) -> tuple[Meaning, tuple[str, ...]]
 
 def _contradiction(spoken: _Spoken, meaning: Meaning, found: Objects) -> str | None:
     word, succeeded = spoken.word, meaning is Meaning.SUCCESS
+    has_result = succeeded and _first_url(found, places.RESULTS) is not None
+    if found.named_within and not has_result:
+        return f"status says {word!r} of the request, nothing of the job within"
     for other in (*spoken.peers, *spoken.inner):
         said = meaning_of(other)
         failed = said in (Meaning.FAILURE, Meaning.EXPIRED) and other not in STAGE_FAILURES
@@ -288,7 +291,7 @@ def _contradiction(spoken: _Spoken, meaning: Meaning, found: Objects) -> str | N
     if not succeeded and any(map(_running, found.all)):
         return f"status says {word!r} while the job is still running"
     unfinished = next((each for each in spoken.peers if meaning_of(each) in UNFINISHED), None)
-    if succeeded and unfinished and not _first_url(found, places.RESULTS):
+    if succeeded and unfinished and not has_result:
         return f"status says {word!r}, beside it stands {unfinished!r} and no result"
     return None
 

@@ -34,8 +34,9 @@ def _paths(*texts: str) -> tuple[Path, ...]:
 
 # ------------------------------------------------------------------- table
 
-# Objects that can be the job's own besides the answer itself, from the outside in.
-OBJECTS = _paths("data", "data.data", "output", "data.output", "result", "response", "task")
+# Keys under which the job's own object can lie, in the answer itself or in one another.
+WRAPPERS = ("data", "output", "result", "response", "task")
+WRAPPED_DEEPEST = 4
 
 # All others lie within the job's own object.
 STATUS_KEYS = ("status", "state", "task_status")
@@ -231,6 +232,7 @@ class Objects:
     own: dict[str, Json]
     within: tuple[dict[str, Json], ...] = ()
     around: tuple[dict[str, Json], ...] = ()
+    named_within: bool = False  # not the own object names the job, but one within it
 
     @property
     def all(self) -> tuple[dict[str, Json], ...]:
@@ -245,12 +247,11 @@ def objects(document: Json, video_id: str) -> Objects:
     that says something else about a job, else the innermost. A status around it tells how the
     request went, and one within it what the channel behind the relay said.
     """
-    top = _member(document, video_id)
-    inner = (_member(value, video_id) for value in values(top, OBJECTS))
-    found = [each for each in (top, *inner) if each]
-    if found == [top]:  # most answers are
-        return Objects(top)
-    speaking = [each for each in found if has_status(each)] or found[:1]
+    found = list(_members(document, video_id, 0))
+    if len(found) < 2:  # most answers are the job's own object
+        return Objects(found[0] if found else {})
+    named = [each for each in found if names(each, video_id)]
+    speaking = [each for each in found if has_status(each)] or named or found[:1]
     own = (
         next((each for each in speaking if names(each, video_id)), None)
         or next((each for each in speaking if any(answered_ids(each))), None)
@@ -258,18 +259,27 @@ def objects(document: Json, video_id: str) -> Objects:
         or (speaking[-1] if speaking else {})
     )
     place = next((index for index, each in enumerate(found) if each is own), 0)
-    return Objects(own, tuple(found[place + 1 :]), tuple(found[:place]))
+    within = tuple(found[place + 1 :])
+    named_within = not any(answered_ids(own)) and any(names(each, video_id) for each in within)
+    return Objects(own, within, tuple(found[:place]), named_within=named_within)
 
 
-def _member(value: Json, video_id: str) -> dict[str, Json]:
-    """The object that a value is; of a list, the one that names the job, or the only one."""
+def _members(value: Json, video_id: str, depth: int) -> Iterator[dict[str, Json]]:
+    """The object that a value is, and those within it, from the outside in.
+
+    Of a list, the one that names the job, or the only one.
+    """
     value = _parsed(value)
     if isinstance(value, list):
-        items = [each for each in map(as_object, value) if has_status(each)]
-        named = [each for each in items if names(each, video_id)]
-        only = items if len(value) == 1 else []
-        return (named or only or [{}])[0]
-    return value if isinstance(value, dict) else {}
+        items = list(filter(None, map(as_object, value)))
+        named = (each for each in items if has_status(each) and names(each, video_id))
+        value = items[0] if len(value) == 1 and items else next(named, None)
+    if not isinstance(value, dict) or not value:
+        return
+    yield value
+    for key in WRAPPERS if depth < WRAPPED_DEEPEST else ():
+        if key in value:
+            yield from _members(value[key], video_id, depth + 1)
 
 
 def has_status(document: dict[str, Json]) -> bool:

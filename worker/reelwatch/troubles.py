@@ -144,7 +144,7 @@ def error_message(document: dict[str, Json]) -> str:
     """The error text of any of the known forms, JSON inside a string unwrapped."""
     error = document.get("error")
     inner = dict_or_empty(error).get("message")
-    keys = ("message", "error_message", "error_msg", "fail_reason", "msg", "code")
+    keys = ("message", "error_message", "error_msg", "fail_reason", "failure_reason", "msg", "code")
     for value in (inner, error, *map(document.get, keys)):
         if isinstance(value, str) and value.strip():
             return excerpt(_unwrapped_text(value))
