@@ -50,8 +50,9 @@ given = context.config.attributes.get("connection")
 if given is not None:
     run(given)
 else:
-    from reelwatch import settings  # only `alembic` on the command line needs them
+    from reelwatch import secrecy, settings  # only `alembic` on the command line needs them
 
+    secrecy.clean_for_good()
     url = settings.load().database_url
     db.make_file(url)
     with db.engine(url).connect() as connection:
