@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from kombu import Connection
 from kombu.utils.url import parse_url as kombu_parse
 from sqlalchemy.engine import make_url
 
@@ -150,6 +151,35 @@ def test_a_wrong_databases_url_is_not_quoted(url: str, said: str) -> None:
         normal_database_url(url)
     assert said in str(caught.value)
     assert not any(word in str(caught.value) for word in WORDS)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://u:p@h/d?pgbouncer=true", "postgres://u:p@h/d?prepare_threshold=0",
+        "postgres://u:p@h/d?sslmode=verify-full&sslrootcert=/x&options=-c%20a%3Db",
+        "postgres://u:p@one:1,two:2/d?target_session_attrs=read-write",
+        "postgres:///d?host=/var/run/postgresql", "postgres://u@[::1]:5432/d",
+        "postgresql+psycopg://h", "postgres://u:p:w@h/d?passfile=/x&user=v",
+    ],
+)  # fmt: skip
+def test_a_right_databases_url_is_accepted(url: str) -> None:
+    assert normal_database_url(url).drivername == "postgresql+psycopg"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h", "redis://h:6379//", "redis://:p@h/15", "redis://u:p:w@h/0", "rediss://h/0",
+        "rediss://h/0?ssl_cert_reqs=none", "amqp://u:p@h:5672/%2Fshop",
+        "amqps://u:p@h//", "amqp://u:p@one;amqp://u:p@two", "amqp://h?heartbeat=10",
+        "memory://localhost//", "redis://[::1]:6379/0",
+    ],
+)  # fmt: skip
+def test_a_right_brokers_url_is_accepted(url: str) -> None:
+    assert check_broker_url(url) == url
+    with Connection(url) as connection:  # as Celery makes one
+        assert connection.as_uri()
 
 
 def test_parts_show_nothing_of_themselves() -> None:

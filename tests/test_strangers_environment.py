@@ -419,7 +419,9 @@ def test_a_command_that_is_nearly_right(typed: str, meant: str | None) -> None:
 
 
 def test_an_option_that_is_nearly_right() -> None:
-    assert "'--webhook-url'" in run("track", "--webhok-url", "x").stderr
+    told = run("track", "--webhok-url", "x").stderr
+    assert "Did you mean" in told
+    assert "--webhook-url" in told
 
 
 # -------------------------------------------------------------- odd passwords

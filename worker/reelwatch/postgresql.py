@@ -21,6 +21,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from reelwatch.errors import SettingsError
 from reelwatch.libpq import without_environment
+from reelwatch.servers import OWN_PARAMETERS
 
 IMPATIENT = "reelwatch_impatient"
 IDLE_SECONDS = 10  # how long PostgreSQL lets a transaction of ours do nothing
@@ -129,11 +130,11 @@ def _read_query(url: URL) -> tuple[URL, int | None]:
         name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()
     }
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
-    for name in query.keys() - known - {"prepare_threshold", "pgbouncer"}:
+    for name in query.keys() - known - OWN_PARAMETERS:
         raise SettingsError(f"DATABASE_URL: ?{name}= is no option of PostgreSQL's client library")
     said = query.get("prepare_threshold", "0" if query.get("pgbouncer") == "true" else None)
     several = "," in (url.host or "") or len(url.normalized_query.get("host", ())) > 1
-    url = url.difference_update_query(["prepare_threshold", "pgbouncer"])
+    url = url.difference_update_query(OWN_PARAMETERS)
     if several and "target_session_attrs" not in query:
         # Of several servers one is written to; the others would refuse all that we do.
         url = url.update_query_dict({"target_session_attrs": "read-write"})

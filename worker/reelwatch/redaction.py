@@ -19,9 +19,9 @@ HARMLESS = frozenset(
     {
         "application_name", "channel_binding", "connect_timeout", "dbname", "gssencmode",
         "heartbeat", "host", "hostaddr", "keepalives", "keepalives_count", "keepalives_idle",
-        "keepalives_interval", "load_balance_hosts", "port", "prepare_threshold", "ssl_cert_reqs",
-        "ssl_check_hostname", "sslmode", "sslnegotiation", "sslsni", "target_session_attrs",
-        "tcp_user_timeout", "timeout",
+        "keepalives_interval", "load_balance_hosts", "pgbouncer", "port", "prepare_threshold",
+        "ssl_cert_reqs", "ssl_check_hostname", "sslmode", "sslnegotiation", "sslsni",
+        "target_session_attrs", "tcp_user_timeout", "timeout",
     }
 )  # fmt: skip
 _SECRET_PARAMETER = re.compile(r"pass|pwd|secret|token|credential|client_key|api_?key", re.I)

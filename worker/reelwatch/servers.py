@@ -15,6 +15,8 @@ from reelwatch import spelling, tls, urls
 DATABASE_FORMS = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or postgres://…"
 BROKER_FORMS = "redis://…, rediss://…, amqp://… or amqps://…"
 BROKER_SCHEMES = ("redis", "rediss", "amqp", "amqps", "memory")
+# What a URL of PostgreSQL may say beside what libpq knows: `reelwatch.postgresql` reads it.
+OWN_PARAMETERS = frozenset({"prepare_threshold", "pgbouncer"})
 _HOST = re.compile(r"/.*|[^:,\s]*(:[0-9]*)?(,[^:,\s]*(:[0-9]*)?)*")
 
 
@@ -67,7 +69,7 @@ def _check_parameters(url: URL, given: Iterable[tuple[str, str]]) -> None:
     """An unknown parameter is told at the start, not by each connection."""
     from psycopg.pq import Conninfo  # noqa: PLC0415 - only a URL of PostgreSQL needs it
 
-    known = {option.keyword.decode() for option in Conninfo.get_defaults()} | {"prepare_threshold"}
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()} | OWN_PARAMETERS
     if any(name == "host" and not _HOST.fullmatch(value) for name, value in given):
         raise ValueError(f"{DATABASE_FORMS}; {urls.QUOTING}")
     for name in url.query:
