@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
-from tests.processes import plain_environment, usual_signals
+from tests.processes import be_usual, plain_environment
 from tests.servers import PostgresServer, RedisServer, ServerMissing, postgres, redis
 
 if TYPE_CHECKING:  # what needs none of the package's code runs without it
@@ -40,7 +40,7 @@ LONGEST = (
 
 def pytest_configure() -> None:
     """Whatever shell, runner or terminal has started this process, the tests see the same."""
-    usual_signals()
+    be_usual()
     os.environ["TZ"] = plain_environment()["TZ"]
     time.tzset()
 

@@ -23,7 +23,7 @@ from reelwatch import db
 from reelwatch.embedded import new_secret
 from reelwatch.listener import Listener, Reaction, Received
 from reelwatch.sandbox import SCRIPTS, expected, scripted_id
-from tests.processes import UNCOUNTED
+from tests.processes import UNCOUNTED, be_usual
 from tests.servers import Process, eventually, postgres, process, redis
 from tests.upstream import Upstream, upstream
 
@@ -248,6 +248,7 @@ def _wrong_rate(deployed: Fleet) -> Iterator[str]:
 
 def main() -> int:
     """The acceptance run: prints what happened, exits non-zero on any violation."""
+    be_usual()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--rate", type=float, default=200.0)

@@ -62,12 +62,14 @@ def _home() -> Path:
     return Folder("home").path
 
 
-def usual_signals() -> None:
+def be_usual() -> None:
     """Has this process, and so its children, end by the signals that end any other.
 
     Who is started in the background by a shell, or by `nohup`, has some of them ignored, and a
-    process that starts another passes that on.
+    process that starts another passes that on. So does the umask: a server that runs as somebody
+    else must be able to read what we write for it.
     """
+    os.umask(0o022)
     if threading.current_thread() is not threading.main_thread():
         return
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:

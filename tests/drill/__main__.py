@@ -9,10 +9,12 @@ from tests.drill import report
 from tests.drill.faults import FAULTS
 from tests.drill.script import full_script, run, say
 from tests.drill.world import drilling
+from tests.processes import be_usual
 
 
 def main() -> int:
     """One run for each seed, one after the other."""
+    be_usual()
     options = parser().parse_args()
     results = []
     for seed in options.seed:
