@@ -20,8 +20,8 @@ def main() -> int:
     for seed in options.seed:
         results.append(one_run(seed, options))
         print(report.tables(results[-1:]))
-    if options.keep:
-        report.keep(results)
+        if options.keep:
+            report.keep(results)
     return 1 if any(each["violations"] for each in results) else 0
 
 
