@@ -6,6 +6,7 @@ defaults: one PostgreSQL database, one Redis database, shared with Reelwatch.
 """
 
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,15 @@ from tests.servers import ROOT, PostgresServer, eventually, process
 
 SCHEMA = "reelwatch"
 DOCUMENT = (ROOT / "docs" / "producers.md").read_text()
+
+TRACK_IN_SESSION = """
+import os
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from reelwatch import track
+with Session(create_engine(os.environ["SHOP_DATABASE_URL"])) as session:
+    track("grok:1", session=session)
+"""
 
 
 @dataclass
@@ -58,6 +68,20 @@ def neighbours(project: tuple[Shop, dict[str, str]], redis_url: str) -> Iterator
         opened.keep_working()
         deployed.of(WORKER)[0].wait_for("ready", START_SECONDS)
         yield Neighbours(opened, deployed)
+
+
+def test_a_schema_without_a_database_url_is_no_prefix(
+    project: tuple[Shop, dict[str, str]],
+) -> None:
+    """With the producer's own session the URL is not needed for else: what is missing is said."""
+    _, added = project
+    migrate(added)
+    there = {"REELWATCH_SCHEMA": SCHEMA, "SHOP_DATABASE_URL": added["DATABASE_URL"]}
+    with process([sys.executable, "-c", TRACK_IN_SESSION], there) as tracking:
+        assert tracking.wait(60) == 1
+        last = tracking.output.splitlines()[-1]
+        assert last.startswith("reelwatch.errors.SettingsError: REELWATCH_SCHEMA")
+        assert "DATABASE_URL" in last
 
 
 def migrate(environment: dict[str, str]) -> None:

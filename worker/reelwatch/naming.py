@@ -9,7 +9,7 @@ need their names when their classes are defined.
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 VARIABLE = "REELWATCH_SCHEMA"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -30,6 +30,8 @@ class Place:
 
     schema: str | None = None
     prefix: str = ""
+    # A name alone, and no DATABASE_URL that could tell whether it is a schema's.
+    guessed: bool = field(default=False, compare=False)
 
     def table(self, name: str) -> str:
         """The name of the table that is documented as `name`."""
@@ -68,15 +70,15 @@ def read(environment: Mapping[str, str]) -> Place:
         return Place()
     if not NAME.fullmatch(value) or value.startswith("pg_") or value == "information_schema":
         raise ValueError(ACCEPTED)
-    postgresql = environment.get("DATABASE_URL", "").strip().startswith("postgres")
-    if postgresql and not value.endswith("_"):
+    url = environment.get("DATABASE_URL", "").strip()
+    if url.startswith("postgres") and not value.endswith("_"):
         if len(value) > SCHEMA_LIMIT:
             raise ValueError(ACCEPTED)
         return Place(schema=value)
     prefix = value if value.endswith("_") else f"{value}_"
     if len(prefix) > PREFIX_LIMIT:
         raise ValueError(ACCEPTED)
-    return Place(prefix=prefix)
+    return Place(prefix=prefix, guessed=not url and not value.endswith("_"))
 
 
 def _read_or_nowhere(environment: Mapping[str, str]) -> Place:

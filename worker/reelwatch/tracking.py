@@ -20,8 +20,9 @@ from sqlalchemy.orm import Session
 
 from reelwatch import accounts, db, events, ledger, lifecycle, settings
 from reelwatch.answers import clean
-from reelwatch.errors import NotConfigured, Refused, UnknownJob
+from reelwatch.errors import NotConfigured, Refused, SettingsError, UnknownJob
 from reelwatch.models import Account, Job
+from reelwatch.naming import HERE, VARIABLE
 from reelwatch.outbound import check_url
 
 T = TypeVar("T")
@@ -272,11 +273,21 @@ def _check_name(what: str, name: object) -> None:
 @contextmanager
 def _joined(session: Session | None) -> Iterator[Session]:
     if session is not None:
+        _check_place(session)
         yield session
         session.flush()
         return
     with db.transaction(settings.handing_in().database_url) as own:
         yield own
+
+
+def _check_place(session: Session) -> None:
+    """Raises `SettingsError` where our tables can't be what they are called here."""
+    if HERE.guessed and db.dialect(session) == "postgresql":
+        raise SettingsError(
+            f"{VARIABLE}: with a name alone DATABASE_URL has to say that it is a schema of "
+            "PostgreSQL; set it in this process too"
+        )
 
 
 def _insert(session: Session, ids: Sequence[str], order: Order) -> list[Job]:
