@@ -140,7 +140,7 @@ def test_control_commands_stay_in_the_family(deployed: Fleet, shop: Shop) -> Non
 
 @pytest.mark.parametrize(
     ("refusing", "pool"),
-    [("full", "prefork"), ("read_only", "threads"), ("without_replicas", "prefork")],
+    [("full", "prefork"), ("read_only", "threads")],
 )
 def test_a_redis_that_refuses_costs_nothing(
     deployed: Fleet,

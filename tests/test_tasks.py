@@ -20,6 +20,7 @@ from kombu import Connection
 from kombu.exceptions import OperationalError as BrokerError
 from kombu.transport import redis
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 from sqlalchemy import event, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -217,6 +218,25 @@ def test_a_tick_is_stamped(url: str, published: list[Any]) -> None:
     assert published == []
 
 
+def test_a_tick_outlives_a_broker_that_takes_nothing(
+    lite: str, monkeypatch: pytest.MonkeyPatch, logged: Lines
+) -> None:
+    """What is due is due at the next one, too; the second account is published all the same."""
+
+    tried = []
+
+    def refuse(args: object, **_: object) -> None:
+        tried.append(args)
+        raise OutOfMemoryError("command not allowed")
+
+    monkeypatch.setattr(tasks.poll, "apply_async", refuse)
+    monkeypatch.setattr(tasks.deliver, "apply_async", refuse)
+    owe_an_event(lite)
+    tasks.tick()
+    assert tried == [("default",), ()]
+    assert logged.named("nudge_failed")[0]["error"] == "command not allowed"
+
+
 # --------------------------------------------------------------- poll, deliver
 
 
@@ -256,7 +276,11 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize("error", [BrokerError("away"), OSError("away"), ConnectionError("away")])
+@pytest.mark.parametrize(
+    "error",
+    [BrokerError("away"), OSError("away"), ConnectionError("away"), OutOfMemoryError("away")],
+)
+@pytest.mark.usefixtures("lite")  # the app is configured when a task is first asked for
 def test_a_nudge_that_fails_is_let_go(
     monkeypatch: pytest.MonkeyPatch, logged: Lines, error: Exception
 ) -> None:

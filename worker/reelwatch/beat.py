@@ -41,7 +41,7 @@ class Scheduler(beat.Scheduler):
             self.producer = self.app.amqp.Producer(self.connection, auto_declare=False)
         self.publishing = True
         try:
-            self.apply_async(entry, producer=self.producer, advance=False, retry=False)
+            self.apply_async(entry, producer=self.producer, advance=False)
         finally:
             self.publishing = False
 

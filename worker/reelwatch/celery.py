@@ -29,7 +29,7 @@ TICK_SECONDS = 1.0
 LEARN_SECONDS = 20.0
 MESSAGE_EXPIRES = 30.0  # ticks and nudges pile up no longer than this while no worker runs
 # How no arguments look is given, for Celery takes a fifth of beat's time to find out.
-BEATEN = {"expires": MESSAGE_EXPIRES, "argsrepr": "()", "kwargsrepr": "{}"}
+BEATEN = {"expires": MESSAGE_EXPIRES, "retry": False, "argsrepr": "()", "kwargsrepr": "{}"}
 logger = structlog.get_logger(__name__)
 
 SCHEDULER = f"{beat.__name__}:{beat.Scheduler.__name__}"
