@@ -88,6 +88,7 @@ GROUPS = {
         "words",
         "cleaning",
         "places",
+        "reasons",
         "answers",
         "troubles",
         "curves",

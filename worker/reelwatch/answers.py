@@ -6,16 +6,13 @@ be read becomes a `Trouble`; nothing here raises, and only a status word that is
 in an answer that speaks of a job, gives a final meaning. `docs/upstream.md` lists what is known.
 """
 
-import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
 from reelwatch import places
 from reelwatch.cleaning import (
-    TEXT_LIMIT,
     ContradictoryBodyError,
     Json,
     bounded,
@@ -30,11 +27,11 @@ from reelwatch.cleaning import (
     text_or_none,
 )
 from reelwatch.places import Objects
+from reelwatch.reasons import Failure, errors_of, failure_of, reason_of
 from reelwatch.troubles import (
     ErrorKind,
     Trouble,
     failed_look_up,
-    request_ids,
     with_error_status,
     with_good_status,
     without_json,
@@ -67,29 +64,9 @@ __all__ = [
     "status_word",
 ]
 
-POLICY = re.compile(
-    r"unsafe prompt or images|may violate our guardrails|photorealistic person"
-    r"|content[ _](?:policy[ _])?violation|\bIP_PROHIBITED\b"
-    r"|PUBLIC_ERROR_(?:UNSAFE_GENERATION|MINOR(?:_UPLOAD)?|SEXUAL(?:_UPLOAD)?|VIOLENCE_FILTER"
-    r"|DANGER_FILTER|PROMINENT_PEOPLE_FILTER_FAILED|PROMINENT_PEOPLE_UPLOAD|IP_INPUT_IMAGE"
-    r"|AUDIO_FILTERED|\w*CONTENT_POLICY)\b",
-    re.IGNORECASE,
-)
-
 PROMPT_LIMIT = 16_384
 ENVELOPE_CODES = frozenset({"success", "succeed", "ok", "200", "0", ""})
-NO_REASON = frozenset({"success", "succeed", "succeeded", "ok", "0", "200", "none", "null"})
 FOUND_BY_SEARCH = "the video URL was found by search, at no known place"
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a job has no video. `retryable`: may the same request, submitted anew, succeed?"""
-
-    code: str
-    message: str
-    retryable: bool
-    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +216,7 @@ def _report(video_id: str, status: int, document: Json, found: Objects, spoken: 
     if meaning is Meaning.SUCCESS and url is None:
         url, remarks = _by_search(document)
     errors = tuple(
-        dict.fromkeys(each for each in _errors(found) if not url or places.url(each) != url)
+        dict.fromkeys(each for each in errors_of(found) if not url or places.url(each) != url)
     )
     return Report(
         word=spoken.word,
@@ -257,7 +234,7 @@ def _report(video_id: str, status: int, document: Json, found: Objects, spoken: 
         updated_at=_time(found, places.UPDATED_AT),
         progress=_progress(found),
         errors=errors,
-        failure=_failure(found, spoken.word, meaning, errors),
+        failure=reason_of(found, spoken.word, meaning, errors),
         remarks=remarks,
         foreign_id=_foreign_id(video_id, found.own),
         body=document,
@@ -360,57 +337,3 @@ def _share(value: Json) -> float | None:
         return None
     whole = percent or found > 1 or (found == 1 and str(text) == "1")
     return found / 100 if whole else found
-
-
-# ----------------------------------------------------------------- reasons
-
-
-def _errors(found: Objects) -> Iterator[str]:
-    for each in found.all:
-        yield from _texts(each, places.ERRORS)
-
-
-def _texts(document: dict[str, Json], where: tuple[places.Path, ...]) -> Iterator[str]:
-    for value in places.values(document, where):
-        text = _error_text(value) if value else None
-        if text and text.casefold() not in NO_REASON:
-            yield text
-
-
-def _error_text(value: Json) -> str | None:
-    """The text of an error of any type: even `{"code": 500}` says more than "no reason"."""
-    if isinstance(value, dict):
-        value = value.get("message") or value.get("code") or (any(value.values()) and value)
-    if value and not isinstance(value, str):
-        value = json.dumps(clean(value), ensure_ascii=False)
-    return text_or_none(value, TEXT_LIMIT)
-
-
-def _failure(
-    found: Objects, word: str | None, meaning: Meaning, errors: tuple[str, ...]
-) -> Failure | None:
-    if meaning not in (Meaning.FAILURE, Meaning.EXPIRED):
-        return None
-    told = (found.own, *found.within)  # what is told around them is about the request
-    messages = (text for each in told for text in _texts(each, places.MESSAGES))
-    codes = (text for each in told for text in _texts(each, places.CODES))
-    hints = (text for each in told for text in _texts(each, places.HINTS))
-    texts = (*errors, *messages, *codes)
-    text = " | ".join((*texts, *hints))
-    message = excerpt(texts[0]) if texts else f"upstream gave no reason (status: {word})"
-    code = _failure_code(word, meaning, text)
-    return Failure(code, message, code != "content_policy", request_ids(text))
-
-
-def failure_of(trouble: Trouble) -> Failure:
-    """What an error about the job says when it has become the job's end."""
-    code = _failure_code("error", Meaning.FAILURE, trouble.message)
-    return Failure(code, trouble.message, code != "content_policy", trouble.request_id)
-
-
-def _failure_code(word: str | None, meaning: Meaning, text: str) -> str:
-    if POLICY.search(text):
-        return "content_policy"
-    if meaning is Meaning.EXPIRED:
-        return "upstream_expired"
-    return "upsampling_failed" if word == "video_upsampling_failed" else "upstream_failed"
