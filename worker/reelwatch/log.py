@@ -79,9 +79,12 @@ def take_over(name: str) -> None:
 def _uncaught(error: BaseException | None, thread: threading.Thread | None = None) -> None:
     if isinstance(error, SystemExit):
         return
-    said = "interrupted" if isinstance(error, KeyboardInterrupt) else "uncaught"
     name = thread.name if thread else None
-    structlog.get_logger(__name__).critical(said, thread=name, exc_info=error)
+    logger = structlog.get_logger(__name__)
+    if isinstance(error, KeyboardInterrupt):
+        logger.critical("interrupted", thread=name)
+    else:
+        logger.critical("uncaught", thread=name, exc_info=error)
 
 
 def at_once(event: str, logger: str = __name__) -> None:
