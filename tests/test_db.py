@@ -203,7 +203,8 @@ def test_now_is_the_databases_clock(database_url: str) -> None:
         before = datetime.now(UTC)
         first, second = db.now(session), db.now(session)
         after = datetime.now(UTC)
-    assert before <= first < second <= after
+    assert before <= first <= second <= after
+    assert first < second or database_url.startswith("sqlite")  # whose clock may be too coarse
     assert first.tzinfo is UTC
 
 
