@@ -161,7 +161,7 @@ def test_a_database_that_does_not_answer_is_one_line(
     url = f"postgresql://app:hunter22@127.0.0.1:{free_port()}/x"
     with command_environment(url, tmp_path, monkeypatch):
         message = failed(1, "list")
-    assert message.startswith("reelwatch: the database: ")
+    assert message.startswith("reelwatch: the database (DATABASE_URL): ")
     assert "refused" in message
     assert message.count("\n") == 1
     assert "hunter22" not in message

@@ -14,9 +14,10 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine, insert, inspect, text
+from sqlalchemy.orm import Session
 
-from reelwatch import adoption, alembic_filter, db, naming
-from reelwatch.errors import NotOurs, SettingsError
+from reelwatch import adoption, alembic_filter, db, naming, track
+from reelwatch.errors import NotMigrated, NotOurs, SettingsError
 from reelwatch.models import Base
 from reelwatch.naming import Place
 from tests.conftest import new_database
@@ -453,3 +454,18 @@ def test_the_shop_follows_the_documents() -> None:
     shown, env = lines.splitlines(), (SHOP / "migrations/env.py").read_text()
     assert shown[0] in env
     assert "include_name=include_name" in shown[-1]
+
+
+def test_a_session_in_a_database_without_our_tables_is_told_what_to_do(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a table has a name of ours and is somebody else's."""
+    configured(empty_database_url, monkeypatch)
+    engine = create_engine(empty_database_url)
+    with contextlib.closing(engine.connect()) as connection:
+        for statement in ("SELECT 1", "CREATE TABLE accounts (id integer)"):
+            connection.execute(text(statement))
+            connection.commit()
+            with Session(engine) as session, pytest.raises(NotMigrated, match="reelwatch migrate"):
+                track("veo3.1:a", session=session)
+    engine.dispose()

@@ -37,7 +37,7 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "list": Entry("cli_jobs:list_", "List jobs, the newest first."),
         "watch": Entry("cli_watch:watch", "Watch jobs move, live."),
         "cancel": Entry("cli_jobs:cancel", "Stop tracking videos."),
-        "recheck": Entry("cli_jobs:recheck", "Look again now; reopen expired and lost ones."),
+        "recheck": Entry("cli_jobs:recheck", "Poll now; reopen expired, cancelled, unknown ones."),
     },
     "Webhooks and callbacks": {
         "deliveries": Entry("cli_events:deliveries", "List events: told, owed and given up."),

@@ -6,14 +6,12 @@ import click
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from reelwatch import log
+from reelwatch import db, log
 from reelwatch.errors import ReelwatchError, Refused, SettingsError
 
 FAILED = 1
 WRONG_USAGE = 2
 
-NO_TABLE = ("no such table", "undefinedtable")
-NO_COLUMN = ("no such column", "has no column", "undefinedcolumn")
 # SQLite's words and PostgreSQL's: full, or not to be written to.
 NO_WRITING = (
     "disk is full",
@@ -62,14 +60,14 @@ def _text(error: Exception) -> str:
 def database_text(error: SQLAlchemyError) -> str:
     """What is wrong with the database, and what to do about it where that is known."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    said = f"{type(cause).__name__} {cause}".casefold()
-    if any(sign in said for sign in NO_TABLE):
+    said = db.said_by(cause)
+    if any(sign in said for sign in db.NO_TABLE):
         return "the database is at no revision: run `reelwatch migrate`"
-    if any(sign in said for sign in NO_COLUMN):
+    if any(sign in said for sign in db.NO_COLUMN):
         return "the database is at an older revision than this program: run `reelwatch migrate`"
     if isinstance(cause, PoolTimeout):
         return "the database: all connections of this process are in use"
     first = next(iter(str(cause).strip().splitlines()), type(cause).__name__).strip()
     if any(sign in said for sign in NO_WRITING):
         return f"the database can't be written to: {first}; what was accepted before is kept"
-    return f"the database: {first}"
+    return f"the database (DATABASE_URL): {first}"

@@ -105,8 +105,8 @@ def listen(host: str, port: int, secrets: Sequence[str], answer: int, as_json: b
     """Receive webhooks here, verify their signatures and print a line for each.
 
     \b
+    WEBHOOK_ALLOW=127.0.0.1 reelwatch up     # first: it makes the secret that both need
     reelwatch listen
-    WEBHOOK_ALLOW=127.0.0.1 reelwatch up
     WEBHOOK_ALLOW=127.0.0.1 reelwatch track ID --webhook-url http://127.0.0.1:8788/
 
     With --json each event is a JSON object on a line of its own.
@@ -120,6 +120,11 @@ def listen(host: str, port: int, secrets: Sequence[str], answer: int, as_json: b
     receiver = listener.Listener(keys, host, port, answer, _printer(as_json), KEPT)
     receiver.start()
     click.echo(f"listening at {receiver.url}/ until Ctrl-C; verified events get {answer}", err=True)
+    click.echo(
+        "Start Reelwatch with WEBHOOK_ALLOW=127.0.0.1, and track with "
+        f"--webhook-url {receiver.url}/",
+        err=True,
+    )
     with suppress(KeyboardInterrupt):
         receiver.serve_forever()
     counts = ", ".join(f"{count} {what}" for what, count in receiver.counts().items())

@@ -197,8 +197,9 @@ def cancel(ids: Sequence[str], account: str, as_json: bool) -> None:
 def recheck(ids: Sequence[str], account: str, as_json: bool) -> None:
     """Look at jobs again as soon as a worker is free.
 
-    A job that is expired, or that failed because upstream did not know its id, is taken up again
-    and gets its deadline anew. Any other end stays.
+    A job that is expired or cancelled, or that failed because upstream did not know its id, is
+    taken up again and gets its deadline anew. One that was completed without a URL stays completed
+    and is asked for it once more. Any other end stays.
 
     \b
     reelwatch recheck veo3.1-fast:1770350082-trii1OXZc3

@@ -218,6 +218,8 @@ def migrate(to: str, yes: bool, as_json: bool) -> None:
     if as_json:
         cli_render.print_json({"before": before, "revision": after, "notes": notes})
         return
+    if not os.environ.get("DATABASE_URL"):
+        click.echo("DATABASE_URL is not set: this is the SQLite file in this folder", err=True)
     for note in notes:
         click.echo(note)
     if before == after:
@@ -250,7 +252,8 @@ def prune(older_than: timedelta, as_json: bool) -> None:
     if as_json:
         cli_render.print_json({"deleted": count, "before": before})
     else:
-        click.echo(f"deleted {count} jobs that ended before {cli_render.clock(before)}")
+        jobs = "1 job" if count == 1 else f"{count} jobs"
+        click.echo(f"deleted {jobs} that ended before {cli_render.clock(before)}")
 
 
 @click.command()

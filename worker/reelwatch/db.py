@@ -38,7 +38,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from reelwatch.errors import ReelwatchError, Refused
+from reelwatch import errors
+from reelwatch.errors import Refused
 from reelwatch.models import Base, UtcDateTime
 from reelwatch.naming import HERE
 from reelwatch.postgresql import IMPATIENT
@@ -103,8 +104,18 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
-class NotMigrated(ReelwatchError, SQLAlchemyError):
-    """The tables are not there, or older than this program; the message says what to do."""
+# What SQLite and PostgreSQL say of a table, or a column of one, that is not there.
+NO_TABLE = ("no such table", "undefinedtable")
+NO_COLUMN = ("no such column", "has no column", "undefinedcolumn")
+
+
+def said_by(error: BaseException | None) -> str:
+    """A driver's error as one lower-case text, to look for signs in."""
+    return f"{type(error).__name__} {error}".casefold()
+
+
+class NotMigrated(errors.NotMigrated, SQLAlchemyError):
+    """Whoever waits for a database waits for its tables, too."""
 
 
 def _check_revision(url: str) -> None:

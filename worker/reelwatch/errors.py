@@ -25,5 +25,12 @@ class SettingsError(ReelwatchError):
     """A setting is missing or wrong; the message names it, its value and what is accepted."""
 
 
+class NotMigrated(ReelwatchError):
+    """The tables are not there, not all of them, or older than this program.
+
+    The message says what to do: `reelwatch migrate`, or REELWATCH_SCHEMA as workers have it.
+    """
+
+
 class NotOurs(ReelwatchError):
     """Tables are in the way that are somebody else's; the message says which, and what to do."""

@@ -12,6 +12,9 @@ from sqlalchemy.exc import ArgumentError
 
 from reelwatch import spelling, tls, urls
 
+# DATABASE_URL may be an application's own too, with its own driver; ours is psycopg 3 for all.
+_DRIVERS = "psycopg|psycopg2|psycopg2cffi|psycopg_async|asyncpg|pg8000"
+POSTGRESQL = re.compile(rf"postgres(ql)?(\+({_DRIVERS}))?")
 DATABASE_FORMS = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or postgres://…"
 BROKER_FORMS = "redis://…, rediss://…, amqp://… or amqps://…"
 BROKER_SCHEMES = ("redis", "rediss", "amqp", "amqps", "memory")
@@ -21,7 +24,7 @@ _HOST = re.compile(r"/.*|[^:,\s]*(:[0-9]*)?(,[^:,\s]*(:[0-9]*)?)*")
 
 
 def normal_database_url(value: str) -> URL:
-    """The URL with its driver named: `postgres://` and `postgresql://` mean psycopg 3."""
+    """The URL with its driver named: `postgres://`, `postgresql+asyncpg://` … mean psycopg 3."""
     if urls.is_sqlite(value):
         return _sqlite_url(value)
     try:
@@ -31,8 +34,8 @@ def normal_database_url(value: str) -> URL:
     except (ArgumentError, ValueError) as error:
         said = error if isinstance(error, ValueError) else urls.QUOTING
         raise ValueError(f"{DATABASE_FORMS}; {said}") from None
-    if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg"):
-        raise ValueError(DATABASE_FORMS)
+    if not POSTGRESQL.fullmatch(url.drivername):
+        raise ValueError(f"{DATABASE_FORMS}, not {url.drivername}://…")
     read = tuple(part or None for part in (url.username, url.password, url.host, url.port))
     if read != (parts.user, parts.password, parts.host, parts.port):
         raise ValueError(f"{DATABASE_FORMS}; {urls.QUOTING}")

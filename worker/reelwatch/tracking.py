@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from sqlalchemy import Executable, bindparam, select, true
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from reelwatch import accounts, db, events, ledger, lifecycle, settings
@@ -274,8 +274,17 @@ def _check_name(what: str, name: object) -> None:
 def _joined(session: Session | None) -> Iterator[Session]:
     if session is not None:
         _check_place(session)
-        yield session
-        session.flush()
+        try:
+            yield session
+            session.flush()
+        except DBAPIError as error:
+            if not any(sign in db.said_by(error.orig) for sign in (*db.NO_TABLE, *db.NO_COLUMN)):
+                raise
+            said = str(error.orig).partition("\n")[0]
+            raise db.NotMigrated(
+                f"the session's database has not Reelwatch's tables in this place ({said}): "
+                f"run `reelwatch migrate` there, and set {VARIABLE} here as its workers have it"
+            ) from error
         return
     with db.transaction(settings.handing_in().database_url) as own:
         yield own
