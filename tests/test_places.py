@@ -649,3 +649,8 @@ def test_no_change_of_shape_changes_what_upstream_said(name: str, data: st.DataO
     assert after.meaning is before.meaning, after.remarks
     assert after.video_url == before.video_url or before.meaning is not Meaning.SUCCESS
     assert (after.failure and after.failure.code) == (before.failure and before.failure.code)
+
+
+@pytest.mark.parametrize("broken", ["https://[x/v.mp4", "https://a.b]/v.mp4"])
+def test_a_url_that_nobody_could_open_is_no_result(broken: str) -> None:
+    assert places.search({"video": {"file": broken}}) == frozenset()
