@@ -1,5 +1,6 @@
 """Acceptance: real processes, killed and starved while they work, lose nothing and tell no lies."""
 
+import json
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -11,6 +12,8 @@ from sqlalchemy import select
 
 from reelwatch import db, delivery, polling
 from reelwatch.models import Delivery, Job
+from tests.drill import report
+from tests.drill.faults import FAULTS
 from tests.drill.script import run, short_script
 from tests.drill.world import drilling
 from tests.fleet import fleet, scripted_ids, violations
@@ -104,3 +107,12 @@ def leases_over(url: str, but: Sequence[str]) -> int:
             assert attempt.next_attempt_at <= now + delivery.LEASE
             attempt.next_attempt_at = now
         return len(attempts)
+
+
+def test_the_readme_shows_what_was_measured() -> None:
+    """Nobody types those tables; they name only faults that there are."""
+    results = json.loads(report.KEPT.read_text())
+    readme = report.README.read_text()
+    assert report.shown(readme, results) == readme
+    assert {name for each in results for name in each["times"]} == set(FAULTS)
+    assert all(each["violations"] == each["lost"] == each["dead"] == 0 for each in results)
