@@ -84,8 +84,9 @@ def start_without_broker(drill: Drill) -> None:
     ids = [scripted_id("grok", "ok", 20, f"b{drill.chance.randrange(10**9)}") for _ in range(5)]
     drill.hand_in(*ids)
     drill.make_sure()
-    for each in drill.all_running(WORKER):
-        each.wait_for("ready", READY_SECONDS)  # before that it does not know the signal yet
+    for command, started in ((WORKER, "ready"), (BEAT, "beat_starting")):
+        for each in drill.all_running(command):
+            each.wait_for(started, READY_SECONDS)  # before that it does not know the signal yet
     codes = drill.fleet.terminate_all()
     drill.expect(not any(codes), f"after SIGTERM processes ended with {codes}")
     drill.to_broker.set(Weather.REFUSES)
