@@ -7,11 +7,14 @@ from reelwatch.sandbox import scripted_id
 from tests.drill.faults.kinds import fault
 from tests.drill.world import Drill
 from tests.fleet import BEAT, WORKER
+from tests.servers import eventually
 
 HELD = 20  # jobs
 HELD_SECONDS = 20.0
 UNTOUCHED_SECONDS = 10.0  # others are looked at all the time: this is far from an ordinary gap
 IN_HAND = 20  # answers that happen to be under way to the database when they are counted
+# An account that still rests after a fault before is not looked at, whatever a producer does.
+PAUSED = "SELECT name FROM accounts WHERE paused_until IS NOT NULL"
 NUMBERS = itertools.count(1)
 
 
@@ -59,6 +62,7 @@ def hold(drill: Drill, action: str, *, keep: bool) -> None:
     if action == "cancel" and keep:
         drill.cancelled |= set(video_ids)
     drill.shop.keep_working()
+    eventually(lambda: not drill.fleet.rows(PAUSED), 120, "the account's next good answer")
     # In the order that is not ours.
     drill.shop.send("ponder", number, action, video_ids[::-1], HELD_SECONDS, keep)
     drill.shop.has_done(f"{action} called", number, 60)
