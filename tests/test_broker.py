@@ -15,10 +15,14 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Connection
+from kombu.transport import redis
 
 from reelwatch import db, redis_queue, tracking
+from reelwatch.celery import REDIS_OPTIONS
 from tests.environment import SECRET, configured, set_variables
 from tests.fleet import BEAT, Fleet, fleet, scripted_ids
+from tests.logs import Lines
 from tests.processes import UNCOUNTED
 from tests.seeding import jobs_in
 from tests.servers import PostgresServer, Process, RedisServer, eventually, process
@@ -115,6 +119,47 @@ def test_a_producer_hands_out_nothing_of_ours(deployed: Fleet, redis_server: Red
                 for _ in range(20):
                     qos.restore_visible(interval=1)
         assert client.hget(redis_queue.KEYS["unacked_key"], tag) == item.encode()
+
+
+@pytest.fixture
+def sweep(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Hands out again what no worker has acknowledged, as workers do now and then."""
+    monkeypatch.setattr(redis.Transport, "Channel", redis_queue.Channel)
+    with Connection(redis_url, transport_options=REDIS_OPTIONS) as connection:
+        channel: Any = connection.default_channel
+
+        def once() -> None:
+            channel.qos._swept_at = float("-inf")
+            channel.qos.restore_visible()
+
+        yield once
+
+
+@pytest.mark.parametrize("broken", ["no newline at all", "", "\n{}", "other\n{}", "\xff\n\n"])
+def test_what_is_no_kept_message_holds_up_none_behind_it(
+    redis_server: RedisServer, sweep: Callable[[], None], broken: str, logged: Lines
+) -> None:
+    unacked, index, _ = redis_queue.KEYS.values()
+    with redis_server.client() as client:
+        client.hset(unacked, mapping={"kept-broken": broken, "kept-lost": "reelwatch\nit"})
+        client.zadd(index, {"kept-broken": 1, "kept-lost": 2, "kept-nowhere": 1})
+        sweep()
+        assert client.lrange("reelwatch", 0, -1) == [b"it"]
+        assert client.exists(unacked, index, "other") == 0
+    (told_of,) = logged.named("message_refused")
+    assert "no message, and kept as one" in told_of["reason"]
+
+
+def test_a_sweep_that_fails_is_told_in_a_line(
+    redis_server: RedisServer, sweep: Callable[[], None], logged: Lines
+) -> None:
+    with redis_server.client() as client:
+        client.set(redis_queue.KEYS["unacked_index_key"], "of another kind")
+    for _ in range(3):
+        sweep()
+    (line,) = logged.named("redis_refused")
+    assert line["level"] == "warning"
+    assert "WRONGTYPE" in line["error"]
 
 
 def test_control_commands_stay_in_the_family(deployed: Fleet, shop: Shop) -> None:

@@ -6,8 +6,9 @@ for the second step loses it. Here the intake's messages move in one script, or 
 work's queue holds are nudges; those need no such care.
 """
 
+import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from queue import Empty
 from typing import Any
 from uuid import uuid4
@@ -55,19 +56,26 @@ for i = 3, #KEYS do
   end
 end
 """
+# What was kept and is no message of the intake's is dropped, and returned to be told: one such
+# entry must not hold up those behind it.
 PUT_BACK = """
+local refused = {}
 local function put_back(tag)
   local kept = redis.call('HGET', KEYS[1], tag)
   if kept then
-    local at = string.find(kept, '\\n', 1, true)
-    redis.call('RPUSH', string.sub(kept, 1, at - 1), string.sub(kept, at + 1))
+    local at = string.match(kept, '^reelwatch[^.\\n]*()\\n')
+    if at then
+      redis.call('RPUSH', string.sub(kept, 1, at - 1), string.sub(kept, at + 1))
+    else
+      refused[#refused + 1] = string.sub(kept, 1, 200)
+    end
   end
   redis.call('HDEL', KEYS[1], tag)
   redis.call('ZREM', KEYS[2], tag)
 end
 """
 # KEYS: unacked, index; ARGV: tag.
-GIVE_BACK = PUT_BACK + "put_back(ARGV[1])"
+GIVE_BACK = PUT_BACK + "put_back(ARGV[1]) return refused"
 # KEYS: unacked, index; ARGV: how many at once.
 SWEEP = (
     PUT_BACK
@@ -75,7 +83,7 @@ SWEEP = (
 local now = redis.call('TIME')[1]
 local due = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[1])
 for _, tag in ipairs(due) do put_back(tag) end
-return #due
+return refused
 """
 )
 # KEYS: index; ARGV: tag, seconds from now.
@@ -110,7 +118,7 @@ class QoS(redis.QoS):
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
         """Put it back into its queue. If that fails it is put back later."""
         if is_kept(tag):
-            self._ask(GIVE_BACK, self.unacked_key, self.unacked_index_key, args=[tag])
+            self._put_back(GIVE_BACK, tag)
 
     def restore_unacked(self, client: Any = None) -> None:
         """At the end of a connection: put back what nobody has acknowledged on it."""
@@ -123,18 +131,27 @@ class QoS(redis.QoS):
         if time.monotonic() - self._swept_at < SWEEP_SECONDS:
             return
         self._swept_at = time.monotonic()
-        self._ask(SWEEP, self.unacked_key, self.unacked_index_key, args=[SWEPT])
+        self._put_back(SWEEP, SWEPT, level=logging.WARNING)  # else it fails for good, unseen
+
+    def _put_back(self, script: str, what: str | int, level: int = logging.DEBUG) -> None:
+        keys = self.unacked_key, self.unacked_index_key
+        for refused in self._ask(script, *keys, args=[what], level=level) or ():
+            tell_refused(f"no message, and kept as one: {bytes_to_str(refused)!r}"[:SHOWN])
 
     def _postpone(self, tag: str) -> None:
         if is_kept(tag):
             self._ask(POSTPONE, self.unacked_index_key, args=[tag, AGAIN_SECONDS])
 
-    def _ask(self, script: str, *keys: str, args: list[Any]) -> None:
+    def _ask(
+        self, script: str, *keys: str, args: list[Any], level: int = logging.DEBUG
+    ) -> Sequence[bytes] | None:
         try:
             with self.channel.conn_or_acquire() as client:
-                client.eval(script, len(keys), *keys, *args)
+                answer: Sequence[bytes] | None = client.eval(script, len(keys), *keys, *args)
+                return answer
         except (RedisError, OSError) as error:
-            logger.debug("redis_refused", error=str(error))
+            logger.log(level, "redis_refused", error=str(error))
+            return None
 
 
 class Channel(redis.Channel):
@@ -217,7 +234,9 @@ class Channel(redis.Channel):
         try:
             raw = loads(bytes_to_str(item))
             raw["properties"]["delivery_info"]["routing_key"]  # without an address it is none
-            raw["properties"]["delivery_tag"] = tag  # ours: senders may not choose the same one
+            # Ours: senders may not choose the same tag, nor where a retry goes.
+            raw["properties"]["delivery_info"] = {"exchange": "", "routing_key": queue}
+            raw["properties"]["delivery_tag"] = tag
             self.connection._deliver(raw, queue)
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             self.forget(tag)
