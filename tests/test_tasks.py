@@ -8,7 +8,7 @@ import pickle
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -718,14 +718,21 @@ UNFIT: dict[str, tuple[Any, str]] = {
     "an id of a task that is none": (packed(id=[1]), "its id is no text"),
     "a long id of a task": (packed(id="i" * 300), "no text of at most 255 characters"),
     "retries": (packed(retries="x"), "its retries are no number"),
-    "timelimit": (packed(timelimit="x"), "its timelimit is not two numbers"),
     "2 MB of metadata": (
         packed([["a"], {"metadata": {"a": LARGE + LARGE}}, EMBED]), "a message of 2000101 bytes",
     ),
     "a video id of 1 MB": (packed([[LARGE], {}, EMBED]), "a message of 1000079 bytes"),
     "a large name": (packed([["a"], {"account": "m" * 200_000}, EMBED]), "account: 'mmm"),
     "unknown names": (packed([["a"], {"nope": 1}, EMBED]), "unexpected keyword argument 'nope'"),
-    "no time": (packed(eta="nope"), "invalid ETA value 'nope'"),
+    "no time": (packed(eta="nope"), "eta 'nope' is no ISO 8601 time"),
+    "no day": (packed(eta="2026-99-99"), "eta '2026-99-99' is no ISO 8601 time"),
+    "an empty time": (packed(eta=""), "eta '' is no ISO 8601 time"),
+    "before all time": (packed(eta="0001-01-01T00:00:00+23:59"), "eta '0001-01-01T00"),
+    "no end": (packed(expires="nonsense"), "expires 'nonsense' is no ISO 8601 time"),
+    "after all time": (packed(expires="9999-12-31T23:59:59-23:59"), "expires '9999-12-31T23"),
+    "work": (packed([[], {}, EMBED], task="reelwatch.tick"), "reelwatch.tick can't come through"),
+    "Celery's": (packed([[], {}, EMBED], task="celery.chain"), "unknown task 'celery.chain'"),
+    "self": (packed([["a"], {"self": 1}, EMBED]), "'self' is no option"),
     "no id": (packed([[], {}, EMBED]), "video id: it is empty"),
     "two ids": (packed([["a", "b"], {}, EMBED]), "2 values are given; accepted: one video id"),
 }  # fmt: skip
@@ -747,6 +754,61 @@ def test_what_is_no_message_of_ours_is_told_and_ends_no_worker(
     assert max(map(len, worker.output.splitlines())) < 5_000
     assert len(worker.output) < 1_000 * len(UNFIT)
     assert worker.terminate(60) == 0
+
+
+UNFIT_WORK: dict[str, tuple[Any, str]] = {
+    **{
+        task: (packed([[1], {}, EMBED], task=f"reelwatch.{task}"), f"reelwatch.{task} takes no")
+        for task in ("tick", "learn", "deliver", "retry_waiting")
+    },
+    "by name": (packed([[], {"self": 1}, EMBED], task="reelwatch.tick"), "reelwatch.tick takes no"),
+    "Celery's": (packed([[], {}, EMBED], task="celery.map"), "unknown task 'celery.map'"),
+    **{
+        str(args): (packed([args, {}, EMBED], task="reelwatch.poll"), "reelwatch.poll takes the")
+        for args in ([], [{"a": 1}], ["\0"], ["a", "b"])
+    },
+}
+
+
+def test_what_is_no_work_of_ours_is_told_in_a_line(worker: Process, redis_url: str) -> None:
+    with Redis.from_url(redis_url) as redis:
+        for message, _ in UNFIT_WORK.values():
+            redis.lpush("reelwatch.work", json.dumps(message))
+        for _, reason in UNFIT_WORK.values():
+            assert json.loads(worker.wait_for(reason))["event"] == "message_refused"
+        eventually(lambda: redis.llen("reelwatch.work") == 0, 30, lambda: worker.output)
+    assert worker.terminate(60) == 0
+    assert "Traceback" not in worker.output
+
+
+FOLLOWING: Sequence[Mapping[str, Any]] = (
+    {"chain": "xyz"},
+    {"callbacks": 5},
+    {"errbacks": "x"},
+    {"chord": {"x": 1}},
+    {"callbacks": [{"task": "shop.done", "args": [], "options": {"queue": "shop"}}]},
+)
+
+
+def test_an_id_is_taken_in_whatever_should_follow_and_however_short_its_time(
+    postgresql_url: str, worker: Process, redis_url: str
+) -> None:
+    """A limit from outside kills no process; nothing can follow, which costs no id."""
+    ids = [f"veo3:{number}" for number in range(len(FOLLOWING) + 3)]
+    old = {"task": "reelwatch.track", "id": "an-id", "args": [ids[-1]], "timelimit": [-1, -1]}
+    messages = [packed([[each], {}, more]) for each, more in zip(ids, FOLLOWING, strict=False)]
+    messages.append(packed([[ids[-3]], {}, EMBED], timelimit=[1e-9, 1e-9]))
+    messages.append(packed([[ids[-2]], {}, EMBED], timelimit="x"))
+    messages.append(packed(old | {"callbacks": 5}) | {"headers": {}})
+    with Redis.from_url(redis_url) as redis:
+        for message in messages:
+            redis.lpush("reelwatch", json.dumps(message))
+        eventually(lambda: set(states(postgresql_url)) == set(ids), 60, lambda: worker.output)
+        eventually(lambda: redis.hlen(UNACKED) == 0, 30, lambda: worker.output)
+    assert "nothing_follows" in worker.output
+    assert worker.terminate(60) == 0
+    for sign in ("Traceback", "time limit", "TimeLimit", "prematurely"):
+        assert sign not in worker.output
 
 
 def test_messages_of_celerys_first_protocol_are_taken(
@@ -830,6 +892,9 @@ def test_a_full_or_read_only_file_stops_intake_and_loses_nothing(
             wanted = f"the database can't be written to: {said}; what was accepted before is kept"
             assert result.output == f"reelwatch: {wanted}\n"
             assert [job["video_id"] for job in json.loads(done("list", "--json"))] == [ID]
+            told = run("doctor").output
+            assert f"✗ database: the database can't be written to: {said}" in told
+        assert "✓ database" in run("doctor").output
         assert run("track", *ids).exit_code == 0
         assert len(jobs_in(sqlite_url)) == 1 + len(ids)
 

@@ -8,16 +8,24 @@ from typing import Any
 
 import kombu.message
 import structlog
+from celery.utils.time import maybe_iso8601
 from celery.worker import consumer, state
 from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.message import Message
+from kombu.utils.json import dumps
 
 INTAKE = "reelwatch"  # where producers send `reelwatch.track`, `.cancel`, `.recheck`
 WORK = "reelwatch.work"  # ticks and turns: a flood of new ids must not hold them up
+INTAKE_TASKS = frozenset({"reelwatch.track", "reelwatch.cancel", "reelwatch.recheck"})
+OURS = "reelwatch."  # what our tasks' names begin with; `celery.chain` and the like are none
+# What Celery would have follow a task. Nothing can follow ours: this app publishes to no queue but
+# its own, so what another app wants to know of an end is `callback_task`.
+FOLLOWING = ("callbacks", "errbacks", "chain", "chord")
 
 MESSAGE_LIMIT = 256 * 1024  # bytes; the largest `reelwatch.track` that can be accepted has a fifth
 HEADERS_LIMIT = 64 * 1024  # characters, as Python writes them
 NAME_LIMIT = 255
+ACCOUNT_LIMIT = 64  # characters of its name
 SHOWN = 200  # characters of what was refused
 
 # The last that were dropped, (task, reason), until somebody writes them down.
@@ -79,6 +87,7 @@ class Consumer(consumer.Consumer):
         def handle_or_drop(message: Message) -> None:
             reason = unfit(message, self.strategies)  # type: ignore[attr-defined]  # not in its stubs
             if reason is None:
+                leave_out(message)
                 handle(message)
                 return
             tell_refused(reason, message.headers)
@@ -95,12 +104,38 @@ def unfit(message: Message, known: Mapping[str, Any]) -> str | None:
         payload: Any = message.decode()
     except (DecodeError, ContentDisallowed, ValueError, RecursionError) as error:
         return f"its body can't be read: {_shown(error)}"
-    if "task" in message.headers:
-        return _unfit_parts(payload) or _unfit_head(message.headers, known)
-    if not isinstance(payload, dict):  # Celery's first protocol has all in the body
-        return "it names no task"
-    parts: Any = (payload.get("args", []), payload.get("kwargs", {}), {})
-    return _unfit_parts(parts) or _unfit_head(payload, known)
+    head, parts = message.headers, payload
+    if "task" not in head:  # Celery's first protocol has all in the body
+        if not isinstance(payload, dict):
+            return "it names no task"
+        head, parts = payload, (payload.get("args", []), payload.get("kwargs", {}), {})
+    address: Any = message.delivery_info
+    return (
+        _unfit_parts(parts)
+        or _unfit_head(head, known)
+        or _unfit_here(head["task"], address.get("routing_key"))
+        or _unfit_arguments(head["task"], parts[0], parts[1])
+    )
+
+
+def leave_out(message: Message) -> None:
+    """Take what senders have no say in out of a message that is fit: time limits, what follows.
+
+    A limit of a billionth of a second would kill the process that takes the id in.
+    """
+    payload: Any = message.payload
+    first = "task" not in message.headers  # Celery's first protocol
+    head = payload if first else message.headers
+    head.pop("timelimit", None)
+    embed = payload if first else payload[2] or {}
+    following = [name for name in FOLLOWING if embed.get(name)]
+    for name in following:
+        embed[name] = None
+    if following:
+        logger.warning("nothing_follows", task=head["task"], id=head["id"], left_out=following)
+        if not first:
+            changed: Any = message
+            changed.body, changed.content_encoding = dumps(payload), "utf-8"
 
 
 def _unfit_envelope(message: Message) -> str | None:
@@ -125,7 +160,7 @@ def _unfit_parts(payload: Any) -> str | None:
 
 def _unfit_head(head: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:
     task = head.get("task")
-    if not isinstance(task, str) or task not in known:
+    if not isinstance(task, str) or task not in known or not task.startswith(OURS):
         return f"unknown task {_shown(task)}"
     if not isinstance(head.get("id"), str):
         return "its id is no text"
@@ -135,9 +170,36 @@ def _unfit_head(head: Mapping[str, Any], known: Mapping[str, Any]) -> str | None
             return f"{name} {_shown(value)} is no text of at most {NAME_LIMIT} characters"
     if not isinstance(head.get("retries", 0), int | None):
         return "its retries are no number"
-    limits = head.get("timelimit") or [None, None]
-    numbers = isinstance(limits, list) and all(isinstance(n, int | float | None) for n in limits)
-    return None if numbers and len(limits) == 2 else "its timelimit is not two numbers"
+    for name in ("eta", "expires"):
+        if not _is_moment(head.get(name)):
+            return f"{name} {_shown(head[name])} is no ISO 8601 time"
+    return None
+
+
+def _is_moment(value: str | None) -> bool:
+    try:  # as Celery reads it, and far enough from the calendar's ends for any time zone
+        return value is None or 1 < maybe_iso8601(value).year < 9999  # type: ignore[union-attr]
+    except (AttributeError, ValueError, OverflowError):
+        return False
+
+
+def _unfit_here(task: str, queue: object) -> str | None:
+    if queue == WORK or task in INTAKE_TASKS:
+        return None
+    return f"{task} can't come through the queue {INTAKE!r}"
+
+
+def _unfit_arguments(task: str, args: list[Any], kwargs: dict[str, Any]) -> str | None:
+    if task in INTAKE_TASKS:  # what these take is judged, and told, with the id
+        return "'self' is no option" if "self" in kwargs else None
+    if task == "reelwatch.poll":
+        fits = len(args) == 1 and _is_name(args[0]) and not kwargs
+        return None if fits else f"{task} takes the name of an account, and nothing else"
+    return f"{task} takes no arguments" if args or kwargs else None
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= ACCOUNT_LIMIT and value.isprintable()
 
 
 def tell_refused(reason: str, headers: object = None) -> None:
