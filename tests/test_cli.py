@@ -434,6 +434,30 @@ def test_a_wrong_filter_is_wrong_usage(args: tuple[str, ...], commands: pytest.M
     assert "Invalid value" in failed(2, "list", *args)
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("list", "--limit"),
+        ("deliveries", "--limit"),
+        ("simulate", "--limit"),
+        ("sandbox", "--rate-limit"),
+        ("sandbox", "--port"),
+        ("listen", "--port"),
+    ],
+)
+def test_a_number_beyond_counting_is_wrong_usage(
+    args: tuple[str, ...], commands: pytest.MonkeyPatch
+) -> None:
+    assert "is not in the range" in failed(2, *args, "9" * 23)
+
+
+def test_the_largest_limit_is_one_that_databases_can_count_to(
+    told: dict[str, Any],
+) -> None:
+    assert json.loads(done("list", "--limit", "1000000000", "--json"))
+    assert json.loads(done("deliveries", "--limit", "1000000000", "--json"))
+
+
 # -------------------------------------------------------- cancel, recheck
 
 

@@ -11,6 +11,7 @@ from reelwatch import log, settings
 from reelwatch.cli_errors import Failure
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+MOST = 1_000_000_000  # of anything: no database counts as far as Python does
 
 # Click's ParamType can be subscripted only since 8.4, hence the exceptions below.
 
@@ -93,7 +94,7 @@ def any_account(command: Command) -> Command:
 def limit(command: Command) -> Command:
     """`--limit`."""
     return click.option(
-        "--limit", type=click.IntRange(min=1), default=50, show_default=True, metavar="N",
+        "--limit", type=click.IntRange(1, MOST), default=50, show_default=True, metavar="N",
         help="So many at most.",
     )(command)  # fmt: skip
 

@@ -87,7 +87,7 @@ def _signed(current: settings.Settings) -> str:
 @click.command("sandbox")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to serve.")
 @click.option("--port", default=8787, show_default=True, type=click.IntRange(0, 65535))
-@click.option("--rate-limit", type=click.IntRange(min=1), metavar="N",
+@click.option("--rate-limit", type=click.IntRange(1, options.MOST), metavar="N",
               help="Answer 429 beyond so many requests a second and key.")  # fmt: skip
 def sandbox_(host: str, port: int, rate_limit: int | None) -> None:
     """Run a local stand-in of the upstream, whose jobs are scripted by their ids.

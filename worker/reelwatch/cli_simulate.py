@@ -33,7 +33,7 @@ class Setting:
               help="REELWATCH_TARGET_DELAY to try; may be given several times.")  # fmt: skip
 @click.option("--rate", type=click.FloatRange(0, 10_000, min_open=True), multiple=True,
               metavar="N", help="Requests per second to try; may be repeated.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(1), default=2_000, show_default=True,
+@click.option("--limit", type=click.IntRange(1, options.MOST), default=2_000, show_default=True,
               help="So many of the newest finished jobs.")  # fmt: skip
 @options.account
 @options.as_json
