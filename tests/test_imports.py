@@ -73,6 +73,7 @@ GROUPS = {
         "deadline",
         "beat",
         "broker_check",
+        "database_check",
         "messages",
         "tls",
         "redis_queue",

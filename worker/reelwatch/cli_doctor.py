@@ -13,6 +13,7 @@ from reelwatch import (
     broker_check,
     cli_errors,
     cli_render,
+    database_check,
     db,
     history,
     intake,
@@ -156,6 +157,10 @@ def _database(current: settings.Settings) -> Check:
     if read_only:
         found = f"{shown_url(url)} is read-only: a standby, or a primary that became one"
         return Check("database", WRONG, f"{found}; DATABASE_URL has to name the writable server")
+    try:
+        database_check.try_writing(url)
+    except SQLAlchemyError as error:
+        return Check("database", WRONG, _failure_text(error))
     return Check("database", OK, f"{shown_url(url)}, at revision {head}")
 
 
