@@ -11,9 +11,10 @@ from urllib.parse import quote
 import pytest
 import structlog
 from celery.utils.log import get_task_logger
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
-from reelwatch import log
+from reelwatch import db, log
 from reelwatch.redaction import MASK
 from reelwatch.settings import Settings
 from tests.environment import SECRET, set_variables
@@ -252,6 +253,26 @@ def test_an_outage_needs_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ours["error"], theirs["error"]) == (refused, refused)
     assert "exception" not in ours | theirs
     assert "\n" not in theirs["event"]
+
+
+def test_neither_does_a_server_that_is_read_only_or_has_no_tables(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = configured(monkeypatch, log_format="json")
+    for error in (refused_by(postgresql_url), db.NotMigrated("run it")):
+        own().error("failed", exc_info=error)
+    read_only, missing = stream.lines
+    assert "exception" not in read_only | missing
+    assert read_only["error"].endswith("cannot execute UPDATE in a read-only transaction")
+    assert missing["error"] == "NotMigrated: run it"
+
+
+def refused_by(url: str) -> DBAPIError:
+    with db.engine(url).connect() as connection:
+        connection.execute(text("SET TRANSACTION READ ONLY"))
+        with pytest.raises(DBAPIError) as refused:
+            connection.execute(text("UPDATE jobs SET polls = 1"))
+    return refused.value
 
 
 # --------------------------------------------------------------------- secrecy

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from reelwatch import cli_doctor, db, tracking
 from reelwatch.sandbox import scripted_id
@@ -49,6 +50,36 @@ def test_a_new_worker_waits_for_its_tables_and_goes_on_by_itself(
         assert worker.output.count(told) <= 9  # one per process in 30 s, not one per tick
         assert "Traceback" not in worker.output
         assert set(deployed.terminate_all()) == {0}
+
+
+def test_tables_that_go_away_under_a_worker_are_told_in_a_line_and_may_come_back(
+    postgresql_url: str, redis_url: str
+) -> None:
+    pace: Any = {"REELWATCH_POLL_MIN": "200ms", "REELWATCH_POLL_MAX": "500ms"}
+    with fleet(postgresql_url, redis_url, 20.0, **pace) as deployed:
+        worker = deployed.start(WORKER, "--concurrency", "2")
+        deployed.start(BEAT)
+        deployed.send("reelwatch.track", FOREVER)
+        eventually(lambda: len(deployed.sandbox.looks()) > 3, START_SECONDS, deployed.log)
+        db.migrate(postgresql_url, "base")
+        worker.wait_for("database_not_migrated", 60)
+        db.migrate(postgresql_url)
+        before = len(deployed.sandbox.looks())
+        deployed.send("reelwatch.track", FOREVER)
+        eventually(lambda: len(deployed.sandbox.looks()) > before + 3, 60, deployed.log)
+        assert set(deployed.terminate_all()) == {0}
+        assert "Traceback" not in deployed.log()
+
+
+@pytest.mark.parametrize("use", [db.transaction, db.reading, db.at_once])
+def test_a_mistake_of_ours_is_no_missing_migration(database_url: str, use: Any) -> None:
+    """Where the revision is right, the database's own error stays."""
+    with pytest.raises(DBAPIError), use(database_url) as session:
+        session.execute(text("SELECT misspelt FROM jobs"))
+    with db.engine(database_url).begin() as connection:
+        connection.execute(text("UPDATE reelwatch_version SET version_num = 'reelwatch_0001'"))
+    with pytest.raises(db.NotMigrated, match=TELL), use(database_url) as session:
+        session.execute(text("SELECT misspelt FROM jobs"))
 
 
 def test_a_worker_of_the_release_before_goes_on(

@@ -138,11 +138,23 @@ def _check_revision(url: str) -> None:
 
 
 @contextmanager
+def _at_revision(url: str) -> Iterator[None]:
+    """Raises `NotMigrated` when tables or columns turn out to be gone, or were never there."""
+    _check_revision(url)
+    try:
+        yield
+    except DBAPIError as error:
+        if any(sign in said_by(error.orig) for sign in (*NO_TABLE, *NO_COLUMN)):
+            _migrated.discard((url, os.getpid()))
+            _check_revision(url)
+        raise
+
+
+@contextmanager
 def transaction(url: str) -> Iterator[Session]:
     """A session whose work is committed at the end, or rolled back by an exception."""
-    _check_revision(url)
     bound = engine(url).execution_options(**{IMPATIENT: True})
-    with Session(bound, expire_on_commit=False) as session, session.begin():
+    with _at_revision(url), Session(bound, expire_on_commit=False) as session, session.begin():
         yield session
 
 
@@ -153,18 +165,16 @@ def at_once(url: str) -> Iterator[Session]:
         with transaction(url) as session:
             yield session
         return
-    _check_revision(url)
     bound = engine(url).execution_options(isolation_level="AUTOCOMMIT", **{IMPATIENT: True})
-    with Session(bound, expire_on_commit=False) as session:
+    with _at_revision(url), Session(bound, expire_on_commit=False) as session:
         yield session
 
 
 @contextmanager
 def reading(url: str) -> Iterator[Session]:
     """A session that only reads: it takes no writer's lock."""
-    _check_revision(url)
     bound = engine(url).execution_options(**{READ_ONLY: True, IMPATIENT: True})
-    with Session(bound, expire_on_commit=False) as session, session.begin():
+    with _at_revision(url), Session(bound, expire_on_commit=False) as session, session.begin():
         yield session
 
 

@@ -22,7 +22,7 @@ FIRST = ("timestamp", "level", "logger", "event", "worker", "pid", "batch", "tas
 # Somebody else's outage: where in our code it was noticed explains nothing.
 OUTAGES = frozenset(
     {"OperationalError", "InterfaceError", "ConnectionError", "TimeoutError", "gaierror",
-     "RedisError", "AMQPError"}
+     "RedisError", "AMQPError", "ReadOnlySqlTransaction", "NotMigrated"}
 )  # fmt: skip
 
 CHANGING = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|\d+(\.\d+)?")
@@ -168,7 +168,8 @@ def cut(text: str, most: int) -> str:
 
 def is_outage(error: BaseException | None) -> bool:
     """Is a server away, or is it a mistake in somebody's program?"""
-    return error is not None and any(each.__name__ in OUTAGES for each in type(error).__mro__)
+    kinds = (type(error), type(getattr(error, "orig", None)))  # the driver's, within SQLAlchemy's
+    return any(each.__name__ in OUTAGES for kind in kinds for each in kind.__mro__)
 
 
 def reason(error: BaseException) -> str:

@@ -63,6 +63,7 @@ class _Worker:
 
     def tell(self, error: db.NotMigrated) -> None:
         """Why nothing is done, now and then."""
+        self._prepared = False  # tables that were taken away come back empty
         with self._lock:
             now = time.monotonic()
             if now - self._told_at < TELL_SECONDS:
