@@ -1,16 +1,23 @@
 """How Celery's processes are named, sized, limited and ended: by real signals, of real workers."""
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from celery.concurrency import asynpool
+from redis import Redis
 from sqlalchemy import text
 
 from reelwatch import db, embedded, processes
@@ -69,8 +76,9 @@ def alive(pid: int) -> bool:
         (True, [signal.SIGTERM]),
         (True, [signal.SIGINT, signal.SIGTERM]),
         (True, [signal.SIGTERM, signal.SIGTERM, signal.SIGQUIT]),
+        (True, [signal.SIGHUP, signal.SIGTERM]),
     ],
-    ids=["docker", "heroku", "ctrl-c-in-foreman", "impatient"],
+    ids=["docker", "heroku", "ctrl-c-in-foreman", "impatient", "closed-terminal"],
 )
 def test_a_worker_that_is_asked_to_end_begins_nothing_and_loses_nothing(
     busy: Fleet, to_group: bool, signals: Sequence[signal.Signals]
@@ -96,6 +104,117 @@ def test_children_do_not_outlive_a_parent_that_was_killed(busy: Fleet) -> None:
     assert len(orphans) >= processes.LEAST_PROCESSES
     os.kill(worker.pid, signal.SIGKILL)
     eventually(lambda: not any(map(alive, orphans)), 30)
+
+
+def test_hangup_alone_ends_them_but_not_under_nohup(postgresql_url: str, redis_url: str) -> None:
+    with fleet(postgresql_url, redis_url, RATE) as deployed:
+        deployed.start_all(workers=1, beats=1)
+        beside = str(Path(sys.executable).parent / "celery")
+        spared = [deployed.start(("nohup", beside, *command[1:])) for command in (WORKER, BEAT)]
+        spared[0].wait_for(" ready", START_SECONDS)
+        deployed.send("reelwatch.track", *slow_ids(1))
+        eventually(lambda: asked(deployed), 60, deployed.log)  # beat has its handlers too
+        for each in deployed.processes[:2]:
+            each.stop_signal(signal.SIGHUP)
+            assert each.wait(60) == 0
+        spared[1].wait_for("beat_starting", START_SECONDS)
+        before = asked(deployed)
+        eventually(lambda: asked(deployed) > before, 60, deployed.log)
+        assert all(ignores(each.pid, signal.SIGHUP) for each in spared)
+        assert "Restarting" not in deployed.log()
+        assert deployed.terminate_all() == [0, 0]
+
+
+def ignores(pid: int, number: signal.Signals) -> bool:
+    (mask,) = re.findall(r"SigIgn:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def test_a_pool_that_dies_just_before_its_broker_is_made_anew(
+    postgresql_url: str, redis_url: str
+) -> None:
+    """What is killed is told in JSON; what is not wound up yet when the worker connects again,
+    which is what a system under load does, ends nothing."""
+    with fleet(postgresql_url, redis_url, RATE) as deployed:
+        worker = deployed.start(WORKER)
+        worker.wait_for(" ready", START_SECONDS)
+        for number in range(2):
+            eventually(lambda: len(children(worker)) > 2, 60)
+            for each in children(worker):
+                os.kill(each, signal.SIGKILL)
+            time.sleep(0.05)  # so that some are noticed, and not all of them
+            with Redis.from_url(redis_url) as broker:
+                broker.execute_command("CLIENT", "KILL", "TYPE", "normal")
+            deployed.send("reelwatch.track", f"sora-2:{number}")
+            taken_in = partial(
+                deployed.rows, f"SELECT 1 FROM jobs WHERE video_id = 'sora-2:{number}'"
+            )
+            eventually(taken_in, 60, deployed.log)
+        assert worker.terminate(60) == 0
+        said = [json.loads(line) for line in worker.output.splitlines()]
+    assert any("SIGKILL" in line["event"] for line in said)
+
+
+def test_what_has_ended_and_is_not_wound_up_yet_is_not_watched() -> None:
+    """As the pool registers its processes with a new event loop."""
+    pool: Any = asynpool.AsynPool.__new__(asynpool.AsynPool)
+    processes._watch_the_living()
+    watched: list[int] = []
+    hub = SimpleNamespace(add_reader=lambda fd, *_: watched.append(fd))
+    pool._track_child_process(SimpleNamespace(_sentinel_poll=None), hub)
+    pool._track_child_process(SimpleNamespace(_sentinel_poll=7), hub)
+    assert watched == [7]
+
+
+# ------------------------------------------------------- where nobody reads the log
+
+
+def test_workers_and_beat_work_and_end_while_nobody_reads_their_log(
+    postgresql_url: str, redis_url: str
+) -> None:
+    """From their start, with a closed pipe for standard output and error."""
+    with fleet(postgresql_url, redis_url, RATE) as deployed:
+        for command in (WORKER, BEAT):
+            beside = str(Path(sys.executable).parent / "celery")
+            unread = [sys.executable, "-c", UNREAD, beside, *command[1:]]
+            deployed.processes.append(process(unread, deployed.environment | BUFFERED))
+        deployed.send("reelwatch.track", *slow_ids(3), "bad\nid")
+        eventually(lambda: asked(deployed) > 10, 90)
+        assert all(each.running for each in deployed.processes)
+        assert deployed.terminate_all() == [0, 0]
+
+
+BUFFERED = {"PYTHONUNBUFFERED": ""}  # as anybody else starts them
+
+UNREAD = """
+import os, sys
+reading, writing = os.pipe()
+os.close(reading)
+os.dup2(writing, 1)
+os.dup2(writing, 2)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("streams", ["2>&-", "<&- >&- 2>&-", ">/dev/full 2>&1"])
+def test_up_works_and_ends_without_its_streams(
+    alone: dict[str, str], tmp_path: Path, sandbox: Sandbox, streams: str
+) -> None:
+    beside = str(Path(sys.executable).parent / "reelwatch")
+    command = ["sh", "-c", f'exec "$0" up {streams}', beside]
+    with process(command, alone | BUFFERED | {"REELWATCH_POLL_MAX": "1s"}, tmp_path) as up:
+        database = tmp_path / "up.db"
+        eventually(lambda: database.exists() or not up.running, START_SECONDS)
+        eventually(lambda: tracked(alone) or not up.running, 60)
+        eventually(lambda: sandbox.stats()["requests"] > 2 or not up.running, 60)
+        assert up.terminate(60) == 0
+        assert "Traceback" not in up.output
+
+
+def tracked(environment: dict[str, str]) -> bool:
+    """Once the tables are there."""
+    with process(["reelwatch", "track", *slow_ids(3)], environment) as track:
+        return track.wait() == 0
 
 
 def test_a_second_ctrl_c_ends_a_worker_at_once(busy: Fleet) -> None:
@@ -338,7 +457,7 @@ def test_up_says_in_one_line_that_its_threads_are_too_few(
         assert "Traceback" not in up.output
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGTERM] * 2, [signal.SIGINT]])
+@pytest.mark.parametrize("signals", [[signal.SIGTERM] * 2, [signal.SIGINT], [signal.SIGHUP]])
 def test_up_that_is_asked_to_end_begins_nothing_and_loses_nothing(
     alone: dict[str, str], tmp_path: Path, sandbox: Sandbox, signals: Sequence[signal.Signals]
 ) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import structlog
 from celery import beat
 
+from reelwatch.stopping import ends_by_hangup
+
 QUIET_SECONDS = 30.0  # between two lines that say the same
 
 logger = structlog.get_logger(__name__)
@@ -62,7 +64,7 @@ class Scheduler(beat.Scheduler):
 
 
 def end_on_signals(service: beat.Service) -> None:
-    """SIGTERM and Ctrl-C end beat at once, but for a message that is just being published.
+    """SIGTERM, SIGHUP and Ctrl-C end beat at once, but for a message that is just being published.
 
     Celery's own handler closes the connection that a tick may be on its way through, and what that
     raises there can swallow the end: beat would go on until it is killed.
@@ -77,6 +79,8 @@ def end_on_signals(service: beat.Service) -> None:
 
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(each, end)
+    if ends_by_hangup():
+        signal.signal(signal.SIGHUP, end)
     control: Any = getattr(beat, "BeatPidbox", None)  # from Celery 5.7 on
     if control is not None:
         control.join_timeout = 0.5  # it may wait for a broker that is away: it ends with us

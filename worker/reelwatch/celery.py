@@ -150,6 +150,7 @@ logger = structlog.get_logger(__name__)
 def _configure_logging(**_: object) -> None:
     """Being connected, this keeps Celery from setting up logging of its own."""
     log.configure(settings.current())
+    processes.hear_the_pool()
 
 
 @signals.beat_init.connect

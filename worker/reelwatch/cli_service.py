@@ -51,6 +51,7 @@ def up(ctx: click.Context) -> None:
     """
     current = embedded.prepare(os.environ)
     settings.current.cache_clear()  # what was prepared is in the environment now
+    secrecy.outlive_readers()
     log.configure(current)
     if log.json_alone():
         said = [" ".join(line.split()) for line in _greeting(current)]

@@ -1,9 +1,10 @@
 """What Celery's processes are here: how they are named, how many there are, how they end.
 
-A worker is asked to end by SIGTERM or SIGINT, be it sent to it alone (Docker, Kubernetes, systemd's
-`KillMode=mixed`) or to its children as well (Heroku, honcho, a terminal's Ctrl-C). Either way the
-children begin nothing new at once, finish what is under way, and the worker exits with 0. Further
-signals change nothing, except that a second Ctrl-C ends it at once.
+A worker is asked to end by SIGTERM, SIGINT, SIGQUIT or SIGHUP, be it sent to it alone (Docker,
+Kubernetes, systemd's `KillMode=mixed`) or to its children as well (Heroku, honcho, a terminal's
+Ctrl-C or its being closed). Either way the children begin nothing new at once, finish what is under
+way, and the worker exits with 0. Further signals change nothing, except that a second Ctrl-C ends
+it at once.
 """
 
 import contextlib
@@ -26,11 +27,13 @@ from billiard.util import get_logger as get_pool_logger
 from celery import Celery, signals
 from celery.apps import worker as program
 from celery.apps.beat import Beat
+from celery.concurrency import asynpool
 from celery.platforms import EX_FAILURE, EX_OK
 from celery.utils.nodenames import default_nodename, gethostname, host_format
 
-from reelwatch import fanout, log, settings
+from reelwatch import fanout, log, secrecy, settings
 from reelwatch.errors import SettingsError
+from reelwatch.stopping import ends_by_hangup
 
 NAME = "reelwatch"
 BEAT_NAME = "reelwatch-beat"
@@ -75,10 +78,12 @@ class Node(program.Worker):
     def install_platform_tweaks(self, worker: Any) -> None:
         """Celery's signal handlers, but for those that end a worker.
 
-        Celery would cut off what is under way at a SIGQUIT, and call an end by Ctrl-C a failure.
+        Celery would cut off what is under way at a SIGQUIT, call an end by Ctrl-C a failure, and at
+        a SIGHUP start the worker anew, whatever else it is asked at that moment.
         """
+        self._isatty = True  # then Celery leaves SIGHUP alone
         super().install_platform_tweaks(worker)
-        for each in ("SIGTERM", "SIGQUIT"):
+        for each in ("SIGTERM", "SIGQUIT", *(["SIGHUP"] if ends_by_hangup() else [])):
             install_on_term(worker, sig=each)
         install_on_interrupt(worker, callback=self._interrupted, exitcode=EX_OK)
 
@@ -118,13 +123,20 @@ class Application(Celery):
 
 def _begin(name: str) -> None:
     """Before Celery says its first word."""
+    secrecy.outlive_readers()
     try:
         log.configure(settings.current())
     except SettingsError as error:
         raise SystemExit(log.last_words(str(error))) from None
     log.take_over(name)
     program.safe_say = _say  # type: ignore[attr-defined]  # not in its stubs
-    # The pool's own log goes nowhere by itself, or bare to standard error.
+
+
+def hear_the_pool() -> None:
+    """What the pool says of its processes becomes lines too; by itself it goes bare to stderr.
+
+    To be called after Celery has set up logging, which gives this logger back to itself.
+    """
     pool = get_pool_logger()
     pool.propagate, pool.level = True, logging.WARNING
 
@@ -211,6 +223,7 @@ def _before_forking(sender: Any, **_: object) -> None:
     # so make the child a copy of its own: twice the memory of a worker that has nothing to do.
     gc.collect()
     gc.freeze()
+    _watch_the_living()
     fanout.stopping.share()
     if isinstance(sender.concurrency, int):
         fanout.places = sender.concurrency
@@ -223,8 +236,26 @@ def _await_the_end(**_: object) -> None:
     Signals go to whole groups too. A child that one ended would lose the answers under way.
     """
     fanout.stopping.inherit()
-    for each in (signal.SIGTERM, signal.SIGQUIT):  # SIGINT is ignored already
+    for each in (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):  # SIGINT is ignored already
         signal.signal(each, signal.SIG_IGN)
+
+
+def _watch_the_living() -> None:
+    """Have Celery's pool, after the broker was away, watch only processes that have not ended.
+
+    One whose end was noticed but that the system still winds up has no descriptor any more to be
+    watched by; that would end the worker. The pool replaces it within seconds.
+    """
+    pool: Any = asynpool.AsynPool
+    watch = pool._track_child_process
+    if watch.__module__ == __name__:
+        return
+
+    def watch_if_alive(self: Any, child: Any, hub: Any) -> None:
+        if getattr(child, "_sentinel_poll", True) is not None:
+            watch(self, child, hub)
+
+    pool._track_child_process = watch_if_alive
 
 
 @signals.worker_shutting_down.connect

@@ -4,12 +4,13 @@ The secrets are gathered from the environment as it is, not from settings that w
 is printed about wrong settings must be clean too. Nothing here loads a library.
 """
 
+import atexit
 import io
 import os
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -77,13 +78,24 @@ class CleanStream(io.TextIOBase):
     def __init__(self, stream: TextIO, clean: Redactor) -> None:
         self._stream = stream
         self.clean = clean
+        self.heeded = True  # is it an error when nobody can read it?
 
     def write(self, text: str) -> int:
-        self._stream.write(self.clean(text))
+        with self._passing():
+            self._stream.write(self.clean(text))
         return len(text)
 
     def flush(self) -> None:
-        self._stream.flush()
+        with self._passing():
+            self._stream.flush()
+
+    @contextmanager
+    def _passing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            if self.heeded:
+                raise
 
     def isatty(self) -> bool:
         return self._stream.isatty()
@@ -114,6 +126,7 @@ class CleanStream(io.TextIOBase):
 @contextmanager
 def clean_output() -> Iterator[None]:
     """Nothing that is printed meanwhile, by whomever, has a secret in it."""
+    have_streams()
     before = sys.stdout, sys.stderr
     clean_for_good()
     try:
@@ -124,10 +137,48 @@ def clean_output() -> Iterator[None]:
 
 def clean_for_good() -> None:
     """The same for the rest of this process."""
+    have_streams()
     if not isinstance(sys.stdout, CleanStream):
         sys.stdout = CleanStream(sys.stdout, redactor())
     if not isinstance(sys.stderr, CleanStream):
         sys.stderr = CleanStream(sys.stderr, redactor())
+
+
+def have_streams() -> None:
+    """What a process was started without (`2>&-`) leads nowhere, rather than to what it opens next.
+
+    Python has None for such a stream; a new file gets the lowest number, which is the one missing.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for good
+
+
+def outlive_readers() -> None:
+    """For a service: that its lines can't be written is no reason to end, nor to fail at the end.
+
+    Whoever read them may have gone, or the disk be full. Python would end with 120 over what it
+    has not been able to write.
+    """
+    clean_for_good()
+    atexit.unregister(_let_go)  # in `up`, beat and worker are one process
+    atexit.register(_let_go)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, CleanStream):
+            stream.heeded = False
+
+
+def _let_go() -> None:
+    """Lead what can't be written to nowhere."""
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        if stream is None:
+            continue
+        try:
+            stream._stream.flush() if isinstance(stream, CleanStream) else stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
 
 
 def renew() -> None:

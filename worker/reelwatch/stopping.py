@@ -7,6 +7,12 @@ becomes readable when the parent says so, and when the parent has died.
 
 import os
 import select
+import signal
+
+
+def ends_by_hangup() -> bool:
+    """Does SIGHUP end this process, as a closed terminal sends it? Not under `nohup`."""
+    return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
 
 class Stopping:
