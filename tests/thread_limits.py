@@ -23,4 +23,6 @@ def limited(threads: int, command: Sequence[str | Path]) -> list[str | Path]:
     rights = [f"--inh-caps={READING}", f"--ambient-caps={READING}"]
     program = shutil.which(command[0], path=f"{ROOT / '.venv/bin'}:{os.environ['PATH']}")
     assert program
+    # Without this `access()` leaves these rights out, and a folder of root's alone is not there.
+    rights.append("--securebits=+no_setuid_fixup")
     return ["setpriv", *identity, *rights, "prlimit", f"--nproc={threads}", program, *command[1:]]
