@@ -131,7 +131,7 @@ def reelwatch(upstream: Upstream, name: str = "Reelwatch", **more: str) -> Itera
         if more.get("LOG_LEVEL", "info") == "info":
             tracker.processes[0].wait_for("ready", START_SECONDS)
         else:  # it does not say so; it answers a little before it is
-            wait_for_worker(tracker.broker_url)
+            wait_for_worker(tracker.broker_url, "reelwatch")
         yield tracker
     db.dispose()
 
@@ -287,9 +287,13 @@ def producer(broker_url: str) -> Celery:
     return Celery("producer", broker=broker_url, set_as_current=False)
 
 
-def wait_for_worker(broker_url: str) -> None:
-    """Until a worker answers: one that logs warnings only does not say that it is ready."""
+def wait_for_worker(broker_url: str, exchange: str = "celery") -> None:
+    """Until a worker answers: one that logs warnings only does not say that it is ready.
+
+    It hears what is said on its control exchange; Reelwatch has one of its own.
+    """
     with producer(broker_url) as app:
+        app.conf.control_exchange = exchange
 
         def answers() -> Any:
             return app.control.broadcast("ping", reply=True, limit=1, timeout=1)
