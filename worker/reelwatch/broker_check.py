@@ -12,6 +12,7 @@ from redis import Redis
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError
 
 from reelwatch import redis_queue, tls
+from reelwatch.errors import first_line
 from reelwatch.messages import INTAKE, WORK
 
 SECONDS = 3
@@ -174,9 +175,5 @@ def _rabbitmq(broker: tls.Broker) -> Iterator[Finding]:
                 with closing(channel):
                     queue(channel).declare()
             except Exception as error:  # its client's
-                yield Finding(what, f"it can't be declared as workers do: {_short(error)}")
+                yield Finding(what, f"it can't be declared as workers do: {first_line(error)}")
                 connection.collect()
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -34,3 +34,8 @@ class NotMigrated(ReelwatchError):
 
 class NotOurs(ReelwatchError):
     """Tables are in the way that are somebody else's; the message says which, and what to do."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -32,7 +32,7 @@ from reelwatch import (
     waiting,
 )
 from reelwatch.celery import MESSAGE_EXPIRES, TICK_SECONDS, app
-from reelwatch.errors import Refused
+from reelwatch.errors import Refused, first_line
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +80,7 @@ class _Intake(Task):  # type: ignore[type-arg]  # Celery 5.4's can't be subscrip
     def _keep(self, error: Exception) -> None:
         """Nothing can be written down: the broker hands the message out again."""
         retries = int(self.request.retries or 0)
-        log.warning("not_taken_in", task=self.name, error=str(error).partition("\n")[0])
+        log.warning("not_taken_in", task=self.name, error=first_line(error))
         if not self.request.called_directly:
             fanout.stopping.wait(PAUSE_SECONDS)  # the queue keeps ids better than a busy circle
         wait = get_exponential_backoff_interval(1, min(retries, 10), LONGEST_RETRY, True)
@@ -315,7 +315,7 @@ class Standby:
             except db.NotMigrated as error:
                 waiting.worker.tell(error)
             except SQLAlchemyError as error:
-                log.error("standby_failed", error=str(error).splitlines()[0])
+                log.error("standby_failed", error=first_line(error))
             except Exception:  # this thread is the last resort: it outlives what it trips over
                 log.exception("standby_crashed")
 
@@ -330,7 +330,7 @@ class Standby:
             refusals = [intake.Refusal(task, reason, self._node) for task, reason in dropped]
             intake.count_refusals(settings.current().database_url, refusals)
         except Exception as error:  # they are in the log; this thread goes on
-            log.warning("refusals_not_counted", error=str(error).partition("\n")[0])
+            log.warning("refusals_not_counted", error=first_line(error))
             messages.dropped.extendleft(reversed(dropped))
 
     def look(self) -> bool:

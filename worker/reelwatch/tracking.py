@@ -67,7 +67,8 @@ def track(
 
     No secret is needed to hand in a `webhook_url`: the workers sign. Raises `Refused` with the
     reason for a bad value (`NotConfigured` where another configuration would accept it),
-    `SettingsError` for a bad configuration; nothing is stored then.
+    `SettingsError` for a bad configuration, `NotMigrated` where the tables are not there. Nothing
+    is stored then.
     """
     return track_many(
         [video_id],

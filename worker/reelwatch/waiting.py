@@ -13,6 +13,7 @@ from celery import Task
 from sqlalchemy.exc import SQLAlchemyError
 
 from reelwatch import db, intake, settings, tracking
+from reelwatch.errors import first_line
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +51,7 @@ class _Worker:
         except db.NotMigrated as error:
             self.tell(error)
         except SQLAlchemyError as error:
-            log.error("database_not_ready", error=str(error).splitlines()[0])
+            log.error("database_not_ready", error=first_line(error))
 
     def prepare(self) -> None:
         """What must be in the database before a worker's first task, once."""
