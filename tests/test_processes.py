@@ -448,6 +448,25 @@ def test_up_works_with_the_least_threads(alone: dict[str, str], tmp_path: Path) 
         assert "item_crashed" not in up.output
 
 
+CHECKED = """
+from threading import Thread
+from reelwatch import embedded
+
+for _ in range(300):
+    embedded._check_threads()
+    threads = [Thread(target=int) for _ in range(embedded.LEAST_THREADS)]
+    before = embedded._system_threads()
+    for thread in threads:
+        thread.start()
+    embedded._await_end(threads, before)
+"""
+
+
+def test_the_threads_that_were_tried_are_free_again() -> None:
+    command = limited(1 + embedded.LEAST_THREADS, [sys.executable, "-c", CHECKED])
+    subprocess.run(command, check=True, timeout=60)
+
+
 def test_up_says_in_one_line_that_its_threads_are_too_few(
     alone: dict[str, str], tmp_path: Path
 ) -> None:

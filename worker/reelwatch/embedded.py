@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from base64 import b64encode
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 THREADS = 16
 LEAST_THREADS = 3  # beat, Celery's timer, and one that works
+THREAD_END_SECONDS = 2.0  # a thread that Python has done with is gone in much less
 SECRET_SECONDS = 2.0  # a secret is written in less
 
 
@@ -83,6 +84,7 @@ def _check_threads() -> None:
 
     Failing later, in the middle of Celery, takes pages of traceback to say so.
     """
+    before = _system_threads()
     enough = threading.Event()
     threads = [threading.Thread(target=enough.wait) for _ in range(LEAST_THREADS)]
     try:
@@ -95,6 +97,25 @@ def _check_threads() -> None:
         ) from None
     finally:
         enough.set()
+        _await_end(threads, before)
+
+
+def _await_end(threads: Iterable[threading.Thread], before: int | None) -> None:
+    """Until the system counts them no more: that is a moment after Python has done with them."""
+    for thread in threads:
+        if thread.ident is not None:
+            thread.join()
+    give_up_at = time.monotonic() + THREAD_END_SECONDS
+    while (now := _system_threads()) and before and now > before and time.monotonic() < give_up_at:
+        time.sleep(0.001)
+
+
+def _system_threads() -> int | None:
+    """How many threads of this process the system counts; None where only Linux could say."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return None
 
 
 def prepare(environment: MutableMapping[str, str]) -> settings.Settings:
