@@ -494,6 +494,62 @@ class TestLearn:
         assert known.price > 2 * price_for(known.curve, PLANS.pace, 4.0)
 
 
+class TestManyPrefixes:
+    """A producer may make up a prefix for each of its ids; what is learned stays small."""
+
+    def add(self, url: str, prefixes: int, jobs: int, ago: float = 60.0) -> None:
+        """Completed jobs of prefixes that no other job has so far."""
+        at, begun = now(url), len(stored_jobs(url))
+        end = at - timedelta(seconds=ago)
+        with db.transaction(url) as session:
+            rows = [
+                {
+                    "account": "default", "model": f"made-up-{begun + prefix}",
+                    "video_id": f"made-up-{begun + prefix}:{number}", "state": "completed",
+                    "video_url": "https://cdn.example.com/v.mp4",
+                    "metadata_": {}, "events": [], "deadline_at": at,
+                    "tracked_at": end - timedelta(seconds=40), "finished_at": end,
+                }
+                for prefix in range(prefixes)
+                for number in range(jobs)
+            ]  # fmt: skip
+            session.execute(insert(Job), rows)
+
+    def test_what_ended_less_often_than_it_takes_leaves_no_curve(self, url: str) -> None:
+        self.add(url, 500, 1)
+        self.add(url, 100, learning.JOBS_LEAST - 1)
+        add_ended(url, 40.0, learning.JOBS_LEAST)
+        assert learning.learn(url, PLANS) == 1
+        assert list(kinds(url)) == ["grok"]
+
+    def test_a_round_learns_so_many_and_the_next_one_others(self, url: str) -> None:
+        self.add(url, 50, learning.JOBS_LEAST)
+        seen: set[str] = set()
+        for rounds in range(1, 3):
+            assert learning.learn(url, PLANS) == learning.KINDS_AT_ONCE
+            seen.update(kinds(url))
+            assert len(seen) == rounds * learning.KINDS_AT_ONCE
+            pass_time(url, 20.0 + 60.0 * rounds)
+
+    def test_of_an_account_those_that_were_learned_last_stay(self, url: str) -> None:
+        curve = curves.learn("grok", [curves.Sample(40.0)] * 3)
+        most = forecasts.KINDS_MOST
+        with db.transaction(url) as session:
+            add_account(session, "studio")
+            at = db.now(session)
+            forecasts.keep(session, "studio", "old", Known(curve, 1.0), at - timedelta(days=1))
+            for number in range(most + 30):
+                when = at + timedelta(seconds=number)
+                forecasts.keep(session, "default", f"m{number}", Known(curve, 1.0), when)
+        assert set(kinds(url)) == {f"m{number}" for number in range(30, most + 30)}
+        assert list(kinds(url, "studio")) == ["old"]
+
+
+def stored_jobs(url: str) -> list[int]:
+    with db.reading(url) as session:
+        return list(session.execute(select(Job.id)).scalars())
+
+
 class TestForecasts:
     CURVE = curves.learn("grok", [curves.Sample(40.0)] * 10)
 

@@ -1525,6 +1525,32 @@ class TestWhatATurnKnows:
         wait = (row["next_poll_at"] - row["last_polled_at"]).total_seconds()
         assert wait == pytest.approx(seconds, rel=0.15)
 
+    def test_plans_are_solved_for_the_kinds_of_jobs_in_hand(
+        self, database_url: str, configured: Configure, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = configured(REELWATCH_POLL_MIN="7s", REELWATCH_POLL_MAX="77s")  # nobody else's
+        with db.transaction(database_url) as session:
+            for number in range(50):
+                known = schedule.Known(self.CURVE, 0.1)
+                forecasts.keep(session, "default", f"m{number}", known, db.now(session))
+        add_due_jobs(database_url, ["m3:a", "m3:b"], model="m3")
+        add_due_jobs(database_url, ["m4:a"], model="m4")
+        solved: list[Curve] = []
+        solve = schedule.Plan._solved
+
+        def counted(plan: schedule.Plan) -> list[int]:
+            solved.append(plan.curve)
+            return solve(plan)
+
+        monkeypatch.setattr(schedule.Plan, "_solved", counted)
+
+        def looked_at() -> bool:
+            polling.poll(made, "default", ask=lambda *_: Look(RUNNING, 200, 1), turn_seconds=0.1)
+            return all(row["polls"] for row in rows(database_url, Job))
+
+        eventually(looked_at, 30.0)
+        assert sum(curve.jobs > 0 for curve in solved) == 2
+
 
 class TestAccountsOfATurn:
     def test_an_account_without_a_key_pauses_with_a_reason(

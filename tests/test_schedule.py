@@ -373,13 +373,16 @@ class TestPlans:
             other_looks, other_delay = started.expected
             assert price * looks + delay <= price * other_looks + other_delay + 1e-6
 
-    def test_what_was_prepared_is_there(self) -> None:
+    def test_what_every_claim_wants_is_prepared_and_nothing_else(self) -> None:
         curve = learn("veo3", samples(10))
         plans = Plans(Pace(7, 70), 4.0, {"odd": Known(curve, 1.0)})
         plans.prepare()
         with patch.object(schedule, "Plan", side_effect=AssertionError("made too late")):
-            plans.plan("odd")
             plans.plan(None)
+            assert plans.gain(None, Hint(10.0), 30.0) > 0
+            assert plans.gain("odd", Hint(10.0), 30.0) > 0
+            with pytest.raises(AssertionError, match="made too late"):
+                plans.plan("odd")
         assert plans.least_price == 1.0
 
     def test_a_plan_goes_with_what_it_was_made_from(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from reelwatch import curves, db
@@ -12,6 +12,8 @@ from reelwatch.models import DurationCurve, table_of
 from reelwatch.schedule import Known
 
 table = table_of("duration_curves")
+
+KINDS_MOST = 100  # of an account: a producer may make up a prefix for each id
 
 _read: dict[tuple[str, str, datetime], Known | None] = {}  # a curve is read once, not at every turn
 
@@ -45,7 +47,11 @@ def _known(body: Mapping[str, Any]) -> Known | None:
 
 
 def keep(session: Session, account: str, model: str, known: Known, now: datetime) -> None:
-    """Store what was learned in place of what was known before."""
+    """Store what was learned in place of what was known before.
+
+    Of an account's kinds the `KINDS_MOST` that were learned last stay. What is dropped costs
+    little: the jobs are still there to learn from when another one of the kind ends.
+    """
     values = {
         "learned_at": now,
         "jobs": known.curve.jobs,
@@ -56,3 +62,10 @@ def keep(session: Session, account: str, model: str, known: Known, now: datetime
     if old.first() is None:
         first = db.insert_if_absent(db.dialect(session), DurationCurve, "account", "model")
         session.execute(first.values(account=account, model=model, **values))
+        _drop_oldest(session, account)
+
+
+def _drop_oldest(session: Session, account: str) -> None:
+    newest = select(table.c.model).where(table.c.account == account)
+    oldest = newest.order_by(table.c.learned_at.desc(), table.c.model).offset(KINDS_MOST)
+    session.execute(delete(table).where(table.c.account == account, table.c.model.in_(oldest)))

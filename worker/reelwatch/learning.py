@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy import ColumnElement, Row, and_, func, select
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
@@ -24,6 +24,8 @@ transitions = table_of("transitions")
 
 LEARN = "learn"  # the heartbeat's name
 APART = timedelta(seconds=10)  # several beats at once learn no more often than this
+JOBS_LEAST = 3  # ended jobs that a curve takes; prefixes of fewer go by the prior, and leave no row
+KINDS_AT_ONCE = 20  # curves that are learned in one go
 NEWEST = 1_000  # finished jobs that a curve is learned from
 OPEN_MOST = 1_000
 HALF_LIFE = 300  # jobs later, a job counts half
@@ -46,7 +48,8 @@ def learn(database_url: str, plans: Plans) -> int:
     """Bring the curves up to date; returns how many were learned anew.
 
     `plans` says within which bounds and for which delay looks are to be priced. Does nothing when
-    another process has just learned.
+    another process has just learned. However many prefixes the ids have, it takes no longer than
+    `KINDS_AT_ONCE` curves do.
     """
     with db.at_once(database_url) as session:
         since = heartbeat.last(session, LEARN)
@@ -64,14 +67,34 @@ def learn(database_url: str, plans: Plans) -> int:
 
 
 def _changed(session: Session, since: datetime | None) -> Sequence[tuple[str, str]]:
-    """The accounts and models of which a job has ended since then."""
-    query = select(jobs.c.account, jobs.c.model).where(
+    """The accounts and models to learn: some job has ended since then, and enough ever have.
+
+    Those that were learned longest ago come first, so that of too many each has its turn.
+    """
+    ended = select(jobs.c.account, jobs.c.model).where(
         jobs.c.model.is_not(None), jobs.c.finished_at.is_not(None)
     )
     if since is not None:
         # What was still being committed then counts now: a little overlap costs little.
-        query = query.where(jobs.c.finished_at >= since - APART)
-    return [(row[0], row[1]) for row in session.execute(query.distinct())]
+        ended = ended.where(jobs.c.finished_at >= since - APART)
+    kinds, known = ended.distinct().subquery(), forecasts.table
+    least = (  # the last of as many jobs as it takes, if there are so many
+        select(jobs.c.id)
+        .where(jobs.c.account == kinds.c.account, jobs.c.model == kinds.c.model, *_has_duration())
+        .order_by(jobs.c.finished_at.desc())
+        .limit(1)
+        .offset(JOBS_LEAST - 1)
+        .scalar_subquery()
+    )
+    mine = and_(known.c.account == kinds.c.account, known.c.model == kinds.c.model)
+    query = (
+        select(kinds.c.account, kinds.c.model)
+        .outerjoin_from(kinds, known, mine)
+        .where(least.is_not(None))
+        .order_by(known.c.learned_at.is_not(None), known.c.learned_at)
+        .limit(KINDS_AT_ONCE)
+    )
+    return [(row[0], row[1]) for row in session.execute(query)]
 
 
 def _curve(session: Session, account: str, model: str) -> curves.Curve:

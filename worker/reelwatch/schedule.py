@@ -268,9 +268,11 @@ class Plans:
         return min((known.price for known in self.kinds.values()), default=self.price(None))
 
     def prepare(self) -> None:
-        """Make the plans that are wanted first, at a time when nobody waits for that."""
-        for model in (None, *self.kinds):
-            self.plan(model)
+        """Make what every claim wants, at a time when nobody waits for that.
+
+        Not the plans of all kinds: there may be many, and jobs in hand of a few.
+        """
+        self.plan(None)
 
     def plan(self, model: str | None) -> Plan:
         """The plan for a model."""
