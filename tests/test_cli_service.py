@@ -24,7 +24,7 @@ import requests
 from rich.console import Console
 from sqlalchemy import insert, update
 
-from reelwatch import db, embedded, history, secrecy, settings
+from reelwatch import db, embedded, history, secrecy, settings, webhook_secrets
 from reelwatch.cli_render import change_line
 from reelwatch.errors import SettingsError
 from reelwatch.listener import Listener
@@ -518,7 +518,7 @@ def test_a_new_secret_each_time() -> None:
     }
     assert len(made) == 3
     for secret in made:
-        assert settings.parse_secrets(secret) == (secret,)
+        assert webhook_secrets.parse_secrets(secret) == (secret,)
         Listener([secret])
 
 

@@ -81,6 +81,7 @@ GROUPS = {
     # Pure: what follows from what.
     "rules": {
         "urls",
+        "webhook_secrets",
         "redaction",
         "spelling",
         "breaker",

@@ -15,7 +15,7 @@ from celery import Celery
 from sqlalchemy import create_engine, make_url, text
 
 from reelwatch import celery as application
-from reelwatch import db, embedded, libpq, settings, tracking, trust, upstream
+from reelwatch import db, embedded, libpq, settings, tracking, trust, upstream, webhook_secrets
 from reelwatch.accounts import Account
 from reelwatch.answers import ErrorKind, Trouble
 from reelwatch.outbound import Sender, parse_allowlist
@@ -178,7 +178,7 @@ def test_a_secret_needs_no_hard_links(here: Path, monkeypatch: pytest.MonkeyPatc
     for name in ("link", "symlink", "rename", "replace"):
         monkeypatch.setattr(os, name, refuse)
     embedded.keep_secret(here / "x.db")
-    assert len(settings.parse_secrets((here / "x.db.secret").read_text())) == 1
+    assert len(webhook_secrets.parse_secrets((here / "x.db.secret").read_text())) == 1
 
 
 def test_starts_at_once_agree_on_one_secret(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

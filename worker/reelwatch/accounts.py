@@ -9,17 +9,22 @@ from typing import Any
 
 from reelwatch.errors import SettingsError
 from reelwatch.spelling import nearest
+from reelwatch.webhook_secrets import PREFIX, parse_secrets
 
 DEFAULT_KEY = "QUICKROUTER_API_KEY"
 ACCOUNT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 API_KEY = re.compile(r"[!-~]+")  # what a header can hold
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-FIELDS = ("base_url", "api_key_env", "requests_per_second", "webhook_url")
+FIELDS = ("base_url", "api_key_env", "requests_per_second", "webhook_url", "webhook_secret_env")
+WEBHOOK_SECRET = "WEBHOOK_SECRET"  # noqa: S105 - the variable's name
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One upstream key and how it may be used. The key stays out of `repr`."""
+    """One upstream key and how it may be used. The key and the secrets stay out of `repr`.
+
+    `webhook_secrets` has what stands in `webhook_secret_env`, where the account names that.
+    """
 
     name: str
     base_url: str
@@ -27,6 +32,8 @@ class Account:
     requests_per_second: float
     webhook_url: str | None = None
     api_key_env: str = DEFAULT_KEY
+    webhook_secret_env: str | None = None
+    webhook_secrets: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Account({self.name!r}, {self.base_url!r})"
@@ -103,6 +110,7 @@ class _Reader:
         _check_names(self._where, table, FIELDS, ", ".join(FIELDS))
         base_url = self._base_url(self._text(table, "base_url", self.default.base_url, "a URL"))
         variable = self._key_variable(table, base_url)
+        secret_variable = self._secret_variable(table)
         return Account(
             self.name,
             base_url,
@@ -110,6 +118,8 @@ class _Reader:
             self._rate(table.get("requests_per_second", self.default.requests_per_second)),
             self._text(table, "webhook_url", self.default.webhook_url, "a URL"),
             variable,
+            secret_variable,
+            self._secrets(secret_variable),
         )
 
     def _text(self, table: Mapping[str, Any], field: str, default: Any, accepted: str) -> Any:
@@ -135,12 +145,25 @@ class _Reader:
                 f"{self._where}: a base_url of its own needs an api_key_env of its own: the key in "
                 f"{variable} is for {self.default.base_url} alone"
             )
-        if not VARIABLE.fullmatch(variable):
-            # Not shown: it may be the key itself.
+        return self._variable("api_key_env", variable, "STUDIO_KEY")
+
+    def _secret_variable(self, table: Mapping[str, Any]) -> str | None:
+        given = self._text(table, "webhook_secret_env", None, "the name of a variable")
+        return given and self._variable("webhook_secret_env", given, "STUDIO_WEBHOOK_SECRET")
+
+    def _variable(self, field: str, name: str, example: str) -> str:
+        if not VARIABLE.fullmatch(name) or name.casefold().startswith(PREFIX):
+            # Not shown: it may be the key or secret itself.
             raise SettingsError(
-                f"{self._where}: api_key_env; accepted: the name of a variable, such as STUDIO_KEY"
+                f"{self._where}: {field}; accepted: the name of a variable, such as {example}"
             )
-        return str(variable)
+        return name
+
+    def _secrets(self, variable: str | None) -> tuple[str, ...]:
+        try:
+            return parse_secrets(self.environ.get(variable, "")) if variable else ()
+        except ValueError as error:
+            raise SettingsError(f"{self._where}: {variable}: accepted: {error}") from None
 
     def _key(self, variable: str) -> str | None:
         key = self.environ.get(variable) or None

@@ -163,6 +163,8 @@ def _before_beating(sender: Service, **_: object) -> None:
 @signals.worker_init.connect
 def _before_work(**_: object) -> None:
     _begin(settings.check_sending)
+    for hint in settings.current().unsigned():
+        _tell("no_webhook_secret", hint)
     _guard()
     _prefetch_by_consumer()
     waiting.worker.begin()
@@ -176,13 +178,13 @@ def _begin(check: Callable[[settings.Settings], object]) -> None:
     except SettingsError as error:
         raise SystemExit(log.last_words(str(error))) from None
     for slip in settings.current().slips():
-        _tell(slip)
+        _tell("unknown_variable", slip)
 
 
 @cache
-def _tell(slip: str) -> None:
+def _tell(event: str, hint: str) -> None:
     """Once: in `up`, beat and worker are one process."""
-    logger.warning("unknown_variable", hint=slip)
+    logger.warning(event, hint=hint)
 
 
 def _guard() -> None:

@@ -23,7 +23,7 @@ from reelwatch import (
     upstream,
 )
 from reelwatch import cli_options as options
-from reelwatch.accounts import Account
+from reelwatch.accounts import WEBHOOK_SECRET, Account
 from reelwatch.answers import ErrorKind, Report
 from reelwatch.board import plain, span
 from reelwatch.errors import ReelwatchError, SettingsError
@@ -108,7 +108,7 @@ def examine() -> Iterator[Check]:
     for account in current.accounts.values():
         yield from _account(current, account, standing.get(account.name, {}))
     yield from _strangers(current, standing)
-    yield _secret(current, figures)
+    yield from _secrets(current, figures)
     if figures is not None:
         yield from _backlog(figures)
         yield from _intake(current)
@@ -274,16 +274,36 @@ def _strangers(
 # ---------------------------------------------------------------- webhooks
 
 
-def _secret(current: settings.Settings, figures: Mapping[str, Any] | None) -> Check:
-    name = "webhook secret"
-    if current.secrets:
-        where = "WEBHOOK_SECRET" if current.webhook_secrets else "kept beside the database"
-        return Check(name, OK, f"{len(current.secrets)}, {where}")
-    advice = "WEBHOOK_SECRET is not set (`reelwatch secret` makes one)"
-    waiting = figures["undelivered_webhooks"] if figures else 0
+def _secrets(current: settings.Settings, figures: Mapping[str, Any] | None) -> Iterator[Check]:
+    """Can the webhooks of each account be signed?"""
+    yield _secret("webhook secret", current, "default", figures)
+    for account in current.accounts.values():
+        if account.webhook_secret_env and account.name != "default":
+            yield _secret(f"webhook secret of {account.name}", current, account.name, figures)
+
+
+def _secret(
+    name: str, current: settings.Settings, account: str, figures: Mapping[str, Any] | None
+) -> Check:
+    variable, found = current.secret_variable(account), current.secrets_of(account)
+    if found:
+        kept = variable == WEBHOOK_SECRET and not current.webhook_secrets
+        return Check(name, OK, f"{len(found)}, {'kept beside the database' if kept else variable}")
+    advice = f"{variable} is not set (`reelwatch secret` makes one)"
+    waiting = _unsigned(current, variable) if figures is not None else 0
     if waiting:
-        return Check(name, WRONG, f"{waiting} webhooks can't be signed: {advice}")
-    return Check(name, WARNING, f"webhooks are refused: {advice}")
+        return Check(name, WRONG, f"{history.at_most(waiting)} webhooks can't be signed: {advice}")
+    # A variable that is named on purpose is there on purpose.
+    status = WARNING if variable == WEBHOOK_SECRET else WRONG
+    return Check(name, status, f"webhooks are refused: {advice}")
+
+
+def _unsigned(current: settings.Settings, variable: str) -> int:
+    """How many webhooks are owed by the accounts whose secret is in that variable."""
+    with db.reading(current.database_url) as session:
+        known = {row["name"] for row in history.list_accounts(session)} | set(current.accounts)
+        names = [name for name in known if current.secret_variable(name) == variable]
+        return sum(history.undelivered_webhooks(session, name) for name in names)
 
 
 def _backlog(figures: Mapping[str, Any]) -> Iterator[Check]:

@@ -111,7 +111,7 @@ def listen(host: str, port: int, secrets: Sequence[str], answer: int, as_json: b
 
     With --json each event is a JSON object on a line of its own.
     """
-    keys = tuple(secrets) or settings.current().secrets
+    keys = tuple(secrets) or settings.current().all_secrets()
     if not keys:
         raise click.UsageError(
             "there is no secret to verify with: set WEBHOOK_SECRET, give --secret, or start "

@@ -68,13 +68,22 @@ def _greeting(current: settings.Settings) -> Iterator[str]:
     yield f"  broker    {broker}"
     for account in current.accounts.values():
         key = "key set" if account.api_key else f"NO KEY: set {account.api_key_env}; its jobs wait"
-        rate = f"{account.requests_per_second:g} requests/s"
-        yield f"  account   {account.name}: {account.base_url}, {rate}, {key}"
+        how = f"{account.requests_per_second:g} requests/s, {key}{_signed_apart(account)}"
+        yield f"  account   {account.name}: {account.base_url}, {how}"
     hook = current.webhook_url  # what follows its `?` may be a token
     target = hook.partition("?")[0] if hook else "the URL that each job names"
     yield f"  webhooks  to {target}, {_signed(current)}"
     yield "Track a video from another terminal:  reelwatch track ID --webhook-url https://…"
     yield "and see what becomes of it:           reelwatch watch"
+
+
+def _signed_apart(account: Account) -> str:
+    variable = account.webhook_secret_env
+    if variable is None:
+        return ""
+    if account.webhook_secrets:
+        return f", webhooks signed with {variable}"
+    return f", NO WEBHOOK SECRET: set {variable}; its webhooks wait"
 
 
 def _signed(current: settings.Settings) -> str:

@@ -103,6 +103,7 @@ class Outcome:
     excerpt: str | None = None
     retry_after: float | None = None
     gone: bool = False
+    sent: bool = True  # else it was never tried, and says nothing of the receiver
 
     @property
     def reached(self) -> bool:
@@ -174,7 +175,7 @@ class _Courier:
     def __init__(self, settings: Settings, send_callback: SendCallback) -> None:
         self._settings = settings
         self._send_callback = send_callback
-        self._signers = [Webhook(secret) for secret in settings.secrets]
+        self._signers = cache(self._signers_of)
         self._clock: tuple[datetime, float] | None = None
 
     def claim(self, limit: int) -> fanout.Batch[RowMapping]:
@@ -204,13 +205,19 @@ class _Courier:
         for attempted, values in followed:
             _log_attempt(attempted, values)
 
+    def _signers_of(self, account: str) -> list[Webhook]:
+        return [Webhook(secret) for secret in self._settings.secrets_of(account)]
+
     def _post(self, row: RowMapping, at: datetime) -> dict[str, Any]:
-        if not self._signers:
-            return {"error": "WEBHOOK_SECRET is not set: the event can't be signed"}
+        account = str(_subject(row["body"]).get("account"))
+        signers = self._signers(account)
+        if not signers:
+            variable = self._settings.secret_variable(account)
+            return {"error": f"{variable} is not set: the event can't be signed", "sent": False}
         body, allow = row["body"].encode("utf-8"), self._settings.webhook_allow
         try:
             reply = _sender(allow, self._settings.webhook_timeout, os.getpid()).post(
-                row["target"], body, signed_headers(self._signers, row["id"], at, row["body"])
+                row["target"], body, signed_headers(signers, row["id"], at, row["body"])
             )
         except (TransferError, Refused) as error:
             return {"error": str(error)}
@@ -298,8 +305,12 @@ def record(
         connection.execute(FOLLOWED, outcomes)
     if lost:
         connection.execute(COUNTED, lost)
-    webhooks = [done for done, _ in followed if done.row["channel"] == "webhook"]
+    webhooks = [done for done, _ in followed if _called(done)]
     judge(session, [(done.row["destination"], done.outcome.reached) for done in webhooks], now)
+
+
+def _called(done: Attempted) -> bool:
+    return done.row["channel"] == "webhook" and done.outcome.sent
 
 
 def _attempt(attempted: Attempted) -> dict[str, Any]:

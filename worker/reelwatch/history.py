@@ -216,14 +216,22 @@ def summary(session: Session, now: datetime) -> dict[str, Any]:
         "overdue": _overdue(session, now),
         "resting": _resting(session, now),
         "undelivered": _count(session, deliveries, deliveries.c.state == "pending"),
-        "undelivered_webhooks": _count(
-            session, deliveries, deliveries.c.state == "pending", deliveries.c.channel == "webhook"
-        ),
+        "undelivered_webhooks": undelivered_webhooks(session),
         "dead": _count(session, deliveries, *_delivery_parts("dead")),
         "resting_receivers": _resting_receivers(session),
         "last_tick_at": tick,
         "last_tick_age_seconds": None if tick is None else (now - tick).total_seconds(),
     }
+
+
+def undelivered_webhooks(session: Session, account: str | None = None) -> int:
+    """How many webhooks are owed, of all jobs or of an account's; at most `COUNT_MOST`."""
+    owed = [deliveries.c.state == "pending", deliveries.c.channel == "webhook"]
+    if account is None:
+        return _count(session, deliveries, *owed)
+    query = select(literal(1)).join(jobs, jobs.c.id == deliveries.c.job_id)
+    few = query.where(*owed, jobs.c.account == account).limit(COUNT_MOST).subquery()
+    return session.execute(select(func.count()).select_from(few)).scalar_one()
 
 
 def _resting_receivers(session: Session) -> list[str]:

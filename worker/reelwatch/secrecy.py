@@ -19,6 +19,7 @@ from reelwatch.urls import DEFAULT_DATABASE, sqlite_file
 
 KEY = "QUICKROUTER_API_KEY"
 URLS = ("DATABASE_URL", "BROKER_URL", "REDIS_URL")
+NAMING_FIELDS = ("api_key_env", "webhook_secret_env")  # of an account, in the accounts file
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 SHORT = 16  # characters; a key of fewer, and all letters, is made up: a part of other texts
 LONGEST_FILE = 1024 * 1024  # bytes
@@ -31,11 +32,18 @@ def secret_file(database: Path) -> Path:
 
 def known(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
     """Every text that must never be printed: keys, webhook secrets, passwords in URLs."""
-    for name in (KEY, *_key_variables(environ.get("REELWATCH_ACCOUNTS_FILE"))):
+    named = list(_accounts_variables(environ.get("REELWATCH_ACCOUNTS_FILE")))
+    for name in (KEY, *(name for field, name in named if field == "api_key_env")):
         key = environ.get(name, "").strip()
         if len(key) >= SHORT or (key and not key.isalpha()):
             yield key
-    for secret in f"{environ.get('WEBHOOK_SECRET', '')} {_kept(environ)}".split():
+    variables = (
+        "WEBHOOK_SECRET",
+        *(name for field, name in named if field == "webhook_secret_env"),
+    )
+    for secret in " ".join(
+        [*(environ.get(each, "") for each in variables), _kept(environ)]
+    ).split():
         yield secret
         yield secret.removeprefix("whsec_")
     proxies = (form for name in PROXIES for form in (name, name.upper()))
@@ -43,15 +51,16 @@ def known(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
         yield from secrets_of_url(environ.get(name, ""))
 
 
-def _key_variables(accounts_file: str | None) -> Iterator[str]:
+def _accounts_variables(accounts_file: str | None) -> Iterator[tuple[str, str]]:
+    """The fields of the accounts file that name a variable with a secret, and their variables."""
     try:
         accounts = tomllib.loads(_text(Path(accounts_file or "")))["accounts"]
     except (OSError, ValueError, KeyError):
         return
     for account in accounts.values() if isinstance(accounts, dict) else ():
-        name = account.get("api_key_env") if isinstance(account, dict) else None
-        if isinstance(name, str):
-            yield name
+        for field, name in account.items() if isinstance(account, dict) else ():
+            if field in NAMING_FIELDS and isinstance(name, str):
+                yield field, name
 
 
 def _kept(environ: Mapping[str, str]) -> str:

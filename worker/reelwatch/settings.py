@@ -8,7 +8,6 @@ seconds as floats once read.
 
 import os
 import re
-from base64 import b64decode
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -26,13 +25,21 @@ from pydantic import (
 from sqlalchemy.engine import make_url
 
 from reelwatch import naming, spelling, trust, urls
-from reelwatch.accounts import DEFAULT_KEY, Account, check_api_key, check_base_url, read_accounts
+from reelwatch.accounts import (
+    DEFAULT_KEY,
+    WEBHOOK_SECRET,
+    Account,
+    check_api_key,
+    check_base_url,
+    read_accounts,
+)
 from reelwatch.errors import Refused, SettingsError
 from reelwatch.lifecycle import Rules
 from reelwatch.outbound import Allowlist, check_url, parse_allowlist
 from reelwatch.schedule import TARGET_DELAY, Pace, Plans
 from reelwatch.secrecy import secret_file
 from reelwatch.servers import DATABASE_FORMS, check_broker_url, normal_database_url
+from reelwatch.webhook_secrets import parse_secrets
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 UNITS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -59,27 +66,6 @@ def parse_retry_schedule(value: object) -> tuple[float, ...]:
         return tuple(parse_duration(part) for part in parts)
     except ValueError as error:
         raise ValueError(f"a comma-separated list of durations ({DURATION_FORMS})") from error
-
-
-def parse_secrets(value: object) -> tuple[str, ...]:
-    """The `whsec_…` secrets of a space-separated list, newest first."""
-    secrets = tuple(value if isinstance(value, tuple | list) else str(value).split())
-    for secret in secrets:
-        _check_secret(secret)
-    return secrets
-
-
-def _check_secret(secret: str) -> None:
-    accepted = "whsec_ and base64 of 24 to 64 bytes (`reelwatch secret` makes one)"
-    if not secret.startswith("whsec_"):
-        raise ValueError(accepted)
-    try:
-        # Strictly: decoders that skip foreign characters would each sign with another key.
-        key = b64decode(secret.removeprefix("whsec_"), validate=True)
-    except ValueError:
-        raise ValueError(accepted) from None
-    if not 24 <= len(key) <= 64:
-        raise ValueError(accepted)
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
@@ -216,6 +202,25 @@ class Settings(BaseModel):
         """The webhook secrets, newest first: the configured ones, else those that `up` keeps."""
         return self.webhook_secrets or _kept_secrets(self.sqlite_path)
 
+    def secrets_of(self, account: str) -> tuple[str, ...]:
+        """What an account's events are signed with, the newest first; empty where there is nothing.
+
+        One that names a variable of its own never falls back to WEBHOOK_SECRET: its receiver may
+        belong to somebody else than the others' do.
+        """
+        known = self.accounts.get(account)
+        return known.webhook_secrets if known and known.webhook_secret_env else self.secrets
+
+    def secret_variable(self, account: str) -> str:
+        """The variable that holds the secrets of an account's events."""
+        known = self.accounts.get(account)
+        return (known and known.webhook_secret_env) or WEBHOOK_SECRET
+
+    def all_secrets(self) -> tuple[str, ...]:
+        """The secrets of all accounts, each once."""
+        of_accounts = (self.secrets_of(name) for name in self.accounts)
+        return tuple(dict.fromkeys(each for secrets in of_accounts for each in secrets))
+
     @property
     def allowlist(self) -> Allowlist:
         """The private addresses that callback URLs may reach."""
@@ -244,9 +249,19 @@ class Settings(BaseModel):
             return {"default": default}
         return {"default": default} | read_accounts(self.accounts_file, default, os.environ)
 
+    def unsigned(self) -> Iterator[str]:
+        """What to say of accounts whose own secret is not there: their webhooks wait."""
+        for each in self.accounts.values():
+            if each.webhook_secret_env and not each.webhook_secrets:
+                yield (
+                    f"account {each.name}: {each.webhook_secret_env} is not set, and its webhooks "
+                    "are signed with nothing else: they wait"
+                )
+
     def slips(self) -> Iterator[str]:
         """What to say of variables that look like ours and that nothing reads."""
-        known = {*NAMES, *(each.api_key_env for each in self.accounts.values())}
+        named = ((each.api_key_env, each.webhook_secret_env) for each in self.accounts.values())
+        known = {*NAMES, *(name for names in named for name in names if name)}
         for name, meant in spelling.slips(os.environ.keys(), known):
             hint = f": is {meant} meant?" if meant else ""
             yield f"{name} is set and nothing reads it{hint}"
@@ -300,12 +315,13 @@ def check_sending(settings: Settings) -> None:
     """
     settings.check_database()
     trust.check()
-    called = any(account.webhook_url for account in settings.accounts.values())
-    if called and not settings.secrets:
-        raise SettingsError(
-            "WEBHOOK_URL (or an account's webhook_url) is set, WEBHOOK_SECRET is not: webhooks "
-            "are signed; accepted: one or more whsec_… (`reelwatch secret` makes one)"
-        )
+    for account in settings.accounts.values():
+        if account.webhook_url and not settings.secrets_of(account.name):
+            raise SettingsError(
+                "WEBHOOK_URL (or an account's webhook_url) is set, "
+                f"{settings.secret_variable(account.name)} is not: webhooks are signed; accepted: "
+                "one or more whsec_… (`reelwatch secret` makes one)"
+            )
 
 
 def _check_place() -> None:
