@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from reelwatch import cli_errors, db, history, tracking
+from reelwatch import cli_errors, db, history, jobrows
 from reelwatch.cli import SECTIONS
 from tests import seeding
 from tests.commands import Screen, command_environment, done, on_screen, run
@@ -266,7 +266,7 @@ def test_an_empty_file_tracks_nothing(commands: pytest.MonkeyPatch) -> None:
 def test_a_long_file_shows_its_progress_on_a_terminal_only(
     commands: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    ids = "".join(f"grok:{n}\n" for n in range(tracking.CHUNK + 1))
+    ids = "".join(f"grok:{n}\n" for n in range(jobrows.CHUNK + 1))
     assert run("track", "--file", "-", given=ids).stderr == ""
     (tmp_path / "ids.txt").write_text(ids)
     screen = Screen()

@@ -20,7 +20,7 @@ from standardwebhooks.webhooks import Webhook
 from svix.webhooks import Webhook as SvixWebhook
 from svix.webhooks import WebhookVerificationError
 
-from reelwatch import breaker, db, delivery, tasks
+from reelwatch import breaker, db, delivery, redelivery, tasks
 from reelwatch.celery import configuration
 from reelwatch.destinations import deliveries
 from reelwatch.errors import Refused
@@ -733,7 +733,7 @@ def test_callbacks_are_not_bound_like_receivers(database_url: str) -> None:
 
 def redeliver(url: str, **conditions: Any) -> list[str]:
     with db.transaction(url) as session:
-        return delivery.redeliver(session, db.now(session), **conditions)
+        return redelivery.redeliver(session, db.now(session), **conditions)
 
 
 def states(url: str) -> dict[str, str]:

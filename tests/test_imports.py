@@ -42,7 +42,16 @@ GROUPS = {
         "listener",
     },
     # Plain functions that own their transactions.
-    "use cases": {"tracking", "polling", "delivery", "history", "intake", "learning", "pruning"},
+    "use cases": {
+        "tracking",
+        "polling",
+        "delivery",
+        "redelivery",
+        "history",
+        "intake",
+        "learning",
+        "pruning",
+    },
     # One foreign thing each: environment, log, terminal, database, threads, HTTP, queues.
     "edges": {
         "settings",
@@ -60,6 +69,8 @@ GROUPS = {
         "adoption",
         "alembic_filter",
         "ledger",
+        "jobrows",
+        "orders",
         "mixups",
         "heartbeat",
         "forecasts",

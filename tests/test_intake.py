@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from reelwatch import db, intake, messages, settings, tasks, tracking
+from reelwatch import db, intake, messages, orders, settings, tasks
 from reelwatch.errors import UnknownJob
 from reelwatch.intake import Message, Refusal
 from reelwatch.models import Heartbeat, RefusedMessage, WaitingMessage
@@ -160,9 +160,7 @@ def test_what_is_retried_and_then_refused_is_counted(
 ) -> None:
     """Its account was missing first; its events are nobody's."""
     take_in(url, sent("track", account="studio", events=["done"]))
-    monkeypatch.setattr(
-        tracking, "_known_account", lambda *_: settings.current().accounts["default"]
-    )
+    monkeypatch.setattr(orders, "known_account", lambda *_: settings.current().accounts["default"])
     pass_time(url, timedelta(seconds=2))
     retry(url)
     assert waiting(url) == []

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from reelwatch import db, delivery, polling, postgresql, settings, tracking
+from reelwatch import db, delivery, polling, postgresql, redelivery, settings, tracking
 from reelwatch.answers import Answer
 from reelwatch.models import Delivery, Job
 from tests import seeding, test_polling
@@ -94,7 +94,7 @@ def test_attempts_are_written_though_one_of_their_events_is_being_ordered_again(
     outcome = delivery.Outcome(now, 5, http_status=200)
     attempted = [delivery.Attempted(row, outcome) for row in rows]
     with open_transaction(pg) as operator:
-        delivery.redeliver(operator, now, ids=owed[:1])
+        redelivery.redeliver(operator, now, ids=owed[:1])
         courier = delivery._Courier(settings.current(), lambda *_: None)
         courier.claim(0)
         courier.record(attempted)

@@ -11,8 +11,8 @@ from sqlalchemy import event, func, select, text, update
 from sqlalchemy.orm import Session
 
 from reelwatch import db, pruning
-from reelwatch.delivery import redeliver
 from reelwatch.models import Attempt, Base, Delivery, Job, PollError, Transition
+from reelwatch.redelivery import redeliver
 from tests import seeding
 from tests.seeding import Row
 from tests.servers import process

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, event, insert, text
 from sqlalchemy.orm import Session
 
-from reelwatch import db, delivery, history, intake, learning, polling, pruning, tracking
+from reelwatch import db, history, intake, learning, polling, pruning, redelivery, tracking
 from reelwatch.models import Attempt, Base, Delivery, Job, PollError, Transition
 from tests import seeding
 
@@ -126,9 +126,9 @@ READS: dict[str, Callable[[Session], object]] = {
     "deliveries of an id": lambda s: history.list_deliveries(s, video_id="grok:77"),
     "accounts": history.list_accounts,
     "doctor": lambda s: history.summary(s, db.now(s)),
-    "redeliver dead": lambda s: delivery.redeliver(s, db.now(s), dead=True),
-    "redeliver since": lambda s: delivery.redeliver(s, db.now(s), since=LATELY),
-    "redeliver ids": lambda s: delivery.redeliver(s, db.now(s), ids=["evt_00000005"]),
+    "redeliver dead": lambda s: redelivery.redeliver(s, db.now(s), dead=True),
+    "redeliver since": lambda s: redelivery.redeliver(s, db.now(s), since=LATELY),
+    "redeliver ids": lambda s: redelivery.redeliver(s, db.now(s), ids=["evt_00000005"]),
     "prune what ended": lambda s: s.execute(
         pruning._old(Job.finished_at, LONG_AGO + timedelta(minutes=60), None)
     ).all(),

@@ -7,7 +7,7 @@ from datetime import datetime
 import click
 
 from reelwatch import cli_options as options
-from reelwatch import cli_render, db, delivery, history, listener, settings
+from reelwatch import cli_render, db, history, listener, redelivery, settings
 from reelwatch.board import plain
 from reelwatch.cli_errors import Failure
 from reelwatch.errors import Refused
@@ -75,7 +75,7 @@ def redeliver(
         raise click.UsageError("--until goes with --since")
     with db.transaction(options.database()) as session:
         try:
-            ids = delivery.redeliver(
+            ids = redelivery.redeliver(
                 session, db.now(session), ids=event_ids, dead=dead, since=since, until=until
             )
         except Refused as error:  # an id that does not exist: nothing is wrong with its form

@@ -8,7 +8,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from reelwatch import cli_options as options
-from reelwatch import cli_render, db, history, narrative, settings, tracking
+from reelwatch import cli_render, db, history, jobrows, narrative, orders, settings, tracking
 from reelwatch.board import plain
 from reelwatch.cli_errors import WrongInput
 from reelwatch.errors import Refused
@@ -54,7 +54,7 @@ def track(
         raise click.UsageError("name at least one ID, or a --file of them")
     url = options.database()
     _check_signing(order)
-    wanted = list(dict.fromkeys([*map(tracking.check_video_id, ids), *_ids_of(file)]))
+    wanted = list(dict.fromkeys([*map(orders.check_video_id, ids), *_ids_of(file)]))
     order["events"] = [name.strip() for name in events.split(",") if name.strip()]
     jobs = list(_track_all(url, wanted, order))
     if as_json:
@@ -85,7 +85,7 @@ def _ids_of(file: IO[bytes] | None) -> list[str]:
         try:
             text = line.decode("utf-8-sig").strip()
             if text and not text.startswith("#"):
-                ids.append(tracking.check_video_id(text))
+                ids.append(orders.check_video_id(text))
         except (UnicodeDecodeError, Refused) as error:
             why = error if isinstance(error, Refused) else "no UTF-8 text"
             where = f"line {number} of {getattr(file, 'name', '<stdin>')}"
@@ -94,7 +94,7 @@ def _ids_of(file: IO[bytes] | None) -> list[str]:
 
 
 def _track_all(url: str, ids: Sequence[str], order: dict[str, Any]) -> Iterator[Job]:
-    chunks = [ids[at : at + tracking.CHUNK] for at in range(0, len(ids), tracking.CHUNK)]
+    chunks = [ids[at : at + jobrows.CHUNK] for at in range(0, len(ids), jobrows.CHUNK)]
     with _progress(visible=len(chunks) >= PROGRESS_FROM) as progress:
         task = progress.add_task("tracking", total=len(ids))
         for chunk in chunks:

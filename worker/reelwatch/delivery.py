@@ -7,7 +7,7 @@ makes the event arrive twice, with the same id; none is lost.
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -18,13 +18,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import structlog
 from sqlalchemy import (
-    ColumnElement,
     Integer,
     Select,
     bindparam,
     exists,
     insert,
-    literal_column,
     null,
     select,
     update,
@@ -67,7 +65,6 @@ LEASE_MARGIN = 30.0
 THREADS = 64
 TURN_SECONDS = 10.0
 IDLE_AGAIN = 0.5
-IDS_AT_ONCE = 500  # values in one IN list
 EXCERPT_LIMIT = 500  # characters of a response that an attempt keeps
 GONE = 410
 
@@ -132,38 +129,6 @@ def deliver(
     return fanout.fan_out(
         courier.claim, courier.attempt, courier.record, threads=THREADS, turn_seconds=turn_seconds
     )
-
-
-def redeliver(
-    session: Session,
-    now: datetime,
-    *,
-    ids: Sequence[str] | None = None,
-    dead: bool = False,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> list[str]:
-    """Owe events again, from the first attempt on: by id, all `dead` ones, or by creation time.
-
-    The conditions given must all hold. Event ids and bodies stay; signature and timestamp are made
-    anew with every attempt. Returns the ids. Raises `Refused` for an id that does not exist.
-    """
-    conditions = list(_chosen(ids, since, until, dead=dead))
-    if not conditions:
-        raise Refused("redeliver: name event ids, the dead ones, or a time")
-    _refuse_unknown(session, ids or ())
-    values = {
-        "state": "pending",
-        "next_attempt_at": now,
-        "failures": 0,
-        "delivered_at": None,
-        "lease_token": None,
-    }
-    chosen = _in_order(session, conditions)
-    for start in range(0, len(chosen), IDS_AT_ONCE):
-        these = deliveries.c.id.in_(chosen[start : start + IDS_AT_ONCE])
-        session.execute(update(deliveries).where(these).values(values))
-    return sorted(chosen)
 
 
 # ----------------------------------------------------------------- the turn
@@ -344,42 +309,6 @@ def _after(attempted: Attempted, now: datetime, retry_schedule: Sequence[float])
         "delivered_at": None,
         "failures": failures,
     }
-
-
-# -------------------------------------------------------------- redelivery
-
-
-def _chosen(
-    ids: Sequence[str] | None, since: datetime | None, until: datetime | None, *, dead: bool
-) -> Iterable[ColumnElement[bool]]:
-    if ids:
-        yield deliveries.c.id.in_(ids)
-    if dead:
-        yield deliveries.c.state == "dead"
-    if since is not None:
-        yield deliveries.c.created_at >= since
-    if until is not None:
-        yield deliveries.c.created_at < until
-
-
-def _in_order(session: Session, conditions: Sequence[ColumnElement[bool]]) -> Sequence[str]:
-    """The ids of the events, locked in one order for all; what has been told has an index."""
-    pending = deliveries.c.state == literal_column("'pending'")
-    settled = deliveries.c.state != literal_column("'pending'")
-    found: list[str] = []
-    for part in (pending, settled):
-        query = select(deliveries.c.id).where(*conditions, part).order_by(deliveries.c.id)
-        found += session.scalars(query.with_for_update(key_share=True))
-    return found
-
-
-def _refuse_unknown(session: Session, ids: Sequence[str]) -> None:
-    if not ids:
-        return
-    query = select(deliveries.c.id).where(deliveries.c.id.in_(ids))
-    missing = set(ids) - set(session.execute(query).scalars())
-    if missing:
-        raise Refused(f"redeliver: no event {', '.join(sorted(missing))}")
 
 
 # --------------------------------------------------------------------- log

@@ -128,7 +128,10 @@ class Job(Base):
 
     __tablename__ = HERE.table("jobs")
 
-    created = True  # no column: was this row made by the call that returned it?
+    # No columns: was this row made by the call that returned it, and which of the values that the
+    # call gave are not the row's?
+    created = True
+    differs = list[str]()  # noqa: RUF012 - whoever returns a job sets its own
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     account: Mapped[str] = mapped_column(ForeignKey(HERE.reference("accounts.name")))

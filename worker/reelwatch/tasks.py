@@ -26,6 +26,7 @@ from reelwatch import (
     intake,
     learning,
     messages,
+    orders,
     polling,
     settings,
     tracking,
@@ -108,7 +109,7 @@ def _check(video_id: object, options: Mapping[str, Any]) -> None:
     """What no database could look for is refused here: asking again would change nothing."""
     if "session" in options:
         raise Refused("session: it can't come with a message")
-    tracking.check_video_id(video_id)
+    orders.check_video_id(video_id)
     if not isinstance(options.get("account", ""), str):
         raise Refused("account: it is not a text")
 

@@ -1,0 +1,99 @@
+"""The rows that producers' calls work on: in whose transaction, found and locked in one order."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from reelwatch import accounts, db, ledger, settings
+from reelwatch.errors import SettingsError, UnknownJob
+from reelwatch.models import Account, Job
+from reelwatch.naming import HERE, VARIABLE
+
+T = TypeVar("T")
+
+CHUNK = 500  # rows in one statement
+
+
+@contextmanager
+def joined(session: Session | None) -> Iterator[Session]:
+    if session is not None:
+        _check_place(session)
+        try:
+            yield session
+            session.flush()
+        except DBAPIError as error:
+            if not any(sign in db.said_by(error.orig) for sign in (*db.NO_TABLE, *db.NO_COLUMN)):
+                raise
+            said = str(error.orig).partition("\n")[0]
+            raise db.NotMigrated(
+                f"the session's database has not Reelwatch's tables in this place ({said}): "
+                f"run `reelwatch migrate` there, and set {VARIABLE} here as its workers have it"
+            ) from error
+        return
+    with db.transaction(settings.handing_in().database_url) as own:
+        yield own
+
+
+def _check_place(session: Session) -> None:
+    """Raises `SettingsError` where our tables can't be what they are called here."""
+    if HERE.guessed and db.dialect(session) == "postgresql":
+        raise SettingsError(
+            f"{VARIABLE}: with a name alone DATABASE_URL has to say that it is a schema of "
+            "PostgreSQL; set it in this process too"
+        )
+
+
+def chunks(ids: Iterable[T]) -> Iterator[Sequence[T]]:
+    """The distinct ids, in order, in parts that fit one statement."""
+    distinct = list(dict.fromkeys(ids))
+    return (distinct[start : start + CHUNK] for start in range(0, len(distinct), CHUNK))
+
+
+def ensure_account(session: Session, account: accounts.Account) -> None:
+    if has_account(session, account.name):
+        return
+    url = settings.handing_in().database  # whoever brings a session may name none
+    if url and db.dialect(session) == "postgresql":
+        # Committed at once: everybody else's first job of the account waits for its row, and the
+        # caller's transaction may stay open for long.
+        with suppress(SQLAlchemyError), db.transaction(url) as own:
+            _add_account(own, account)
+    if not has_account(session, account.name):  # SQLite; or the caller is in another database
+        _add_account(session, account)
+
+
+def has_account(session: Session, account: str) -> bool:
+    return session.execute(select(Account.name).where(Account.name == account)).first() is not None
+
+
+def _add_account(session: Session, account: accounts.Account) -> None:
+    statement = db.insert_if_absent(db.dialect(session), Account, "name")
+    session.execute(
+        statement.values(name=account.name, requests_per_second=account.requests_per_second)
+    )
+
+
+def locked(session: Session, video_ids: Iterable[str], account: str) -> list[dict[str, Any]]:
+    """The jobs' rows in the order of the ids, locked in the one order in which all lock them."""
+    jobs, wanted = ledger.jobs, list(dict.fromkeys(video_ids))
+    found: dict[str, int] = {}
+    for chunk in chunks(wanted):
+        query = select(jobs.c.video_id, jobs.c.id).where(jobs.c.account == account)
+        found.update(map(tuple, session.execute(query.where(jobs.c.video_id.in_(chunk)))))
+    for video_id in wanted:
+        if video_id not in found:
+            raise UnknownJob(f"no job {video_id!r} is tracked for the account {account!r}")
+    rows: dict[str, dict[str, Any]] = {}
+    for job_ids in chunks(sorted(found.values())):
+        these = select(jobs).where(jobs.c.id.in_(job_ids)).order_by(jobs.c.id)
+        for row in session.execute(these.with_for_update(key_share=True)).mappings():
+            rows[row["video_id"]] = dict(row)
+    return [rows[video_id] for video_id in wanted]
+
+
+def job_now(session: Session, job_id: int) -> Job:
+    return session.get_one(Job, job_id, populate_existing=True)
