@@ -30,7 +30,7 @@ from sqlalchemy import bindparam, event, text
 from sqlalchemy.orm import Session
 
 from benchmarks.result import Row
-from reelwatch import db, polling
+from reelwatch import db, migrating, polling
 from reelwatch.accounts import Account
 from reelwatch.answers import Report, interpret
 from reelwatch.ledger import jobs
@@ -397,7 +397,7 @@ def grounds(kind: str, sizes: tuple[Size, Size]) -> Iterator[tuple[Ground, Groun
 
 def _filled(urls: Sequence[str], sizes: tuple[Size, Size]) -> tuple[Ground, Ground]:
     for url in urls:
-        db.migrate(url)
+        migrating.migrate(url)
     few, many = map(Ground, urls, sizes)
     return few, many
 

@@ -21,7 +21,7 @@ from benchmarks.result import Row
 from benchmarks.trackers import Tracker
 from benchmarks.upstream import Note, Upstream, upstream
 from reelwatch import tracking
-from reelwatch.schedule import TARGET_DELAY
+from reelwatch.pace import TARGET_DELAY
 from tests.processes import Folder
 
 GOAL = "delay"

@@ -23,7 +23,7 @@ from sqlalchemy.engine import make_url
 
 from benchmarks.claims import BATCH, FEW, WARM_UP, Ground, Times
 from benchmarks.load import resident
-from reelwatch import db
+from reelwatch import db, migrating
 from tests import servers
 
 TURNS = 200
@@ -36,7 +36,7 @@ ON_DISK = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "256MB",
 
 def claim_and_apply(url: str) -> Iterator[str]:
     """How long the account's row is locked, and what writing down takes."""
-    db.migrate(url)
+    migrating.migrate(url)
     ground, times = Ground(url, FEW), Times()
     for number in range(WARM_UP + TURNS):
         ground.turn(Times() if number < WARM_UP else times, all_due=False)

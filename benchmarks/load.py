@@ -47,7 +47,7 @@ from sqlalchemy import text
 
 from benchmarks import cpu
 from benchmarks.result import Row
-from reelwatch import db, settings, tracking
+from reelwatch import db, migrating, settings, tracking
 from reelwatch.sandbox_scripts import read_id, scripted_id
 from tests.fleet import MODELS, Fleet, fleet
 from tests.servers import POSTGRES_SETTINGS, postgres, redis
@@ -216,7 +216,7 @@ def run(plan: Plan) -> Outcome:
     """One run, from an empty database."""
     with patch.dict(POSTGRES_SETTINGS, SETTINGS), postgres() as database, redis() as broker:
         url = database.create_database()
-        db.migrate(url)
+        migrating.migrate(url)
         with db.transaction(url) as session:
             session.execute(text(CLAIMS))
         with fleet(

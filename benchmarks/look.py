@@ -30,7 +30,7 @@ from requests.adapters import HTTPAdapter
 from sqlalchemy import text
 
 from benchmarks.result import Row
-from reelwatch import db, log, polling, upstream
+from reelwatch import db, log, migrating, polling, upstream
 from reelwatch.settings import Settings
 from tests.servers import postgres, process
 
@@ -296,7 +296,7 @@ def prepared(database_url: str, upstream_url: str) -> Settings:
         poll_min=30,
         poll_max=60,
     )
-    db.migrate(settings.database_url)
+    migrating.migrate(settings.database_url)
     account = "INSERT INTO accounts (name, requests_per_second) VALUES ('default', 5000)"
     with db.transaction(settings.database_url) as session:
         session.execute(text(account))

@@ -16,7 +16,7 @@ from datetime import timedelta
 
 from sqlalchemy import update
 
-from reelwatch import db, polling
+from reelwatch import db, migrating, polling
 from reelwatch.accounts import Account
 from reelwatch.answers import Meaning, Report
 from reelwatch.ledger import jobs
@@ -56,7 +56,7 @@ def main() -> None:
         server = stack.enter_context(servers.postgres())
         pooler = stack.enter_context(servers.pgbouncer(server.url))
         direct = server.create_database()
-        db.migrate(direct)
+        migrating.migrate(direct)
         with db.transaction(direct) as session:
             seeding.add_account(session)
             for _ in range(BATCH):

@@ -22,7 +22,7 @@ from typing import Any
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
-from reelwatch import db, pruning
+from reelwatch import db, migrating, pruning
 from tests import servers
 
 LIMIT_SECONDS = 1.0  # no lock longer than this
@@ -249,7 +249,7 @@ def main() -> int:
     }
     with servers.postgres() as server:
         url = server.create_database()
-        db.migrate(url)
+        migrating.migrate(url)
         try:
             return run(url, options.jobs)
         except OperationalError as error:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import text
 
-from reelwatch import db, delivery, settings
+from reelwatch import db, delivery, migrating, settings
 from reelwatch.embedded import new_secret
 from reelwatch.listener import Listener
 from tests import seeding
@@ -95,7 +95,7 @@ def main() -> None:
         means = []
         for hanging in (0, 2, 0, 2):  # alternating: what else the machine does hits both
             url = server.create_database()
-            db.migrate(url)
+            migrating.migrate(url)
             means.append(run(url, hanging, options.events))
             db.dispose()
     well, some = (means[0] + means[2]) / 2, (means[1] + means[3]) / 2

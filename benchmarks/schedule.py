@@ -20,7 +20,8 @@ from typing import Any
 from benchmarks.courses import MODELS, QUICK_FAILURES, QUICK_SECONDS, SLOW, SLOW_FACTOR, courses
 from benchmarks.result import Row
 from reelwatch.curves import Hint
-from reelwatch.schedule import Pace, Plans
+from reelwatch.pace import Pace
+from reelwatch.schedule import Plans
 from reelwatch.simulation import Learner, Outcome, Video, run
 
 PACE = Pace(0.5, 600.0)  # wide, so that the plans show and not their bounds

@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, insert
 
 from benchmarks import cpu, peers
 from benchmarks.upstream import Upstream
-from reelwatch import db, settings, tracking
+from reelwatch import db, migrating, settings, tracking
 from reelwatch.embedded import new_secret
 from tests import servers
 from tests.fleet import BEAT, WORKER
@@ -108,7 +108,7 @@ def running(tracker: Tracker) -> Iterator[Tracker]:
 def reelwatch(upstream: Upstream, name: str = "Reelwatch", **more: str) -> Iterator[Tracker]:
     """A worker and beat, as the Procfile starts them; `more` are settings by their names."""
     url = postgres().create_database()
-    db.migrate(url)
+    migrating.migrate(url)
     environment = {
         "DATABASE_URL": url,
         "BROKER_URL": new_broker(),

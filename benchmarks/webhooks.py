@@ -18,7 +18,7 @@ from benchmarks import trackers
 from benchmarks.result import Row
 from benchmarks.trackers import Cost, Meter, Tracker
 from benchmarks.upstream import Upstream, upstream
-from reelwatch import db, tracking
+from reelwatch import db, migrating, tracking
 from reelwatch.sandbox_answers import Job, Look, completed
 from tests.processes import process
 from tests.servers import eventually
@@ -150,7 +150,7 @@ def _intake_of_sqlite(count: int) -> Iterator[Row]:
 
 
 def _intake(database: str, count: int, url: str) -> Iterator[Row]:
-    db.migrate(url)
+    migrating.migrate(url)
     environment = {"DATABASE_URL": url, "QUICKROUTER_API_KEY": trackers.KEY}
     with trackers.configured(environment):
         tracking.track_many(["veo3.1-fast:warm-up"])
@@ -177,7 +177,7 @@ def _file(count: int) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="reelwatch-benchmark-") as folder:
         url, file = f"sqlite:///{folder}/file.db", Path(folder) / "ids"
         file.write_text("\n".join(_ids("file", count)))
-        db.migrate(url)
+        migrating.migrate(url)
         db.dispose()
         environment = {"DATABASE_URL": url, "QUICKROUTER_API_KEY": trackers.KEY}
         started = time.perf_counter()

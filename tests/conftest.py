@@ -323,10 +323,10 @@ def new_database(server: PostgresServer, template: str = "") -> Iterator[str]:
 
 def migrate(url: str) -> None:
     # Tests without a database run without the package's database code, too.
-    from reelwatch import db  # noqa: PLC0415
+    from reelwatch import migrating  # noqa: PLC0415
 
     with in_plain_environment(), connections_closed(url):
-        db.migrate(url)
+        migrating.migrate(url)
 
 
 @contextlib.contextmanager

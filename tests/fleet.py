@@ -19,7 +19,7 @@ from celery import VERSION, Celery
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from reelwatch import db
+from reelwatch import migrating
 from reelwatch.embedded import new_secret
 from reelwatch.listener import Listener, Reaction, Received
 from reelwatch.sandbox import SCRIPTS, expected, scripted_id
@@ -257,7 +257,7 @@ def main() -> int:
     options = parser.parse_args()
     with postgres() as database, redis() as broker:
         url = database.create_database()
-        db.migrate(url)
+        migrating.migrate(url)
         with fleet(url, broker.url, options.rate) as deployed:
             return run(deployed, options)
 

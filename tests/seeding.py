@@ -9,8 +9,8 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from reelwatch import db
-from reelwatch.lifecycle import FINAL
 from reelwatch.models import Account, Attempt, Base, Delivery, Job, PollError, Transition
+from reelwatch.status import FINAL
 
 Row = dict[str, Any]
 

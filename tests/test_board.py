@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from reelwatch.board import SYMBOLS, board, change_line, job_name, left_in_words, note, plain, span
-from reelwatch.lifecycle import State
+from reelwatch.status import State
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 REAL_ID = "veo3.1-fast:1770350082-trii1OXZc3"

@@ -21,7 +21,7 @@ from sqlalchemy import CheckConstraint, UniqueConstraint, insert, inspect, selec
 from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
 from sqlalchemy.orm import Session
 
-from reelwatch import alembic_filter, db, postgresql
+from reelwatch import alembic_filter, db, migrating, postgresql
 from reelwatch.models import (
     Account,
     Attempt,
@@ -249,7 +249,7 @@ def tables(url: str) -> set[str]:
 
 def to_base(url: str) -> None:
     with db.engine(url).connect() as connection:
-        command.downgrade(db.alembic_config(connection), "base")
+        command.downgrade(migrating.alembic_config(connection), "base")
         connection.commit()
 
 
@@ -257,10 +257,10 @@ def test_migrations_go_up_and_down_and_up(empty_database_url: str) -> None:
     none, newest = db.revisions(empty_database_url)
     assert (none, bool(newest)) == (None, True)
     for _ in range(2):
-        db.migrate(empty_database_url)
+        migrating.migrate(empty_database_url)
         assert db.revisions(empty_database_url) == (newest, newest)
         assert tables(empty_database_url) == set(Base.metadata.tables)
-        db.migrate(empty_database_url)  # nothing left to do
+        migrating.migrate(empty_database_url)  # nothing left to do
         to_base(empty_database_url)
         assert tables(empty_database_url) == set()
         assert db.revisions(empty_database_url) == (None, newest)
@@ -278,16 +278,16 @@ def test_migrations_go_down_with_data(database_url: str) -> None:
 def test_what_failed_without_a_result_is_completed(empty_database_url: str) -> None:
     """Upstream made it, and charged for it. The rows that refer to it stay."""
     url = empty_database_url
-    db.migrate(url)
+    migrating.migrate(url)
     with db.transaction(url) as session:
         for table, values in complete_story():
             session.execute(insert(table).values(values | (RESULTLESS if table is Job else {})))
         session.execute(update(Job).values(next_poll_at=AT))
     for _ in range(2):
-        db.migrate(url, "reelwatch_0003")
+        migrating.migrate(url, "reelwatch_0003")
         with db.reading(url) as session:
             assert session.execute(select(Job.state, Job.error_code)).one() == OLD_END
-        db.migrate(url)
+        migrating.migrate(url)
         with db.reading(url) as session:
             found = session.execute(select(Job.state, Job.error_code, Job.next_poll_at)).one()
             assert found == ("completed", "no_result", None)
@@ -312,7 +312,7 @@ def test_models_equal_migrations(database_url: str) -> None:
 
 def test_models_equal_migrations_in_all_that_databases_tell(empty_database_url: str) -> None:
     """Alembic compares no checks and no conditions of indexes."""
-    db.migrate(empty_database_url)
+    migrating.migrate(empty_database_url)
     migrated = schema(empty_database_url)
     to_base(empty_database_url)
     with db.engine(empty_database_url).begin() as connection:
@@ -344,11 +344,11 @@ def plain(reflected: Any) -> str:
 MIGRATE_AT_ONCE = """
 import sys, time
 from pathlib import Path
-from reelwatch import db
+from reelwatch import migrating
 print("ready")
 while not Path(sys.argv[2]).exists():
     time.sleep(0.001)
-db.migrate(sys.argv[1])
+migrating.migrate(sys.argv[1])
 """
 
 

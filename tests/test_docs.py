@@ -22,8 +22,8 @@ from reelwatch.curves import Eta
 from reelwatch.delivery import signed_headers
 from reelwatch.embedded import new_secret
 from reelwatch.events import Subject, body
-from reelwatch.lifecycle import EventType
 from reelwatch.models import Job
+from reelwatch.status import EventType
 from tests import seeding
 from tests.kinds import know, steady
 from tests.servers import Process, ServerMissing, eventually, free_port, process

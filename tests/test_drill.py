@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from reelwatch import db, delivery, polling
+from reelwatch import db, delivery, migrating, polling
 from reelwatch.models import Delivery, Job
 from tests.drill import report
 from tests.drill.faults import FAULTS
@@ -46,7 +46,7 @@ def test_one_process_survives_being_killed(tmp_path: Path) -> None:
     as all the rest. Then with attempts in hand, then in the middle of everything.
     """
     url = f"sqlite:///{tmp_path / 'one.db'}"
-    db.migrate(url)
+    migrating.migrate(url)
     slow = threading.Event()
     with fleet(
         url, "", 30.0, lambda _: (200, {"delay": "5"}) if slow.is_set() else 200

@@ -24,7 +24,7 @@ from reelwatch.events import (
     subscribed,
     timestamp,
 )
-from reelwatch.lifecycle import DEADLINE, NO_RESULT, EventType
+from reelwatch.status import DEADLINE, NO_RESULT, EventType
 
 SAMPLES = Path(__file__).parent / "data" / "upstream"
 VEO = "veo3.1-fast:1770350082-trii1OXZc3"

@@ -11,7 +11,7 @@ from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import DatabaseError
 
-from reelwatch import db, events, ledger, lifecycle
+from reelwatch import db, events, ledger, lifecycle, status
 from reelwatch.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
 from reelwatch.curves import Curve, Eta
 from reelwatch.ledger import Change
@@ -221,7 +221,7 @@ class TestJobs:
         assert (told["type"], told["data"]["video_url"]) == ("video.completed", None)
         assert told["data"]["error"] == {
             "code": "no_result",
-            "message": lifecycle.NO_RESULT.message,
+            "message": status.NO_RESULT.message,
             "retryable": False,
             "request_id": None,
         }
@@ -272,7 +272,7 @@ class TestJobs:
 
     def test_an_operators_act_is_no_look(self, url: str) -> None:
         add_job(url, polls=3, last_polled_at=after(-9))
-        decision = lifecycle.cancelled(ledger.job_of(job(url)))
+        decision = status.cancelled(ledger.job_of(job(url)))
         assert decision is not None
         assert write(url, [Change(job(url), decision)], after(2)) == 0
         row = job(url)
@@ -284,7 +284,7 @@ class TestJobs:
     def test_a_reopened_job_gets_a_new_deadline(self, url: str) -> None:
         expired: Values = {"state": "expired", "error_code": "deadline", "expired_at": NOW}
         add_job(url, events=["status_changed"], **expired)
-        decision = lifecycle.reopened(ledger.job_of(job(url)), after(5))
+        decision = status.reopened(ledger.job_of(job(url)), after(5))
         assert decision is not None
         assert write(url, [Change(job(url), decision, deadline_at=after(99))], after(5)) == 1
         row = job(url)
@@ -344,7 +344,7 @@ class TestJobs:
 
     def test_an_operators_act_leaves_it(self, url: str) -> None:
         add_job(url, progress=0.5, progress_at=after(-10))
-        decision = lifecycle.cancelled(ledger.job_of(job(url)))
+        decision = status.cancelled(ledger.job_of(job(url)))
         assert decision is not None
         write(url, [Change(job(url), decision)])
         assert self.progress(url) == (0.5, after(-10))
@@ -688,8 +688,8 @@ def test_what_a_decision_needs_is_read_from_the_row(url: str) -> None:
         "resultless_since": after(3),
     }
     add_job(url, **values)
-    assert ledger.job_of(job(url)) == lifecycle.Job(
-        state=lifecycle.State.EXPIRED,
+    assert ledger.job_of(job(url)) == status.Job(
+        state=status.State.EXPIRED,
         status="processing",
         tracked_at=NOW,
         deadline_at=after(3_600),

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelwatch.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble, interpret
-from reelwatch.lifecycle import (
-    ACCOUNT_PAUSES,
-    ACCOUNT_SLOWS,
+from reelwatch.lifecycle import ACCOUNT_PAUSES, ACCOUNT_SLOWS, Rules, abandon_at, decide, overdue
+from reelwatch.schedule import until_next_look, until_next_try, until_slow_look
+from reelwatch.status import (
     DEADLINE,
     FINAL,
     MOVES,
@@ -22,15 +22,10 @@ from reelwatch.lifecycle import (
     Decision,
     EventType,
     Job,
-    Rules,
     State,
-    abandon_at,
     cancelled,
-    decide,
-    overdue,
     reopened,
 )
-from reelwatch.schedule import until_next_look, until_next_try, until_slow_look
 
 TRACKED = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 DEADLINE_AT = TRACKED + timedelta(hours=1)

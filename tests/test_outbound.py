@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from reelwatch.callback_url import Allowlist, check_url, is_public, parse_allowlist
 from reelwatch.errors import Refused
-from reelwatch.outbound import Allowlist, Sender, check_url, is_public, parse_allowlist
+from reelwatch.outbound import Sender
 from reelwatch.transport import (
     AddressBlocked,
     ConnectFailed,

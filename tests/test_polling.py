@@ -34,6 +34,7 @@ from reelwatch.accounts import Account as Configured
 from reelwatch.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
 from reelwatch.curves import MIDDLES, Curve, Sample, learn
 from reelwatch.models import Account, Delivery, Job, PollError, Transition
+from reelwatch.planning import plans_of
 from reelwatch.polling import Claimed, Looked, Slot
 from reelwatch.sandbox import Sandbox
 from reelwatch.upstream import Look
@@ -126,7 +127,7 @@ def poller_of(
     nudge: Callable[[], None] = lambda: None,
     ask: polling.Asker = upstream.look,
 ) -> polling._Poller:
-    return polling._Poller(made, made.accounts["default"], made.plans, nudge, ask)
+    return polling._Poller(made, made.accounts["default"], plans_of(made), nudge, ask)
 
 
 def looked(claimed: Claimed, answer: Answer | None) -> Looked:

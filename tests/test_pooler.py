@@ -12,7 +12,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from reelwatch import cli_doctor, db, postgresql
+from reelwatch import cli_doctor, db, migrating, postgresql
 from reelwatch.errors import SettingsError
 from reelwatch.sandbox import scripted_id
 from reelwatch.servers import normal_database_url
@@ -124,9 +124,9 @@ def test_migrations_go_through_a_pooler(pooler: PgBouncer, postgres_server: Post
     url = postgres_server.create_database()
     through = pooler.through(url)
     with connections_closed(through):
-        db.migrate(through)
-        db.migrate(through, "base")
-        db.migrate(through)
+        migrating.migrate(through)
+        migrating.migrate(through, "base")
+        migrating.migrate(through)
         assert db.revisions(through)[0] == db.revisions(through)[1]
     pooler.stop()
     postgres_server.drop_database(url)
@@ -199,7 +199,7 @@ def test_polls_go_on_after_a_failover_that_leaves_sessions_with_a_read_only_serv
 ) -> None:
     primary, standby = servers
     url = primary.create_database()
-    db.migrate(url)
+    migrating.migrate(url)
     with contextlib.ExitStack() as stack:
         road, address = stack.enter_context(detour(url))
         if pooled:
@@ -232,7 +232,7 @@ def test_a_refused_write_frees_the_pool_of_its_sessions(
         if pooled:
             address = stack.enter_context(pgbouncer(address, default_pool_size="1")).through(url)
         stack.enter_context(connections_closed(address))
-        db.migrate(address)
+        migrating.migrate(address)
         for _ in range(2):
             with db.transaction(address) as session:
                 session.execute(write)
@@ -254,7 +254,7 @@ def test_doctor_names_a_read_only_database(
     """And does not blame beat for ticks that can't be written."""
     primary, _ = servers
     url = configured(primary.create_database(), monkeypatch)
-    db.migrate(url)
+    migrating.migrate(url)
     db.dispose()
     primary.make_read_only()
     found = {check.name: check for check in cli_doctor.examine()}
@@ -270,7 +270,7 @@ def test_of_several_hosts_the_writable_one_is_taken(
 ) -> None:
     primary, standby = servers
     address = primary.create_database()
-    db.migrate(address)
+    migrating.migrate(address)
     db.dispose()
     url = make_url(address)
     hosts = f"127.0.0.1:{standby.port},127.0.0.1:{primary.port}"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from reelwatch import ranking
 from reelwatch.curves import Course, Hint, Progressed, Sample, learn
-from reelwatch.schedule import Known, Pace, Plans
+from reelwatch.pace import Pace
+from reelwatch.schedule import Known, Plans
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 TOLD = learn(

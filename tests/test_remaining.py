@@ -22,8 +22,8 @@ from reelwatch.curves import (
     learn,
     prior,
 )
-from reelwatch.lifecycle import State
 from reelwatch.remaining import as_json, remaining
+from reelwatch.status import State
 from tests.kinds import steady
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)

@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from reelwatch import cli_doctor, db, tracking
+from reelwatch import cli_doctor, db, migrating, tracking
 from reelwatch.sandbox import scripted_id
 from tests.commands import command_environment, done, run
 from tests.environment import configured
@@ -34,7 +34,7 @@ def test_a_new_worker_waits_for_its_tables_and_goes_on_by_itself(
     unmigrated_url: str, redis_url: str
 ) -> None:
     """It says so in a line, not in a traceback per tick; what producers hand in waits as well."""
-    db.migrate(unmigrated_url, "reelwatch_0001")
+    migrating.migrate(unmigrated_url, "reelwatch_0001")
     pace: Any = {"REELWATCH_POLL_MIN": "200ms", "REELWATCH_POLL_MAX": "500ms"}
     with fleet(unmigrated_url, redis_url, 20.0, **pace) as deployed:
         worker = deployed.start(WORKER, "--concurrency", "2")
@@ -45,7 +45,7 @@ def test_a_new_worker_waits_for_its_tables_and_goes_on_by_itself(
         told = "database_not_migrated"
         eventually(lambda: worker.output.count(told) >= 2, 60, deployed.log)  # of a tick, too
         assert not deployed.sandbox.looks()
-        db.migrate(unmigrated_url)
+        migrating.migrate(unmigrated_url)
         eventually(lambda: len(deployed.sandbox.looks()) > 3, 60, deployed.log)
         assert worker.output.count(told) <= 9  # one per process in 30 s, not one per tick
         assert "Traceback" not in worker.output
@@ -61,9 +61,9 @@ def test_tables_that_go_away_under_a_worker_are_told_in_a_line_and_may_come_back
         deployed.start(BEAT)
         deployed.send("reelwatch.track", FOREVER)
         eventually(lambda: len(deployed.sandbox.looks()) > 3, START_SECONDS, deployed.log)
-        db.migrate(postgresql_url, "base")
+        migrating.migrate(postgresql_url, "base")
         worker.wait_for("database_not_migrated", 60)
-        db.migrate(postgresql_url)
+        migrating.migrate(postgresql_url)
         before = len(deployed.sandbox.looks())
         deployed.send("reelwatch.track", FOREVER)
         eventually(lambda: len(deployed.sandbox.looks()) > before + 3, 60, deployed.log)
@@ -100,7 +100,7 @@ def test_producers_and_commands_are_told_in_a_line(
     empty_database_url: str, revision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if revision != "base":
-        db.migrate(empty_database_url, revision)
+        migrating.migrate(empty_database_url, revision)
     with command_environment(empty_database_url, tmp_path, monkeypatch):
         with pytest.raises(db.NotMigrated, match=TELL):
             tracking.track("grok:1")
@@ -110,13 +110,13 @@ def test_producers_and_commands_are_told_in_a_line(
         listed = run("list", "--json")
         assert listed.exit_code == 1
         assert re.fullmatch(rf"reelwatch: the database is at .*: {TELL}\n", listed.stderr)
-        db.migrate(empty_database_url)
+        migrating.migrate(empty_database_url)
         assert json.loads(done("list", "--json")) == []
 
 
 def test_the_scripts_names_tell_the_newest_revision(database_url: str) -> None:
     with db.engine(database_url).connect() as connection:
-        scripts = ScriptDirectory.from_config(db.alembic_config(connection))
+        scripts = ScriptDirectory.from_config(migrating.alembic_config(connection))
     assert scripts.get_heads() == [db.newest_revision()]
     for script in scripts.walk_revisions():
         assert script.path is not None

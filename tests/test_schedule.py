@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from reelwatch import schedule
 from reelwatch.curves import BINS, MIDDLES, Course, Curve, Hint, Progressed, Sample, learn, prior
+from reelwatch.pace import TARGET_DELAY, Pace
 from reelwatch.schedule import (
     BELOW_REFUSED,
     PAUSE_FIRST,
@@ -23,9 +24,7 @@ from reelwatch.schedule import (
     QUIET_SECONDS,
     RATE_FLOOR,
     SLOW_MAX,
-    TARGET_DELAY,
     Known,
-    Pace,
     Plan,
     Plans,
     Recovery,

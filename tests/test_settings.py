@@ -9,6 +9,7 @@ import pytest
 from reelwatch import secrecy, settings
 from reelwatch.accounts import Account
 from reelwatch.errors import SettingsError
+from reelwatch.planning import rules_of
 from reelwatch.settings import Settings, load, parse_duration
 from tests.environment import SECRET
 
@@ -170,10 +171,11 @@ def test_current_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rules_follow_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    rules = loaded(
+    got = loaded(
         monkeypatch, REELWATCH_POLL_MIN="1", REELWATCH_POLL_MAX="9", REELWATCH_NOT_FOUND_AFTER="3",
         REELWATCH_RESULT_GRACE="4", REELWATCH_ABANDON_AFTER="5",
-    ).rules  # fmt: skip
+    )  # fmt: skip
+    rules = rules_of(got)
     assert (rules.pace.floor, rules.pace.ceiling) == (1, 9)
     assert (rules.not_found_after, rules.result_grace, rules.abandon_after) == (3, 4, 5)
 

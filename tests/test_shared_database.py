@@ -16,7 +16,7 @@ from alembic.config import Config
 from sqlalchemy import create_engine, insert, inspect, text
 from sqlalchemy.orm import Session
 
-from reelwatch import adoption, alembic_filter, db, naming, track
+from reelwatch import adoption, alembic_filter, db, migrating, naming, track
 from reelwatch.errors import NotMigrated, NotOurs, SettingsError
 from reelwatch.models import Base
 from reelwatch.naming import Place
@@ -161,7 +161,7 @@ def test_a_table_of_somebody_elses_is_refused_with_a_reason(
     shop(shop_url, revision, monkeypatch)
     before = structure(shop_url)
     with pytest.raises(NotOurs, match=r"table accounts is .* \(no column .* REELWATCH_SCHEMA"):
-        db.migrate(shop_url)
+        migrating.migrate(shop_url)
     assert structure(shop_url) == before
     db.dispose()
 
@@ -171,16 +171,16 @@ def test_an_index_of_somebody_elses_is_refused_too(empty_database_url: str) -> N
         connection.execute(text("CREATE TABLE films (due timestamp)"))
         connection.execute(text("CREATE INDEX ix_jobs_due ON films (due)"))
     with pytest.raises(NotOurs, match="ix_jobs_due is in this database already"):
-        db.migrate(empty_database_url)
+        migrating.migrate(empty_database_url)
 
 
 def test_a_name_that_a_later_step_needs_is_refused_too(empty_database_url: str) -> None:
     """Nothing of that step stays, and the tables are where they were."""
-    db.migrate(empty_database_url, "reelwatch_0002")
+    migrating.migrate(empty_database_url, "reelwatch_0002")
     with db.engine(empty_database_url).begin() as connection:
         connection.execute(text("CREATE TABLE waiting_messages (id integer)"))
     with pytest.raises(NotOurs, match=r"waiting_messages.* already exists.*REELWATCH_SCHEMA"):
-        db.migrate(empty_database_url)
+        migrating.migrate(empty_database_url)
     assert db.revisions(empty_database_url)[0] == "reelwatch_0002"
 
 
@@ -190,7 +190,7 @@ def test_a_half_of_our_tables_is_left_alone(database_url: str) -> None:
     with db.engine(database_url).begin() as connection:
         connection.execute(text("DROP TABLE attempts"))
     with pytest.raises(NotOurs, match="attempts is not: nothing is changed"):
-        db.migrate(database_url)
+        migrating.migrate(database_url)
 
 
 def test_two_installations_share_a_database(shop_url: str) -> None:
@@ -211,7 +211,7 @@ def test_two_installations_share_a_database(shop_url: str) -> None:
 
 def as_before(url: str, revision: str) -> None:
     """Make a migrated database what releases before `reelwatch_version` left behind."""
-    db.migrate(url, f"reelwatch_{revision}")
+    migrating.migrate(url, f"reelwatch_{revision}")
     with db.engine(url).begin() as connection:
         connection.execute(text("DROP TABLE reelwatch_version"))
         connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
@@ -239,13 +239,13 @@ def test_an_installation_of_an_older_release_goes_on(database_url: str, revision
     before = story_of(database_url)
     as_before(database_url, revision)
     assert db.revisions(database_url)[0] is None
-    notes = db.migrate(database_url)
+    notes = migrating.migrate(database_url)
     current, newest = db.revisions(database_url)
     assert current == newest
     assert story_of(database_url) == before
     assert "alembic_version" not in inspect(db.engine(database_url)).get_table_names()
     assert "only they used, is removed" in notes[0]
-    assert db.migrate(database_url) == []
+    assert migrating.migrate(database_url) == []
     to_base(database_url)
 
 
@@ -260,7 +260,7 @@ def test_what_may_be_another_projects_stays(database_url: str, entries: Sequence
             connection.execute(text(f"INSERT INTO alembic_version VALUES ('{entry}')"))
         if entries == ("0002",):
             connection.execute(text("CREATE TABLE orders (id integer)"))
-    (note,) = db.migrate(database_url)
+    (note,) = migrating.migrate(database_url)
     assert "alembic_version stays as it is" in note
     with db.engine(database_url).connect() as connection:
         left = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
@@ -274,7 +274,7 @@ def test_an_older_installation_in_a_producers_database_is_told_apart(
     as_before(shop_url, "0002")
     with db.engine(shop_url).begin() as connection:
         connection.execute(text("CREATE TABLE orders (id integer)"))
-    db.migrate(shop_url)
+    migrating.migrate(shop_url)
     assert structure(shop_url)["public.alembic_version"] == ["0002"]
     to_base(shop_url)
     assert structure(shop_url) == {"public.alembic_version": ["0002"], "public.orders": ["id"]}
@@ -361,10 +361,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 import os
-from reelwatch import alembic_filter, db
+from reelwatch import alembic_filter, db, migrating
 from reelwatch.models import Base
 url = os.environ["DATABASE_URL"]
-db.migrate(url)
+migrating.migrate(url)
 with db.engine(url).connect() as connection:
     context = MigrationContext.configure(connection, opts={
         "compare_type": True, "include_name": alembic_filter.is_ours,

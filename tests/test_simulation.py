@@ -6,7 +6,8 @@ from statistics import fmean
 import pytest
 
 from reelwatch.curves import Hint
-from reelwatch.schedule import Pace, Plans
+from reelwatch.pace import Pace
+from reelwatch.schedule import Plans
 from reelwatch.simulation import Learner, Policy, Video, run
 
 

@@ -18,7 +18,8 @@ from reelwatch import celery as application
 from reelwatch import db, embedded, libpq, settings, tracking, trust, upstream, webhook_secrets
 from reelwatch.accounts import Account
 from reelwatch.answers import ErrorKind, Trouble
-from reelwatch.outbound import Sender, parse_allowlist
+from reelwatch.callback_url import parse_allowlist
+from reelwatch.outbound import Sender
 from reelwatch.spelling import nearest, slips
 from reelwatch.transport import TransferError
 from tests.commands import command_environment, done, run

@@ -16,7 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reelwatch.lifecycle import State
+from reelwatch.status import State
 
 Row = Mapping[str, Any]
 

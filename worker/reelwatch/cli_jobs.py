@@ -13,8 +13,8 @@ from reelwatch.board import plain
 from reelwatch.cli_errors import WrongInput
 from reelwatch.errors import Refused
 from reelwatch.events import DEFAULT_EVENTS, SHORT_NAMES
-from reelwatch.lifecycle import FINAL, State
 from reelwatch.models import Job
+from reelwatch.status import FINAL, State
 
 TOLD_ONE_BY_ONE = 20  # more jobs than this are counted, not listed
 PROGRESS_FROM = 2  # transactions

@@ -12,7 +12,18 @@ import structlog
 from rich.progress import Progress, TextColumn
 
 from reelwatch import cli_options as options
-from reelwatch import cli_render, db, embedded, history, log, pruning, sandbox, secrecy, settings
+from reelwatch import (
+    cli_render,
+    db,
+    embedded,
+    history,
+    log,
+    migrating,
+    pruning,
+    sandbox,
+    secrecy,
+    settings,
+)
 from reelwatch.accounts import Account
 from reelwatch.redaction import shown_url
 
@@ -223,7 +234,7 @@ def migrate(to: str, yes: bool, as_json: bool) -> None:
     before, head = db.revisions(current.database_url)
     if to not in ("head", head) and not yes:
         click.confirm(f"{where}: go back to {to}? What is stored there is deleted", abort=True)
-    notes = db.migrate(current.database_url, to)
+    notes = migrating.migrate(current.database_url, to)
     after, _ = db.revisions(current.database_url)
     if as_json:
         cli_render.print_json({"before": before, "revision": after, "notes": notes})

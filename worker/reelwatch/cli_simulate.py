@@ -10,7 +10,8 @@ import click
 from reelwatch import cli_options as options
 from reelwatch import cli_render, db, learning, settings
 from reelwatch.cli_errors import Failure
-from reelwatch.schedule import Pace, Plans
+from reelwatch.pace import Pace
+from reelwatch.schedule import Plans
 from reelwatch.simulation import Learner, Video, run
 
 LIKE = (0.5, 1.0, 2.0)  # of the present value, where none are named

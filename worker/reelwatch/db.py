@@ -1,4 +1,4 @@
-"""The database: engines that suit SQLite and PostgreSQL, transactions, the clock, migrations."""
+"""The database: engines that suit SQLite and PostgreSQL, transactions, the clock, its revision."""
 
 import os
 import sqlite3
@@ -8,10 +8,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -27,9 +23,11 @@ from sqlalchemy import (
     create_engine,
     event,
     func,
+    inspect,
     literal,
     make_url,
     select,
+    table,
     text,
     type_coerce,
 )
@@ -39,7 +37,6 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from reelwatch import errors
-from reelwatch.errors import Refused
 from reelwatch.models import Base, UtcDateTime
 from reelwatch.naming import HERE
 from reelwatch.postgresql import IMPATIENT
@@ -127,10 +124,10 @@ def _check_revision(url: str) -> None:
     if seen in _migrated:
         return
     with engine(url).execution_options(**{READ_ONLY: True}).connect() as connection:
-        revision = _revision(connection)
-    if revision is None:
+        found = revision(connection)
+    if found is None:
         raise NotMigrated("the database is at no revision: run `reelwatch migrate`")
-    if revision < newest_revision():
+    if found < newest_revision():
         raise NotMigrated(
             "the database is at an older revision than this program: run `reelwatch migrate`"
         )
@@ -258,7 +255,7 @@ def dispose() -> None:
         _engines.pop((url, pid)).dispose(close=pid == os.getpid())
 
 
-# -------------------------------------------------------------- migrations
+# ------------------------------------------------------------ revisions
 
 
 def migrations() -> Path:
@@ -267,12 +264,29 @@ def migrations() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "migrations"
 
 
-def alembic_config(connection: Connection) -> Config:
-    """Alembic's configuration for running the migrations on `connection`."""
-    config = Config()
-    config.set_main_option("script_location", str(migrations()))
-    config.attributes["connection"] = connection
-    return config
+def newest_revision() -> str:
+    """The newest revision there is, by the scripts' names: Alembic takes its time to read them."""
+    return max(
+        script.stem[: len("reelwatch_0001")]
+        for script in (migrations() / "versions").glob("reelwatch_*.py")
+    )
+
+
+def revision(connection: Connection) -> str | None:
+    """The database's revision; None before the first migration. Without Alembic, which is slow to
+    load: every process asks this once.
+    """
+    if not inspect(connection).has_table(HERE.version_table, schema=HERE.schema):
+        return None
+    stamped = table(HERE.version_table, column("version_num"), schema=HERE.schema)
+    found: str | None = connection.execute(select(stamped.c.version_num)).scalar_one_or_none()
+    return found
+
+
+def revisions(url: str) -> tuple[str | None, str]:
+    """The database's revision and the newest one there is."""
+    with engine(url).connect() as connection:
+        return revision(connection), newest_revision()
 
 
 def make_file(url: str) -> None:
@@ -286,50 +300,3 @@ def make_file(url: str) -> None:
     with suppress(FileExistsError):
         os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         os.chmod(database, 0o600)  # whatever the umask took away
-
-
-def migrate(url: str, to: str = "head") -> list[str]:
-    """Bring the database to the newest revision, or `to` another; harmless at once from several.
-
-    `base` removes all tables. Returns what is worth telling besides. Raises `NotOurs` where
-    somebody else's tables are in the way, nothing is changed then.
-    """
-    make_file(url)
-    with engine(url).connect() as connection:
-        config = alembic_config(connection)
-        move = command.upgrade if _ahead(connection, to) else command.downgrade
-        move(config, to)
-        connection.commit()
-        return list(config.attributes["notes"])
-
-
-def revisions(url: str) -> tuple[str | None, str | None]:
-    """The database's revision and the newest one there is."""
-    with engine(url).connect() as connection:
-        head = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
-        return _revision(connection), head
-
-
-def newest_revision() -> str:
-    """The newest revision there is, by the scripts' names: Alembic takes its time to read them."""
-    return max(
-        script.stem[: len("reelwatch_0001")]
-        for script in (migrations() / "versions").glob("reelwatch_*.py")
-    )
-
-
-def _revision(connection: Connection) -> str | None:
-    own = {"version_table": HERE.version_table, "version_table_schema": HERE.schema}
-    return MigrationContext.configure(connection, opts=own).get_current_revision()
-
-
-def _ahead(connection: Connection, to: str) -> bool:
-    """Is the revision `to` at or after the database's own?"""
-    if to in ("head", "base"):
-        return to == "head"
-    scripts = ScriptDirectory.from_config(alembic_config(connection))
-    order = [script.revision for script in scripts.walk_revisions()][::-1]
-    now = _revision(connection)
-    if to not in order:
-        raise Refused(f"revision {to!r}; known: base, {', '.join(order)}, head")
-    return now not in order or order.index(to) >= order.index(now)

@@ -34,10 +34,11 @@ from standardwebhooks.webhooks import Webhook
 
 from reelwatch import db, fanout, schedule
 from reelwatch.answers import clean_text, retry_after
+from reelwatch.callback_url import parse_allowlist
 from reelwatch.destinations import deliveries, fair_share, is_due, judge
 from reelwatch.errors import Refused
 from reelwatch.models import UtcDateTime, table_of
-from reelwatch.outbound import Sender, parse_allowlist
+from reelwatch.outbound import Sender
 from reelwatch.settings import Settings
 from reelwatch.transport import USER_AGENT, TransferError
 

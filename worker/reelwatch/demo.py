@@ -27,13 +27,13 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import func, select
 
-from reelwatch import db, embedded, settings, track_many
+from reelwatch import db, embedded, migrating, settings, track_many
 from reelwatch.board import SYMBOLS, board, change_line, plain
 from reelwatch.events import DEFAULT_EVENTS
-from reelwatch.lifecycle import EventType, State
 from reelwatch.listener import Listener, Received
 from reelwatch.models import table_of
 from reelwatch.sandbox import Sandbox, expected, scripted_id
+from reelwatch.status import EventType, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ def _play(
     console: Console, stage: Stage, up: Sequence[str], patience: float
 ) -> tuple[str | None, Reading]:
     """Runs the worker until nothing is left to do; what stopped it before that, and the end."""
-    db.migrate(stage.database_url)
+    migrating.migrate(stage.database_url)
     with _worker(up, stage.folder) as worker:
         _track(stage.videos, f"{stage.listener.url}/webhooks")
         with _screen(console, stage) as show:

@@ -16,7 +16,7 @@ from celery.beat import EmbeddedService
 from celery.concurrency.thread import TaskPool
 from celery.utils.functional import noop
 
-from reelwatch import db, fanout, processes, secrecy, settings
+from reelwatch import fanout, migrating, processes, secrecy, settings
 from reelwatch.celery import SCHEDULER, app
 from reelwatch.errors import ReelwatchError, SettingsError
 from reelwatch.urls import DEFAULT_DATABASE
@@ -31,7 +31,7 @@ SECRET_SECONDS = 2.0  # a secret is written in less
 
 def run(database_url: str) -> int:
     """Work until asked to stop (SIGTERM, Ctrl-C); returns the exit code. Migrates first."""
-    for note in db.migrate(database_url):
+    for note in migrating.migrate(database_url):
         log.info("migrated", note=note)
     _check_threads()
     # Any: with `thread` it is a thread, while its stubs think of a process too. The plain scheduler

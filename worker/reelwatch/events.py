@@ -12,8 +12,8 @@ from typing import Any
 from reelwatch.answers import Failure, Report, bounded
 from reelwatch.curves import Eta
 from reelwatch.errors import Refused
-from reelwatch.lifecycle import EventType
 from reelwatch.remaining import as_json
+from reelwatch.status import EventType
 
 SHORT_NAMES: Mapping[str, EventType] = {
     event.value.removeprefix("video."): event for event in EventType

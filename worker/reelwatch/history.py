@@ -29,9 +29,9 @@ from sqlalchemy.orm import Session
 from reelwatch import db, forecasts, settings
 from reelwatch.curves import Eta
 from reelwatch.errors import UnknownJob
-from reelwatch.lifecycle import FINAL, OPEN, State
 from reelwatch.models import Job, table_of
 from reelwatch.remaining import FORETOLD, as_json, remaining
+from reelwatch.status import FINAL, OPEN, State
 
 Row = dict[str, Any]
 Place = tuple[datetime, int]  # of a job in the order of tracking

@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 
 from reelwatch import curves, db, forecasts, heartbeat
 from reelwatch.curves import Course, Progressed, Sample
-from reelwatch.lifecycle import State
 from reelwatch.models import table_of
 from reelwatch.schedule import Known, Plans, price_for
 from reelwatch.simulation import Video
+from reelwatch.status import State
 
 log = structlog.get_logger(__name__)
 

@@ -18,9 +18,9 @@ from sqlalchemy.orm import Session
 from reelwatch import curves, events
 from reelwatch.answers import Answer, ErrorKind, Failure, Report, Trouble, bounded
 from reelwatch.curves import Curve, Eta
-from reelwatch.lifecycle import FINAL, NO_RESULT, Decision, EventType, Job, State
 from reelwatch.models import Delivery, PollError, Transition, table_of
 from reelwatch.remaining import remaining
+from reelwatch.status import FINAL, NO_RESULT, Decision, EventType, Job, State
 
 jobs: Table = table_of("jobs")
 

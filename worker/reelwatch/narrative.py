@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from reelwatch.answers import Report, interpret
-from reelwatch.lifecycle import State
+from reelwatch.status import State
 from reelwatch.troubles import MEANINGS
 
 Row = Mapping[str, Any]

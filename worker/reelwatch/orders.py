@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session
 
 from reelwatch import accounts, events, settings
 from reelwatch.answers import clean
+from reelwatch.callback_url import check_url
 from reelwatch.errors import NotConfigured, Refused
 from reelwatch.jobrows import has_account
 from reelwatch.ledger import DEFAULT_QUEUE
 from reelwatch.models import Job
-from reelwatch.outbound import check_url
 
 ID_LIMIT = 200
 NAME_LIMIT = 255

@@ -23,13 +23,25 @@ from sqlalchemy import ColumnElement, Select, Update, and_, bindparam, exists, o
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
-from reelwatch import db, fanout, forecasts, ledger, lifecycle, mixups, ranking, schedule, upstream
+from reelwatch import (
+    db,
+    fanout,
+    forecasts,
+    ledger,
+    lifecycle,
+    mixups,
+    ranking,
+    schedule,
+    status,
+    upstream,
+)
 from reelwatch.accounts import Account as Configured
 from reelwatch.answers import Answer, Report, Trouble
 from reelwatch.ledger import jobs
-from reelwatch.lifecycle import Account as Effect
 from reelwatch.models import table_of
+from reelwatch.planning import plans_of, rules_of
 from reelwatch.settings import Settings
+from reelwatch.status import Account as Effect
 from reelwatch.words import ENDS
 
 log = structlog.get_logger(__name__)
@@ -104,7 +116,7 @@ OVERDUE = (
         jobs.c.account == bindparam("name"),
         jobs.c.next_poll_at <= bindparam("now"),
         jobs.c.deadline_at <= bindparam("now"),
-        jobs.c.state.in_([lifecycle.State.PENDING, lifecycle.State.RUNNING]),
+        jobs.c.state.in_([status.State.PENDING, status.State.RUNNING]),
     )
     .order_by(jobs.c.next_poll_at, jobs.c.id)
     .limit(OVERDUE_MOST)
@@ -170,7 +182,7 @@ def poll(
     upstream.prepare(account)
     with db.reading(settings.database_url) as session:
         kinds = forecasts.kinds(session, name)
-    plans = replace(settings.plans, kinds=kinds)
+    plans = replace(plans_of(settings), kinds=kinds)
     plans.prepare()
     poller = _Poller(settings, account, plans, nudge, ask)
     return fanout.fan_out(
@@ -207,7 +219,7 @@ class _Poller:
         self._nudge = nudge
         self._ask = ask
         self._lead = LEAD_MIN
-        self._rules = replace(settings.rules, plans=plans)
+        self._rules = replace(rules_of(settings), plans=plans)
 
     def claim(self, limit: int) -> fanout.Batch[Claimed]:
         started = time.monotonic()

@@ -9,9 +9,9 @@ from datetime import datetime
 from heapq import nlargest
 from typing import Any
 
-from reelwatch.lifecycle import State
 from reelwatch.remaining import last_said
 from reelwatch.schedule import Plans
+from reelwatch.status import State
 
 COLUMNS = (
     "id", "model", "state", "upstream_status", "progress", "progress_at", "tracked_at",

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from reelwatch.curves import Curve, Eta, Hint
-from reelwatch.lifecycle import State
+from reelwatch.status import State
 
 FORETOLD = frozenset({State.PENDING, State.RUNNING})
 _DIGITS = 1  # of seconds

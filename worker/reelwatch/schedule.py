@@ -19,8 +19,8 @@ from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 
 from reelwatch.curves import Curve, Hint, bin_of, prior
+from reelwatch.pace import TARGET_DELAY, Pace
 
-TARGET_DELAY = 3.0  # seconds from upstream's end of a job to the look that notices it, on average
 JITTER = 0.1  # ± share of every interval
 SLOW_SHARE = 0.1  # of the time since the deadline, between looks at an expired job
 SLOW_MAX = 900.0
@@ -39,14 +39,6 @@ PAUSE_FIRST = 30.0
 PAUSE_MAX = 600.0
 
 RETRY_JITTER = 0.2  # ± share of the delays between delivery attempts, as the contract says
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How often one job may be looked at: floor and ceiling in seconds."""
-
-    floor: float = 5.0
-    ceiling: float = 60.0
 
 
 def until_next_look(plan: "Plan", age: float, hint: Hint | None, jitter: float) -> float:

@@ -33,10 +33,9 @@ from reelwatch.accounts import (
     check_base_url,
     read_accounts,
 )
+from reelwatch.callback_url import Allowlist, check_url, parse_allowlist
 from reelwatch.errors import Refused, SettingsError
-from reelwatch.lifecycle import Rules
-from reelwatch.outbound import Allowlist, check_url, parse_allowlist
-from reelwatch.schedule import TARGET_DELAY, Pace, Plans
+from reelwatch.pace import TARGET_DELAY
 from reelwatch.secrecy import secret_file
 from reelwatch.servers import DATABASE_FORMS, check_broker_url, normal_database_url
 from reelwatch.webhook_secrets import parse_secrets
@@ -225,16 +224,6 @@ class Settings(BaseModel):
     def allowlist(self) -> Allowlist:
         """The private addresses that callback URLs may reach."""
         return parse_allowlist(self.webhook_allow)
-
-    @property
-    def plans(self) -> Plans:
-        """When to look, as long as nothing has been learned."""
-        return Plans(Pace(self.poll_min, self.poll_max), self.target_delay)
-
-    @property
-    def rules(self) -> Rules:
-        """What decisions about jobs depend on."""
-        return Rules(self.plans, self.not_found_after, self.result_grace, self.abandon_after)
 
     @cached_property
     def accounts(self) -> Mapping[str, Account]:

@@ -27,6 +27,7 @@ from reelwatch import (
     learning,
     messages,
     orders,
+    planning,
     polling,
     settings,
     tracking,
@@ -179,7 +180,7 @@ def poll(account: str) -> None:
 def learn() -> None:
     """Learn from the jobs that have ended since the last time."""
     current = settings.current()
-    learning.learn(current.database_url, current.plans)
+    learning.learn(current.database_url, planning.plans_of(current))
 
 
 @app.task(name="reelwatch.deliver", time_limit=TURN_LIMIT)

@@ -13,14 +13,14 @@ from typing import Any
 from sqlalchemy import Executable, bindparam, select, true
 from sqlalchemy.orm import Session
 
-from reelwatch import db, ledger, lifecycle, orders, settings
+from reelwatch import db, ledger, orders, settings, status
 from reelwatch.accounts import Account
+from reelwatch.callback_url import check_url
 from reelwatch.errors import Refused
 from reelwatch.events import DEFAULT_EVENTS
 from reelwatch.jobrows import chunks, ensure_account, job_now, joined, locked
 from reelwatch.models import Job
 from reelwatch.orders import Order
-from reelwatch.outbound import check_url
 
 
 def track(
@@ -115,7 +115,7 @@ def cancel_many(
     """Stop tracking videos, all or, if one is unknown, none; in the order of the ids."""
     with joined(session) as own:
         rows, now = locked(own, video_ids, account), db.now(own)
-        decided = [(row, lifecycle.cancelled(ledger.job_of(row))) for row in rows]
+        decided = [(row, status.cancelled(ledger.job_of(row))) for row in rows]
         ledger.write(own, [ledger.Change(row, done) for row, done in decided if done], now)
         return [job_now(own, row["id"]) for row in rows]
 
@@ -137,7 +137,7 @@ def recheck_many(
         rows, now = locked(own, video_ids, account), db.now(own)
         for row in rows:
             job = ledger.job_of(row)
-            decision = lifecycle.reopened(job, now)
+            decision = status.reopened(job, now)
             if decision is not None:
                 renewed = now + _span(row)
                 ledger.write(own, [ledger.Change(row, decision, deadline_at=renewed)], now)
@@ -198,7 +198,7 @@ def _values(account: Account, order: Order, now: datetime) -> dict[str, Any]:
     default = account.webhook_url and check_url(account.webhook_url, configured.allowlist)
     return {
         "account": account.name,
-        "state": lifecycle.State.PENDING.value,
+        "state": status.State.PENDING.value,
         "metadata": order.metadata or {},
         "tracked_at": now,
         "next_poll_at": now,
