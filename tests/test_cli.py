@@ -45,6 +45,7 @@ def told(commands: pytest.MonkeyPatch, database_url: str) -> dict[str, Any]:
 def test_the_contracts_commands_are_all_there() -> None:
     jobs = "track show list watch cancel recheck"
     others = "up demo deliveries redeliver accounts doctor sandbox listen secret migrate prune"
+    others += " test-event"
     added = "simulate"
     contract = f"{jobs} {others} {added}"
     assert set(COMMANDS) == set(contract.split())

@@ -32,6 +32,8 @@ GROUPS = {
         "cli_errors",
         "cli_events",
         "cli_jobs",
+        "cli_listen",
+        "cli_test_event",
         "cli_options",
         "cli_render",
         "cli_service",
@@ -96,6 +98,7 @@ GROUPS = {
     "rules": {
         "urls",
         "webhook_secrets",
+        "hints",
         "redaction",
         "spelling",
         "breaker",

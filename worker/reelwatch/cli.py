@@ -42,7 +42,8 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
     "Webhooks and callbacks": {
         "deliveries": Entry("cli_events:deliveries", "List events: told, owed and given up."),
         "redeliver": Entry("cli_events:redeliver", "Send events again, under the same ids."),
-        "listen": Entry("cli_events:listen", "Receive webhooks here and verify them."),
+        "listen": Entry("cli_listen:listen", "Receive webhooks here and verify them."),
+        "test-event": Entry("cli_test_event:test_event", "Send a signed test to a receiver."),
         "secret": Entry("cli_service:secret", "Make a new webhook secret."),
     },
     "Running it": {

@@ -1,5 +1,6 @@
 """What went wrong, in one line for the operator, and the exit code that goes with it."""
 
+import errno
 import traceback
 
 import click
@@ -45,6 +46,18 @@ def failure(error: Exception) -> Failure:
     """The failure that tells of `error`. What is printed of it is cleaned on its way out."""
     kind = WrongInput if isinstance(error, Refused | SettingsError) else Failure
     return kind(_text(error))
+
+
+def not_served(error: OSError, host: str, port: int) -> Failure:
+    """The failure of a server that can't listen where it should."""
+    advice = {
+        errno.EADDRINUSE: "something else listens there: end it, or take another by --port "
+        "(0: any that is free)",
+        errno.EACCES: "a port below 1024 is for privileged users: take another by --port",
+        errno.EADDRNOTAVAIL: "--host is an address of this machine",
+    }.get(error.errno or 0)
+    said = (error.strerror or str(error)).rstrip(".")
+    return Failure(f"{host} port {port}: {said}" + (f": {advice}" if advice else ""))
 
 
 def _text(error: Exception) -> str:

@@ -1,19 +1,16 @@
-"""Commands about telling producers: what was told, sending again, receiving."""
+"""Commands about telling producers: what was told, and sending again."""
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from datetime import datetime
 
 import click
 
 from reelwatch import cli_options as options
-from reelwatch import cli_render, db, history, listener, redelivery, settings
-from reelwatch.board import plain
+from reelwatch import cli_render, db, history, redelivery
 from reelwatch.cli_errors import Failure
 from reelwatch.errors import Refused
 
 TOLD_ONE_BY_ONE = 20  # more event ids than this are counted, not listed
-KEPT = 1_000  # events that a listener remembers, to tell repeated ones
 
 
 @click.command()
@@ -91,68 +88,3 @@ def _tell_ordered(ids: Sequence[str], as_json: bool) -> None:
     if len(ids) <= TOLD_ONE_BY_ONE:
         for event_id in ids:
             click.echo(f"  {event_id}")
-
-
-@click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to serve.")
-@click.option("--port", default=8788, show_default=True, type=click.IntRange(0, 65535))
-@click.option("--secret", "secrets", multiple=True, metavar="whsec_…",
-              help="Verify with this. Default: WEBHOOK_SECRET, or what `up` keeps.")  # fmt: skip
-@click.option("--answer", default=200, show_default=True, type=click.IntRange(200, 599),
-              help="The status that verified events get: 500 shows how retries go.")  # fmt: skip
-@options.as_json
-def listen(host: str, port: int, secrets: Sequence[str], answer: int, as_json: bool) -> None:
-    """Receive webhooks here, verify their signatures and print a line for each.
-
-    \b
-    WEBHOOK_ALLOW=127.0.0.1 reelwatch up     # first: it makes the secret that both need
-    reelwatch listen
-    WEBHOOK_ALLOW=127.0.0.1 reelwatch track ID --webhook-url http://127.0.0.1:8788/
-
-    With --json each event is a JSON object on a line of its own.
-    """
-    keys = tuple(secrets) or settings.current().all_secrets()
-    if not keys:
-        raise click.UsageError(
-            "there is no secret to verify with: set WEBHOOK_SECRET, give --secret, or start "
-            "`reelwatch up` first, which keeps one beside its SQLite database"
-        )
-    receiver = listener.Listener(keys, host, port, answer, _printer(as_json), KEPT)
-    receiver.start()
-    click.echo(f"listening at {receiver.url}/ until Ctrl-C; verified events get {answer}", err=True)
-    click.echo(
-        "Start Reelwatch with WEBHOOK_ALLOW=127.0.0.1, and track with "
-        f"--webhook-url {receiver.url}/",
-        err=True,
-    )
-    with suppress(KeyboardInterrupt):
-        receiver.serve_forever()
-    counts = ", ".join(f"{count} {what}" for what, count in receiver.counts().items())
-    click.echo(f"\n{counts}", err=True)
-
-
-def _printer(as_json: bool) -> Callable[[listener.Received], None]:
-    return _print_json_event if as_json else _print_event
-
-
-def _print_json_event(event: listener.Received) -> None:
-    cli_render.print_json_line(
-        {
-            "received_at": event.received_at,
-            "verified": event.verified,
-            "error": event.error,
-            "id": event.id,
-            "type": event.type,
-            "body": event.body,
-        }
-    )
-
-
-def _print_event(event: listener.Received) -> None:
-    at = f"{event.received_at:%H:%M:%S}"
-    if not event.verified:
-        click.echo(plain(f"{at}  NOT VERIFIED  {event.error}  {event.type} {event.id}".rstrip()))
-        return
-    data = event.body.get("data", {})
-    said = f"{data.get('video_id')} sequence {data.get('sequence')}"
-    click.echo(plain(f"{at}  verified  {event.type}  {said}  {event.id}"))

@@ -25,6 +25,7 @@ from reelwatch import (
     settings,
 )
 from reelwatch.accounts import Account
+from reelwatch.cli_errors import not_served
 from reelwatch.redaction import shown_url
 
 
@@ -123,7 +124,10 @@ def sandbox_(host: str, port: int, rate_limit: int | None) -> None:
     export QUICKROUTER_BASE_URL=http://127.0.0.1:8787 QUICKROUTER_API_KEY=sandbox
     reelwatch track veo3.1-fast:ok.12s-a grok:policy.5s-b sora-2:flaky.20s-c
     """
-    upstream = sandbox.Sandbox().start(host, port, rate_limit)
+    try:
+        upstream = sandbox.Sandbox().start(host, port, rate_limit)
+    except OSError as error:
+        raise not_served(error, host, port) from None
     _tell_sandbox(upstream.url)
     with suppress(KeyboardInterrupt):
         upstream.serve_forever()

@@ -7,7 +7,7 @@ makes the event arrive twice, with the same id; none is lost.
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -40,7 +40,7 @@ from reelwatch.errors import Refused
 from reelwatch.models import UtcDateTime, table_of
 from reelwatch.outbound import Sender
 from reelwatch.settings import Settings
-from reelwatch.transport import USER_AGENT, TransferError
+from reelwatch.transport import USER_AGENT, Exchange, TransferError
 
 log = structlog.get_logger(__name__)
 
@@ -180,11 +180,9 @@ class _Courier:
         if not signers:
             variable = self._settings.secret_variable(account)
             return {"error": f"{variable} is not set: the event can't be signed", "sent": False}
-        body, allow = row["body"].encode("utf-8"), self._settings.webhook_allow
         try:
-            reply = _sender(allow, self._settings.webhook_timeout, os.getpid()).post(
-                row["target"], body, signed_headers(signers, row["id"], at, row["body"])
-            )
+            headers = signed_headers(signers, row["id"], at, row["body"])
+            reply = post(self._settings, row["target"], row["body"], headers)
         except (TransferError, Refused) as error:
             return {"error": str(error)}
         return _answered(reply.status, reply.headers.get("Retry-After"), reply.body, at)
@@ -198,6 +196,12 @@ class _Courier:
         except Exception as error:  # a broker's client raises what it likes; all of it is retried
             return {"error": f"broker: {type(error).__name__}: {error}"}
         return {}
+
+
+def post(settings: Settings, target: str, body: str, headers: Mapping[str, str]) -> Exchange:
+    """Post once, to what may be reached and within its time. Raises `TransferError`."""
+    sender = _sender(settings.webhook_allow, settings.webhook_timeout, os.getpid())
+    return sender.post(target, body.encode("utf-8"), headers)
 
 
 @cache

@@ -42,7 +42,8 @@ class Listener(LocalService):
     What is verified gets `answer`: a status, or what a function of the event returns: a status
     (0 hangs up instead) or a status and headers, where a header `delay` is not sent but waited
     for, in seconds. What is not verified gets a 400 or 401. `on_event` sees both, before the
-    answer leaves. `keep` bounds `events` to the newest.
+    answer leaves. With `forward`, what is verified gets what that makes of it instead. `keep`
+    bounds `events` to the newest.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Listener(LocalService):
         answer: int | Callable[[Received], Reaction] = 200,
         on_event: Callable[[Received], None] | None = None,
         keep: int | None = None,
+        forward: Callable[[Request, Received], Answer] | None = None,
     ) -> None:
         """Raises Refused for a secret that can't be one."""
         super().__init__()
@@ -60,6 +62,7 @@ class Listener(LocalService):
         self._address = (host, port)
         self._answer = answer
         self._on_event = on_event
+        self._forward = forward
         self._lock = threading.Lock()
         self._events: deque[Received] = deque(maxlen=keep)
         self._received = 0
@@ -108,6 +111,8 @@ class Listener(LocalService):
             self._on_event(event)
         if not event.verified:
             return json_answer(status, {"error": event.error})
+        if self._forward is not None:
+            return self._forward(request, event)
         return _as_answer(self._answer(event) if callable(self._answer) else self._answer)
 
     def _remember(self, event: Received) -> None:
