@@ -1,5 +1,7 @@
-"""The circuit breaker: what a destination gets while it works, fails, rests and recovers."""
+"""The circuit breaker: what endpoints and hosts get while they work, refuse, fail and recover."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,69 +14,102 @@ from reelwatch.breaker import (
     FAILURES,
     OPEN_FIRST,
     OPEN_MAX,
+    WELL,
     Breaker,
-    after_failure,
-    after_success,
+    Verdict,
+    Wait,
+    Waiting,
+    after,
     allowed,
+    host_allowance,
+    next_try,
+    share,
+    verdict,
 )
 
 NOW = datetime(2026, 2, 6, tzinfo=UTC)
 
 
-def after(seconds: float) -> datetime:
+def later(seconds: float) -> datetime:
     return NOW + timedelta(seconds=seconds)
 
 
-def failing(times: int, breaker: Breaker | None = None, now: datetime = NOW) -> Breaker:
-    found = breaker or Breaker()
+def told(kind: Verdict, times: int, breaker: Breaker = WELL, now: datetime = NOW) -> Breaker:
     for _ in range(times):
-        found = after_failure(found, now)
-    return found
+        breaker = after(breaker, kind, now)
+    return breaker
 
 
-def test_a_new_destination_starts_small_and_doubles() -> None:
-    breaker, seen = Breaker(), []
-    for _ in range(4):
-        seen.append(allowed(breaker, NOW))
-        breaker = after_success(breaker)
-    assert seen == [ALLOWANCE_FIRST, 4, ALLOWANCE_MAX, ALLOWANCE_MAX]
+def failing(times: int, breaker: Breaker = WELL, now: datetime = NOW) -> Breaker:
+    return told(Verdict.FAILED, times, breaker, now)
+
+
+@pytest.mark.parametrize(
+    ("status", "arrived", "said"),
+    [
+        (200, True, Verdict.ACCEPTED),
+        (204, True, Verdict.ACCEPTED),
+        (400, False, Verdict.REFUSED),
+        (401, False, Verdict.REFUSED),
+        (404, False, Verdict.REFUSED),
+        (410, False, Verdict.REFUSED),
+        (422, False, Verdict.REFUSED),
+        (499, False, Verdict.REFUSED),
+        (302, False, Verdict.FAILED),
+        (408, False, Verdict.FAILED),
+        (425, False, Verdict.FAILED),
+        (429, False, Verdict.FAILED),
+        (500, False, Verdict.FAILED),
+        (503, False, Verdict.FAILED),
+        (None, False, Verdict.FAILED),
+    ],
+)
+def test_whoever_refuses_an_event_works(status: int | None, arrived: bool, said: Verdict) -> None:
+    assert verdict(status, arrived=arrived) is said
 
 
 def test_opens_after_so_many_failures_in_a_row() -> None:
     assert failing(FAILURES - 1).open_until is None
     opened = failing(FAILURES)
-    assert opened.open_until == after(OPEN_FIRST)
+    assert opened.open_until == later(OPEN_FIRST)
     assert allowed(opened, NOW) == 0
-    assert allowed(opened, after(OPEN_FIRST - 0.001)) == 0
+    assert allowed(opened, later(OPEN_FIRST - 0.001)) == 0
 
 
-def test_a_success_in_between_starts_the_count_anew() -> None:
-    broken = after_success(failing(FAILURES - 1))
-    assert failing(FAILURES - 1, broken).open_until is None
+@pytest.mark.parametrize("said", [Verdict.ACCEPTED, Verdict.REFUSED])
+def test_an_answer_that_is_no_failure_starts_the_count_anew(said: Verdict) -> None:
+    answered = told(said, 1, failing(FAILURES - 1))
+    assert failing(FAILURES - 1, answered).open_until is None
+
+
+def test_refusals_never_open_it_and_leave_it_one_call_at_a_time() -> None:
+    refusing = told(Verdict.REFUSED, 10 * FAILURES)
+    assert refusing.open_until is None
+    assert allowed(refusing, NOW) == 1
+    assert told(Verdict.ACCEPTED, 3, refusing) == WELL
 
 
 def test_gets_less_while_it_fails_and_never_nothing() -> None:
-    proven = Breaker(allowance=ALLOWANCE_MAX)
-    assert [allowed(failing(n, proven), NOW) for n in range(FAILURES)] == [8, 4, 2, 1, 1]
+    assert [allowed(failing(n), NOW) for n in range(FAILURES)] == [8, 4, 2, 1, 1]
 
 
 def test_half_open_it_gets_one_call() -> None:
-    assert allowed(failing(FAILURES), after(OPEN_FIRST)) == 1
+    assert allowed(failing(FAILURES), later(OPEN_FIRST)) == 1
 
 
 def test_recovery_goes_in_growing_portions() -> None:
-    breaker, seen = after_success(failing(FAILURES)), []
+    breaker, seen = told(Verdict.ACCEPTED, 1, failing(FAILURES)), []
     for _ in range(5):
-        seen.append(allowed(breaker, after(OPEN_FIRST)))
-        breaker = after_success(breaker)
+        seen.append(allowed(breaker, later(OPEN_FIRST)))
+        breaker = after(breaker, Verdict.ACCEPTED, NOW)
     assert seen == [1, 2, 4, 8, 8]
 
 
 @pytest.mark.parametrize("openings", range(1, 9))
 def test_rests_twice_as_long_each_time_up_to_a_limit(openings: int) -> None:
-    breaker, now = failing(FAILURES), after(OPEN_FIRST)
+    breaker, now = failing(FAILURES), later(OPEN_FIRST)
     for _ in range(openings):
-        breaker = after_failure(breaker, now)
+        breaker = after(breaker, Verdict.FAILED, now)
         assert breaker.open_until is not None
         span = (breaker.open_until - now).total_seconds()
         now = breaker.open_until
@@ -83,19 +118,150 @@ def test_rests_twice_as_long_each_time_up_to_a_limit(openings: int) -> None:
 
 def test_calls_that_were_under_way_when_it_opened_change_nothing() -> None:
     opened = failing(FAILURES)
-    assert failing(7, opened, after(OPEN_FIRST / 2)) == opened
+    assert failing(7, opened, later(OPEN_FIRST / 2)) == opened
 
 
-@given(st.lists(st.tuples(st.booleans(), st.floats(0, 1_000)), max_size=60))
-def test_whatever_happens_it_comes_back_when_the_destination_works(
-    calls: list[tuple[bool, float]],
+@given(st.lists(st.tuples(st.sampled_from(Verdict), st.floats(0, 1_000)), max_size=60))
+def test_whatever_happens_it_comes_back_when_the_endpoint_works(
+    calls: list[tuple[Verdict, float]],
 ) -> None:
-    breaker, now = Breaker(), NOW
-    for worked, seconds in calls:
+    breaker, now = WELL, NOW
+    for said, seconds in calls:
         now += timedelta(seconds=seconds)
-        breaker = after_success(breaker) if worked else after_failure(breaker, now)
+        breaker = after(breaker, said, now)
         assert 0 <= allowed(breaker, now) <= ALLOWANCE_MAX
         assert breaker.open_until is None or breaker.open_until - now <= timedelta(seconds=OPEN_MAX)
     rested = breaker.open_until or now
     assert allowed(breaker, rested) >= 1
-    assert allowed(after_success(breaker), rested) >= 1
+    assert told(Verdict.ACCEPTED, 4, breaker, rested) == WELL
+
+
+def test_a_host_starts_small_doubles_and_shrinks_to_one_call() -> None:
+    allowance, seen = ALLOWANCE_FIRST, []
+    for answered in (True, True, True, False, False, False, False, True):
+        allowance = host_allowance(allowance, answered=answered)
+        seen.append(allowance)
+    assert seen == [4, 8, 8, 4, 2, 1, 1, 2]
+
+
+# ------------------------------------------------------------------ whose turn it is
+
+
+def event(name: str, **changes: object) -> Waiting:
+    """`b2.1`: the endpoint `b2` of the host `b`, its event 1."""
+    endpoint = name.partition(".")[0]
+    fixed = {"id": name, "host": endpoint[0], "endpoint": endpoint, "failures": 0, "due_at": NOW}
+    return Waiting(**{**fixed, **changes})  # type: ignore[arg-type]
+
+
+def events(endpoint: str, count: int, **changes: object) -> list[Waiting]:
+    return [event(f"{endpoint}.{number:02}", **changes) for number in range(count)]
+
+
+def chosen(
+    waiting: Sequence[Waiting],
+    endpoints: Mapping[str, int] | None = None,
+    hosts: Mapping[str, int] | None = None,
+    limit: int = 64,
+) -> list[str]:
+    return share(waiting, endpoints or {}, hosts or dict.fromkeys("abc", 8), limit)
+
+
+def test_first_attempts_go_before_retries_and_older_ones_first() -> None:
+    waiting = [
+        event("a.old", due_at=later(-9)),
+        event("a.retry", failures=1, due_at=later(-99)),
+        event("a.new"),
+    ]
+    assert chosen(waiting) == ["a.old", "a.new", "a.retry"]
+
+
+def test_endpoints_of_a_host_take_turns() -> None:
+    waiting = [*events("a1", 20, due_at=later(-60)), *events("a2", 20)]
+    assert Counter(name[:2] for name in chosen(waiting)) == {"a1": 4, "a2": 4}
+
+
+def test_one_that_refuses_leaves_the_others_of_its_host_all_but_one_call() -> None:
+    waiting = [*events("a1", 20, due_at=later(-60)), *events("a2", 20)]
+    assert Counter(name[:2] for name in chosen(waiting, {"a1": 1})) == {"a1": 1, "a2": 7}
+
+
+def test_half_open_the_event_that_failed_least_is_tried() -> None:
+    waiting = [event("a.refused", failures=3, due_at=later(-900)), event("a.fresh", failures=1)]
+    assert chosen(waiting, {"a": 1}) == ["a.fresh"]
+
+
+def test_what_rests_gets_nothing_and_costs_its_host_no_place() -> None:
+    waiting = [*events("a1", 20), *events("a2", 20)]
+    assert Counter(name[:2] for name in chosen(waiting, {"a1": 0})) == {"a2": 8}
+
+
+def test_hosts_take_turns_where_not_all_can_go() -> None:
+    waiting = [*events("a", 8, due_at=later(-60)), *events("b", 8)]
+    assert Counter(name[0] for name in chosen(waiting, limit=6)) == {"a": 3, "b": 3}
+
+
+def test_callbacks_have_no_limit_but_the_claims() -> None:
+    waiting = events("a", 20, bound=False)
+    assert len(chosen(waiting, {"a": 0}, {"a": 0})) == 20
+    assert len(chosen(waiting, limit=7)) == 7
+
+
+names = st.sampled_from(["a1", "a2", "b1", "c1", "c2", "c3"])
+rooms = st.dictionaries(names, st.integers(-2, 8))
+free = st.dictionaries(st.sampled_from("abc"), st.integers(-2, 8))
+
+
+@given(st.lists(st.tuples(names, st.integers(0, 3), st.integers(0, 99))), rooms, free,
+       st.integers(0, 20))  # fmt: skip
+def test_nobody_gets_more_than_allowed_and_no_place_stays_empty(
+    drawn: list[tuple[str, int, int]],
+    at_endpoint: dict[str, int],
+    at_host: dict[str, int],
+    limit: int,
+) -> None:
+    waiting = [
+        event(f"{name}.{number}", failures=failures, due_at=later(-age))
+        for number, (name, failures, age) in enumerate(drawn)
+    ]
+    got = share(waiting, at_endpoint, at_host, limit)
+    assert len(got) == len(set(got)) <= limit
+    endpoints, hosts = Counter(n.partition(".")[0] for n in got), Counter(n[0] for n in got)
+    for endpoint, count in endpoints.items():
+        assert count <= at_endpoint.get(endpoint, ALLOWANCE_MAX)
+    for host, count in hosts.items():
+        assert count <= at_host.get(host, ALLOWANCE_FIRST)
+    if len(got) == limit:
+        return
+    for left in waiting:  # whoever is left out, is at a limit
+        if left.id not in got:
+            at_limit = endpoints[left.endpoint] >= at_endpoint.get(left.endpoint, ALLOWANCE_MAX)
+            assert at_limit or hosts[left.host] >= at_host.get(left.host, ALLOWANCE_FIRST)
+
+
+# ------------------------------------------------------------------ when, and why then
+
+OPEN = Breaker(failures=6, openings=2, allowance=1, open_until=later(60))
+
+
+@pytest.mark.parametrize(
+    ("due", "breaker", "leased", "at", "wait"),
+    [
+        (30, WELL, False, 30, Wait.SCHEDULE),
+        (-30, WELL, False, 0, Wait.TURN),
+        (30, WELL, True, 30, Wait.ANSWER),
+        (-30, WELL, True, 0, Wait.TURN),  # whoever had it is gone
+        (-30, OPEN, False, 60, Wait.RESTING),
+        (30, OPEN, False, 60, Wait.RESTING),
+        (90, OPEN, False, 90, Wait.SCHEDULE),
+        (30, OPEN, True, 30, Wait.ANSWER),
+    ],
+)
+def test_when_an_event_is_tried_next_and_what_it_waits_for(
+    due: float, breaker: Breaker, leased: bool, at: float, wait: Wait
+) -> None:
+    assert next_try(later(due), breaker, NOW, leased=leased) == (later(at), wait)
+
+
+def test_after_its_rest_an_endpoint_is_no_reason_any_more() -> None:
+    assert next_try(NOW, OPEN, later(61), leased=False) == (later(61), Wait.TURN)

@@ -29,6 +29,7 @@ from reelwatch.models import (
     Delivery,
     Destination,
     DurationCurve,
+    Endpoint,
     Heartbeat,
     Job,
     PollError,
@@ -474,6 +475,10 @@ CANCELLED = {"state": "cancelled", "finished_at": AT, "next_poll_at": None}
 DELIVERED = {"state": "delivered", "next_attempt_at": None, "delivered_at": AT}
 DEAD = {"state": "dead", "next_attempt_at": None}
 CURVE = {"account": "default", "model": "veo3", "learned_at": AT, "jobs": 1, "curve": {}}
+ENDPOINT: dict[str, Any] = {
+    "name": "https://h/x", "host": "h", "failures": 0, "openings": 0, "allowance": 1,
+    "changed_at": AT,
+}  # fmt: skip
 WAITING: dict[str, Any] = {
     "id": "an-id", "task": "cancel", "account": "default", "video_id": "veo3:a", "options": "{}",
     "reason": "not yet", "worker": "w", "tries": 1, "first_at": AT, "last_at": AT,
@@ -499,6 +504,7 @@ def complete_story() -> list[tuple[type[Base], dict[str, Any]]]:
         (Attempt, ATTEMPT),
         (Heartbeat, {"name": "tick", "at": AT}),
         (Destination, {"name": "h", "failures": 0, "openings": 0, "allowance": 1}),
+        (Endpoint, ENDPOINT),
         (DurationCurve, CURVE),
         (WaitingMessage, WAITING),
         (RefusedMessage, REFUSED),
@@ -567,6 +573,7 @@ NONSENSE: list[tuple[str, type[Base], dict[str, Any]]] = [
     ("ck_refused_messages_count_positive", RefusedMessage, {"count": 0}),
     ("ck_destinations_counts_not_negative", Destination, {"allowance": 0}),
     ("ck_destinations_counts_not_negative", Destination, {"failures": -1}),
+    ("ck_endpoints_counts_not_negative", Endpoint, {"openings": -1}),
     ("ck_deliveries_channel_known", Delivery, {"channel": "pigeon"}),
     ("ck_deliveries_state_known", Delivery, DEAD | {"state": "lost"}),
     ("ck_deliveries_pending_has_due", Delivery, {"next_attempt_at": None}),

@@ -77,6 +77,7 @@ GROUPS = {
         "heartbeat",
         "forecasts",
         "destinations",
+        "claiming",
         "fanout",
         "stopping",
         "upstream",

@@ -1,50 +1,79 @@
-"""How many calls a destination gets: fewer while it fails, none for a while, then one to try. Pure.
+"""How many calls an endpoint and its host get: fewer while they fail, none for a while. Pure.
 
-A circuit breaker per destination, kept in its row, so that all workers share it.
+An *endpoint* is one callback URL, or one task of one queue; it has a circuit breaker. A *host* is
+what several endpoints share; it has a limit. Both are rows, so that all workers share them.
 
-- *Closed*: `allowance` calls go out at once. A new destination starts small and doubles with every
-  success, so that one that hangs binds few threads.
+- *Closed*: calls go to the endpoint as its host has room. While it refuses events, one at a time.
 - *Open*: after `FAILURES` failures in a row nothing goes to it until `open_until`. Its events wait,
   and none of their attempts is spent.
-- *Half-open*: when that is over, one call, for the event that has waited longest, decides.
+- *Half-open*: when that is over, one call decides, for the event that has failed least: a single
+  event that is always refused must not keep the others from being tried.
+
+A new host gets few calls and twice as many with every answer, so that one that hangs binds few
+threads.
 """
 
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum, auto
 
-FAILURES = 5  # in a row, over all events for the destination
+FAILURES = 5  # in a row, over all events for the endpoint
 ALLOWANCE_FIRST = 2
 ALLOWANCE_MAX = 8
 OPEN_FIRST = 30.0  # seconds
 OPEN_MAX = 600.0
 
+ASKS_TO_WAIT = frozenset({408, 425, 429})  # the 4xx that say something of the receiver, not of us
+
+
+class Verdict(Enum):
+    """What an attempt says about its endpoint."""
+
+    ACCEPTED = auto()
+    REFUSED = auto()  # this event; whoever refuses, works
+    FAILED = auto()
+
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """A destination's standing. `openings`: how often it opened since it last worked."""
+    """An endpoint's standing. `openings`: how often it opened since it last worked."""
 
     failures: int = 0
     openings: int = 0
-    allowance: int = ALLOWANCE_FIRST
+    allowance: int = ALLOWANCE_MAX  # calls at once, where its host has room for them
     open_until: datetime | None = None
 
 
+WELL = Breaker()
+
+
+def verdict(http_status: int | None, *, arrived: bool) -> Verdict:
+    """What an attempt with that answer, None for none, says about its endpoint."""
+    if arrived:
+        return Verdict.ACCEPTED
+    refused = http_status is not None and 400 <= http_status < 500
+    return Verdict.REFUSED if refused and http_status not in ASKS_TO_WAIT else Verdict.FAILED
+
+
 def allowed(breaker: Breaker, now: datetime) -> int:
-    """How many calls may be under way at once, now."""
+    """How many calls to the endpoint may be under way at once, now."""
     if breaker.open_until is None:
         return breaker.allowance
     return 1 if now >= breaker.open_until else 0
 
 
-def after_success(breaker: Breaker) -> Breaker:
-    """Closed; what had piled up is sent in growing portions."""
-    if breaker.open_until is not None:
-        return Breaker(allowance=1)
+def after(breaker: Breaker, verdict: Verdict, now: datetime) -> Breaker:
+    """The endpoint's standing after one attempt more."""
+    if verdict is Verdict.FAILED:
+        return _after_failure(breaker, now)
+    if verdict is Verdict.REFUSED or breaker.open_until is not None:
+        return Breaker(allowance=1)  # what had piled up is sent in growing portions
     return Breaker(allowance=min(ALLOWANCE_MAX, breaker.allowance * 2))
 
 
-def after_failure(breaker: Breaker, now: datetime) -> Breaker:
-    """One failure more; the last of so many in a row, or one while half-open, opens it."""
+def _after_failure(breaker: Breaker, now: datetime) -> Breaker:
+    """The last of so many failures in a row, or one while half-open, opens it."""
     failures = breaker.failures + 1
     if breaker.open_until is not None and now < breaker.open_until:
         return breaker  # a call that was under way when it opened
@@ -52,3 +81,88 @@ def after_failure(breaker: Breaker, now: datetime) -> Breaker:
         return Breaker(failures, breaker.openings, max(1, breaker.allowance // 2))
     span = min(OPEN_MAX, OPEN_FIRST * 2.0 ** min(breaker.openings, 16))
     return Breaker(failures, breaker.openings + 1, 1, now + timedelta(seconds=span))
+
+
+def host_allowance(allowance: int, *, answered: bool) -> int:
+    """How many calls a host gets at once, after one that it answered, whatever it said, or not."""
+    return min(ALLOWANCE_MAX, allowance * 2) if answered else max(1, allowance // 2)
+
+
+# ------------------------------------------------------------------ whose turn it is
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An event that is due. `bound`: do the limits of receivers hold for it?"""
+
+    id: str
+    host: str
+    endpoint: str
+    failures: int
+    due_at: datetime
+    bound: bool = True
+
+
+def share(
+    waiting: Iterable[Waiting],
+    free_at_endpoint: Mapping[str, int],
+    free_at_host: Mapping[str, int],
+    limit: int,
+) -> list[str]:
+    """The ids of the events to be sent now, `limit` at most; no endpoint or host gets too many.
+
+    First attempts go before retries; endpoints of a host, and hosts, take turns.
+    """
+    ordered = sorted(waiting, key=lambda event: (event.failures, event.due_at, event.id))
+    by_endpoint = _turns(ordered, lambda event: (event.host, event.endpoint))
+    may_go = [
+        (turn, event)
+        for turn, event in by_endpoint
+        if not event.bound or turn < free_at_endpoint.get(event.endpoint, ALLOWANCE_MAX)
+    ]
+    may_go.sort(key=lambda each: (each[1].failures, each[0]))
+    by_host = _turns([event for _, event in may_go], lambda event: event.host)
+    chosen = [
+        (event.failures, turn, event.id)
+        for turn, event in by_host
+        if not event.bound or turn < free_at_host.get(event.host, ALLOWANCE_FIRST)
+    ]
+    chosen.sort(key=lambda each: each[:2])
+    return [event_id for _, _, event_id in chosen[:limit]]
+
+
+def _turns(
+    events: Iterable[Waiting], of: Callable[[Waiting], Hashable]
+) -> list[tuple[int, Waiting]]:
+    """Each event with its place among those of the same endpoint, or host."""
+    counts: dict[Hashable, int] = {}
+    placed = []
+    for event in events:
+        key = of(event)
+        place = counts.get(key, 0)
+        counts[key] = place + 1
+        placed.append((place, event))
+    return placed
+
+
+# ------------------------------------------------------------------ when, and why then
+
+
+class Wait(Enum):
+    """What an event that is owed waits for."""
+
+    SCHEDULE = "the schedule of its attempts"
+    RESTING = "its endpoint, which failed again and again and is left alone"
+    TURN = "its turn"
+    ANSWER = "the answer to an attempt under way"
+
+
+def next_try(due_at: datetime, breaker: Breaker, now: datetime, *, leased: bool) -> tuple[
+    datetime, Wait
+]:  # fmt: skip
+    """When an event is tried next at the earliest, and what it waits for until then."""
+    if leased and due_at > now:
+        return due_at, Wait.ANSWER
+    if breaker.open_until is not None and breaker.open_until > max(now, due_at):
+        return breaker.open_until, Wait.RESTING
+    return (due_at, Wait.SCHEDULE) if due_at > now else (now, Wait.TURN)

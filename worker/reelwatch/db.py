@@ -202,6 +202,17 @@ def insert_if_absent(dialect: str, table: type[Base] | Table, *columns: str) -> 
     return postgresql.insert(table).on_conflict_do_nothing(index_elements=columns)
 
 
+def insert_or_update(
+    dialect: str, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]
+) -> Insert:
+    """An INSERT that changes the row of that unique key where there is one."""
+    if dialect == "sqlite":
+        lite = sqlite.insert(table).values({**key, **values})
+        return lite.on_conflict_do_update(index_elements=list(key), set_=values)
+    full = postgresql.insert(table).values({**key, **values})
+    return full.on_conflict_do_update(index_elements=list(key), set_=values)
+
+
 def listed(dialect: str, parameter: str, width: int) -> list[ColumnElement[str | None]]:
     """The columns of rows of texts that come as one parameter, a JSON list of lists."""
     rows = bindparam(parameter, type_=String())

@@ -5,7 +5,6 @@ makes the event arrive twice, with the same id; none is lost.
 """
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,9 @@ from functools import cache
 from json import loads
 from random import random
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import structlog
 from sqlalchemy import (
-    Integer,
     Select,
     bindparam,
     exists,
@@ -29,15 +26,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.dml import ReturningUpdate
 from standardwebhooks.webhooks import Webhook
 
-from reelwatch import db, fanout, schedule
+from reelwatch import breaker, claiming, db, fanout, schedule
 from reelwatch.answers import clean_text, retry_after
 from reelwatch.callback_url import parse_allowlist
-from reelwatch.destinations import deliveries, fair_share, is_due, judge
+from reelwatch.destinations import Call, deliveries, is_due, judge, shown
 from reelwatch.errors import Refused
-from reelwatch.models import UtcDateTime, table_of
+from reelwatch.models import table_of
 from reelwatch.outbound import Sender
 from reelwatch.settings import Settings
 from reelwatch.transport import USER_AGENT, Exchange, TransferError
@@ -70,23 +66,6 @@ EXCERPT_LIMIT = 500  # characters of a response that an attempt keeps
 GONE = 410
 
 
-def _claiming() -> ReturningUpdate[*tuple[Any, ...]]:
-    now, count = bindparam("now", type_=UtcDateTime()), bindparam("count", type_=Integer())
-    locked = (
-        select(deliveries.c.id)
-        .where(deliveries.c.id.in_(fair_share(count, now)), is_due(now))
-        .with_for_update(skip_locked=True)
-    )
-    leased: dict[str, Any] = {
-        "next_attempt_at": bindparam("leased_until"),
-        "lease_token": bindparam("token"),
-    }
-    claimed = update(deliveries).where(deliveries.c.id.in_(locked)).values(leased)
-    return claimed.returning(*deliveries.c)
-
-
-CLAIMED = _claiming()
-
 SendCallback = Callable[[str, str, dict[str, Any], str], None]  # task, queue, event, event id
 
 
@@ -102,11 +81,6 @@ class Outcome:
     retry_after: float | None = None
     gone: bool = False
     sent: bool = True  # else it was never tried, and says nothing of the receiver
-
-    @property
-    def reached(self) -> bool:
-        """Did the receiver work, whatever it thinks of this event?"""
-        return self.error is None or self.gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +120,14 @@ class _Courier:
 
     def claim(self, limit: int) -> fanout.Batch[RowMapping]:
         lease = max(LEASE, timedelta(seconds=self._settings.webhook_timeout + LEASE_MARGIN))
-        with db.transaction(self._settings.database_url) as session:
+        rows: list[RowMapping] = []
+        with db.reading(self._settings.database_url) as session:  # no writer waits for it
             if self._clock is None:
                 self._clock = (db.now(session), time.monotonic())
-            rows = claim(session, limit, self._now(), lease)
+            ids = claiming.survey(session, limit, self._now())
+        if ids:
+            with db.at_once(self._settings.database_url) as session:
+                rows = claiming.take(session, ids, self._now(), lease)
         return fanout.Batch(rows, IDLE_AGAIN, when_freed=True)
 
     def attempt(self, row: RowMapping) -> Attempted:
@@ -242,15 +220,8 @@ def _answered(status: int, retry: str | None, body: bytes, at: datetime) -> dict
 def claim(
     session: Session, limit: int, now: datetime, lease: timedelta = LEASE
 ) -> list[RowMapping]:
-    """Take up to `limit` due events, of each destination as many as may be under way at once."""
-    values = {
-        "now": now,
-        "leased_until": now + lease,
-        "token": secrets.token_hex(16),
-        "count": limit,
-    }
-    rows = session.execute(CLAIMED, values).mappings().all()
-    return sorted(rows, key=lambda row: (row["failures"], row["created_at"], row["sequence"]))
+    """Take up to `limit` due events, as many of each endpoint and host as may be under way."""
+    return claiming.take(session, claiming.survey(session, limit, now), now, lease)
 
 
 def record(
@@ -275,8 +246,13 @@ def record(
         connection.execute(FOLLOWED, outcomes)
     if lost:
         connection.execute(COUNTED, lost)
-    webhooks = [done for done, _ in followed if _called(done)]
-    judge(session, [(done.row["destination"], done.outcome.reached) for done in webhooks], now)
+    judge(session, [_call(done) for done, _ in followed if _called(done)], now)
+
+
+def _call(attempted: Attempted) -> Call:
+    row, outcome = attempted.row, attempted.outcome
+    verdict = breaker.verdict(outcome.http_status, arrived=outcome.error is None)
+    return Call(row["destination"], row["target"], verdict, outcome.http_status is not None)
 
 
 def _called(done: Attempted) -> bool:
@@ -330,7 +306,7 @@ def _log_attempt(attempted: Attempted, after: dict[str, Any]) -> None:
         event_type=row["event_type"],
         channel=row["channel"],
         destination=row["destination"],
-        endpoint=_endpoint(row),
+        endpoint=shown(row["target"]),
         number=row["attempts"] + 1,
         http_status=outcome.http_status,
         error=outcome.error,
@@ -346,11 +322,3 @@ def _subject(body: str) -> dict[str, Any]:
         return {"video_id": data["video_id"], "account": data["account"]}
     except (ValueError, LookupError, TypeError):
         return {}
-
-
-def _endpoint(row: RowMapping) -> str:
-    """Where it goes; a URL without user and query, which may be secrets of the receiver's."""
-    if row["channel"] != "webhook":
-        return str(row["target"])
-    parts = urlsplit(str(row["target"]))
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

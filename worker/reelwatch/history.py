@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session
 
 from reelwatch import db, forecasts, settings
 from reelwatch.curves import Eta
+from reelwatch.destinations import resting, shown
 from reelwatch.errors import UnknownJob
 from reelwatch.models import Job, table_of
 from reelwatch.remaining import FORETOLD, as_json, remaining
@@ -43,7 +44,6 @@ deliveries: Table = table_of("deliveries")
 attempts: Table = table_of("attempts")
 accounts: Table = table_of("accounts")
 heartbeats: Table = table_of("heartbeats")
-destinations: Table = table_of("destinations")
 
 # Every job is in exactly one of these, and each has an index of its rows.
 ENDED = jobs.c.finished_at.is_not(None)
@@ -218,7 +218,7 @@ def summary(session: Session, now: datetime) -> dict[str, Any]:
         "undelivered": _count(session, deliveries, deliveries.c.state == "pending"),
         "undelivered_webhooks": undelivered_webhooks(session),
         "dead": _count(session, deliveries, *_delivery_parts("dead")),
-        "resting_receivers": _resting_receivers(session),
+        "resting_receivers": [shown(row["name"]) for row in resting(session, now)],
         "last_tick_at": tick,
         "last_tick_age_seconds": None if tick is None else (now - tick).total_seconds(),
     }
@@ -232,12 +232,6 @@ def undelivered_webhooks(session: Session, account: str | None = None) -> int:
     query = select(literal(1)).join(jobs, jobs.c.id == deliveries.c.job_id)
     few = query.where(*owed, jobs.c.account == account).limit(COUNT_MOST).subquery()
     return session.execute(select(func.count()).select_from(few)).scalar_one()
-
-
-def _resting_receivers(session: Session) -> list[str]:
-    """The destinations that failed so often that they are left alone for a while."""
-    open_ones = select(destinations.c.name).where(destinations.c.open_until.is_not(None))
-    return list(session.execute(open_ones.order_by(destinations.c.name)).scalars())
 
 
 def at_most(count: int) -> str:

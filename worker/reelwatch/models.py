@@ -307,19 +307,49 @@ class Delivery(Base):
         CheckConstraint("lease_token IS NULL OR state = 'pending'", name="lease_is_pending"),
         _index("ix_deliveries_due", "next_attempt_at", where="state = 'pending'"),
         _index("ix_deliveries_settled", "state", "created_at", where="state <> 'pending'"),
+        _index(  # a claim walks from endpoint to endpoint along it, past whatever waits there
+            "ix_deliveries_waiting",
+            "destination",
+            "target",
+            "failures",
+            "next_attempt_at",
+            "id",
+            where="state = 'pending'",
+        ),
+        _index("ix_deliveries_leased", "next_attempt_at", where="lease_token IS NOT NULL"),
     )
 
 
 class Destination(Base):
-    """How a receiver has been doing: its circuit breaker (`worker/reelwatch/breaker.py`)."""
+    """How a host has been doing: how many calls it gets at once (`reelwatch/breaker.py`)."""
 
     __tablename__ = HERE.table("destinations")
 
     name: Mapped[str] = mapped_column(String(300), primary_key=True)  # `deliveries.destination`
+    failures: Mapped[int] = mapped_column(Integer)  # this and the next are of older releases
+    openings: Mapped[int] = mapped_column(Integer)
+    allowance: Mapped[int] = mapped_column(Integer)  # calls under way at once
+    open_until: Mapped[datetime | None]  # of older releases: see `endpoints`
+
+    __table_args__ = (
+        CheckConstraint(
+            "failures >= 0 AND openings >= 0 AND allowance > 0", name="counts_not_negative"
+        ),
+    )
+
+
+class Endpoint(Base):
+    """A callback URL, or a task of a queue, that is not well: its circuit breaker."""
+
+    __tablename__ = HERE.table("endpoints")
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)  # `deliveries.target`
+    host: Mapped[str] = mapped_column(String(300))  # `deliveries.destination`
     failures: Mapped[int] = mapped_column(Integer)  # in a row, over all its events
     openings: Mapped[int] = mapped_column(Integer)  # since it last worked
     allowance: Mapped[int] = mapped_column(Integer)  # calls under way at once
-    open_until: Mapped[datetime | None]
+    open_until: Mapped[datetime | None]  # left alone until then, tried again after it
+    changed_at: Mapped[datetime]
 
     __table_args__ = (
         CheckConstraint(

@@ -1,0 +1,260 @@
+"""Which events go now, and taking them; what waits for dead receivers costs a claim nothing.
+
+A survey walks along an index from endpoint to endpoint and sees the first few due events of each,
+however many wait behind them. The rules of `breaker` say which of them may go. Only taking those
+writes anything.
+"""
+
+import json
+import random
+import secrets
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    FromClause,
+    Integer,
+    ScalarSelect,
+    Select,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from reelwatch import breaker, db
+from reelwatch.breaker import ALLOWANCE_FIRST, Breaker, Waiting, allowed
+from reelwatch.destinations import deliveries, destinations, endpoints, is_due, standing_of
+from reelwatch.models import UtcDateTime
+
+WINDOW = 400  # events and endpoints that one survey sees of a host at most
+HOSTS_AT_ONCE = 16  # that one statement walks through; the next ones follow while there is room
+
+CELERY = "celery"  # the host of what goes to tasks: the broker, which is ours and takes it quickly
+NOW = bindparam("now", type_=UtcDateTime())
+ONE: ColumnElement[int] = literal_column("1", Integer())
+MOST_SEEN = bindparam("window", type_=Integer())
+
+# Where the walk through a host's endpoints was cut, to go on from there. A host has so many
+# endpoints only where each job has a URL of its own.
+_cut_at: dict[str, str] = {}
+
+
+def survey(session: Session, limit: int, now: datetime) -> list[str]:
+    """The ids of up to `limit` due events that may go now; nothing is written or locked."""
+    under_way = _under_way(session, now)
+    calls_of_host: Counter[str] = Counter()
+    for (host, _), calls in under_way.items():
+        calls_of_host[host] += calls
+    free = {
+        row.name: (row.allowance or ALLOWANCE_FIRST) - calls_of_host[row.name]
+        for row in session.execute(HOSTS)
+    }
+    hosts = [name for name in free if free[name] > 0 or name == CELERY]
+    random.shuffle(hosts)  # where a claim can't take all, none is always the last
+    chosen: list[str] = []
+    for start in range(0, len(hosts), HOSTS_AT_ONCE):
+        some = hosts[start : start + HOSTS_AT_ONCE]
+        chosen += _of_hosts(session, {name: free[name] for name in some}, under_way,
+                            limit - len(chosen), now)  # fmt: skip
+        if len(chosen) >= limit:
+            break
+    return chosen
+
+
+def take(session: Session, ids: Sequence[str], now: datetime, lease: timedelta) -> list[RowMapping]:
+    """Lease those of the events that are still due; returns their rows, in the order to begin."""
+    if not ids:
+        return []
+    values = {
+        "ids": list(ids),
+        "now": now,
+        "leased_until": now + lease,
+        "token": secrets.token_hex(16),
+    }
+    rows = session.execute(CLAIMED, values).mappings().all()
+    return sorted(rows, key=lambda row: (row["failures"], row["created_at"], row["sequence"]))
+
+
+# ------------------------------------------------------------------ the survey
+
+
+def _under_way(session: Session, now: datetime) -> Mapping[tuple[str, str], int]:
+    """How many calls are under way, by host and endpoint."""
+    rows = session.execute(UNDER_WAY, {"now": now})
+    return {(row.destination, row.target): row.calls for row in rows}
+
+
+def _of_hosts(
+    session: Session,
+    free: Mapping[str, int],
+    under_way: Mapping[tuple[str, str], int],
+    limit: int,
+    now: datetime,
+) -> list[str]:
+    """The ids of the events of these hosts that may go now."""
+    starts = [
+        [host, _cut_at.pop(host, ""), str(limit if host == CELERY else places)]
+        for host, places in free.items()
+    ]
+    values = {"hosts": json.dumps(starts), "now": now, "window": WINDOW}
+    rows = session.execute(_walk(db.dialect(session)), values).mappings().all()
+    _cut_at.update({row["destination"]: row["target"] for row in rows if row["seen"] >= WINDOW})
+    due = [row for row in rows if row["next_attempt_at"] <= now]
+    room = {
+        row["target"]: allowed(_standing(row), now)
+        - under_way.get((row["destination"], row["target"]), 0)
+        for row in due
+    }
+    return breaker.share(map(_waiting, due), room, free, limit)
+
+
+def _standing(row: RowMapping) -> Breaker:
+    return breaker.WELL if row["allowance"] is None else standing_of(row)
+
+
+def _waiting(row: RowMapping) -> Waiting:
+    bound = row["channel"] == "webhook"  # no limits hold for the broker
+    return Waiting(row["id"], row["destination"], row["target"], row["delivery_failures"],
+                   row["next_attempt_at"], bound)  # fmt: skip
+
+
+# ------------------------------------------------------------------ statements
+
+
+def _pending(rows: FromClause) -> ColumnElement[bool]:
+    return rows.c.state == literal_column("'pending'")
+
+
+def _hosts() -> Select[Any]:
+    """All hosts that events are owed to: from one to the next by the index."""
+    first = select(func.min(deliveries.c.destination).label("name")).where(_pending(deliveries))
+    hosts = first.cte("hosts", recursive=True)
+    behind = deliveries.alias("behind")
+    following = select(func.min(behind.c.destination)).where(
+        _pending(behind), behind.c.destination > hosts.c.name
+    )
+    hosts = hosts.union_all(select(following.scalar_subquery()).where(hosts.c.name.is_not(None)))
+    return (
+        select(hosts.c.name, destinations.c.allowance)
+        .outerjoin(destinations, destinations.c.name == hosts.c.name)
+        .where(hosts.c.name.is_not(None))
+    )
+
+
+def _calls_under_way() -> Select[Any]:
+    leased = (deliveries.c.lease_token.is_not(None), deliveries.c.next_attempt_at > NOW)
+    by = (deliveries.c.destination, deliveries.c.target)
+    return (
+        select(*by, func.count().label("calls"))
+        .where(*leased, deliveries.c.channel == "webhook")
+        .group_by(*by)
+    )
+
+
+@cache
+def _walk(dialect: str) -> Select[Any]:
+    """The first due events of each endpoint and number of failures, of the hosts that are listed.
+
+    Each step goes to the next due event of the same kind, or past all of them to the next kind.
+    """
+    host, start, places = db.listed(dialect, "hosts", 3)
+    wanted = select(host.label("host"), start.label("start"), cast(places, Integer).label("places"))
+    hosts = wanted.cte("wanted")
+    entry = deliveries.alias("entry")
+    first = _first(and_(entry.c.destination == hosts.c.host, entry.c.target > hosts.c.start), entry)
+    begin = deliveries.alias("begin")
+    columns = ("id", "channel", "destination", "target", "failures", "next_attempt_at")
+    walk: CTE = (
+        select(*(begin.c[name] for name in columns), hosts.c.places,
+               ONE.label("place"), ONE.label("seen"))
+        .select_from(hosts)
+        .join(begin, begin.c.id == first)
+        .cte("walk", recursive=True)
+    )  # fmt: skip
+    step = deliveries.alias("step")
+    same = and_(step.c.target == walk.c.target, step.c.failures == walk.c.failures)
+    following = (
+        select(*(step.c[name] for name in columns), walk.c.places,
+               case((same, walk.c.place + 1), else_=1), walk.c.seen + 1)
+        .select_from(walk)
+        .join(step, step.c.id == func.coalesce(_next_of_kind(walk), _next_kind(walk)))
+        .where(walk.c.seen < MOST_SEEN)
+    )  # fmt: skip
+    walk = walk.union_all(following)
+    counts = [endpoints.c[name] for name in ("failures", "openings", "allowance", "open_until")]
+    seen = [walk.c[name] for name in columns if name != "failures"]
+    return (
+        select(*seen, walk.c.failures.label("delivery_failures"), walk.c.seen, *counts)
+        .outerjoin(endpoints, endpoints.c.name == walk.c.target)
+        .where(or_(walk.c.next_attempt_at <= NOW, walk.c.seen >= MOST_SEEN))
+    )
+
+
+def _next_of_kind(walk: CTE) -> ColumnElement[Any]:
+    """The due event behind this one, of the same endpoint with as many failures, while wanted."""
+    behind = deliveries.alias("like")
+    alike = _first(
+        and_(
+            behind.c.destination == walk.c.destination,
+            behind.c.target == walk.c.target,
+            behind.c.failures == walk.c.failures,
+            behind.c.next_attempt_at <= NOW,
+            tuple_(behind.c.next_attempt_at, behind.c.id)
+            > tuple_(walk.c.next_attempt_at, walk.c.id),
+        ),
+        behind,
+    )
+    return case((and_(walk.c.next_attempt_at <= NOW, walk.c.place < walk.c.places), alike))
+
+
+def _next_kind(walk: CTE) -> ScalarSelect[Any]:
+    """The first event of the next endpoint of the host, or with the next number of failures."""
+    behind = deliveries.alias("other")
+    return _first(
+        and_(
+            behind.c.destination == walk.c.destination,
+            tuple_(behind.c.target, behind.c.failures) > tuple_(walk.c.target, walk.c.failures),
+        ),
+        behind,
+    )
+
+
+def _first(condition: ColumnElement[bool], rows: FromClause) -> ScalarSelect[Any]:
+    """The id of the first row that is owed and meets the condition, in the order of the index."""
+    order = (rows.c.destination, rows.c.target, rows.c.failures, rows.c.next_attempt_at, rows.c.id)
+    query = select(rows.c.id).where(_pending(rows), condition).order_by(*order).limit(1)
+    return query.scalar_subquery()
+
+
+def _claiming() -> ReturningUpdate[*tuple[Any, ...]]:
+    locked = (
+        select(deliveries.c.id)
+        .where(deliveries.c.id.in_(bindparam("ids", expanding=True)), is_due(NOW))
+        .with_for_update(skip_locked=True)
+    )
+    leased: dict[str, Any] = {
+        "next_attempt_at": bindparam("leased_until"),
+        "lease_token": bindparam("token"),
+    }
+    claimed = update(deliveries).where(deliveries.c.id.in_(locked)).values(leased)
+    return claimed.returning(*deliveries.c)
+
+
+HOSTS = _hosts()
+UNDER_WAY = _calls_under_way()
+CLAIMED = _claiming()
