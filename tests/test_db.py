@@ -490,7 +490,15 @@ REFUSED: dict[str, Any] = {
 }  # fmt: skip
 
 
-NOT_OF_A_JOB = (Account, Destination, DurationCurve, Heartbeat, RefusedMessage, WaitingMessage)
+NOT_OF_A_JOB = (
+    Account,
+    Destination,
+    Endpoint,
+    DurationCurve,
+    Heartbeat,
+    RefusedMessage,
+    WaitingMessage,
+)
 
 
 def complete_story() -> list[tuple[type[Base], dict[str, Any]]]:

@@ -146,10 +146,22 @@ def release(session: Session, names: Iterable[str]) -> list[str]:
     return [name for name, standing in held.items() if standing.open_until is not None]
 
 
+def release_for(session: Session, ids: Collection[str]) -> list[str]:
+    """`release` the endpoints of these events, by id."""
+    names: set[str] = set()
+    ordered = sorted(ids)
+    for start in range(0, len(ordered), IDS_AT_ONCE):
+        chosen = deliveries.c.id.in_(ordered[start : start + IDS_AT_ONCE])
+        names.update(session.scalars(select(deliveries.c.target).where(chosen).distinct()))
+    return release(session, names)
+
+
 @dataclass(frozen=True, slots=True)
 class NextTry:
-    """When an event is tried next, at the earliest, and why not before. `failures`: of its endpoint
-    in a row, over all its events, where that is what it waits for; else 0."""
+    """When an event is tried next, at the earliest, and why not before.
+
+    `failures`: its endpoint's in a row, over all its events, where it waits for that; else 0.
+    """
 
     at: datetime
     wait: Wait

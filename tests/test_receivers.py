@@ -1,0 +1,87 @@
+"""Endpoints and their hosts: who is called when others fail, what people are told, what they do."""
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import select
+
+from reelwatch import breaker, db, destinations
+from reelwatch.breaker import Verdict, Wait
+from reelwatch.destinations import Call
+from reelwatch.models import Endpoint
+from tests import seeding
+
+DEAD, WELL = "https://hooks.example.com/dead", "https://hooks.example.com/well"
+HOST = "hooks.example.com"
+
+
+def owe(url: str, target: str, **changes: Any) -> str:
+    with db.transaction(url) as session:
+        return str(seeding.add_owed(session, target, **changes)["id"])
+
+
+def fail(url: str, target: str, times: int = breaker.FAILURES, ago: float = 0) -> None:
+    """So many calls to the endpoint that its host did not answer, so many seconds ago."""
+    with db.transaction(url) as session:
+        at = db.now(session) - timedelta(seconds=ago)
+        destinations.judge(session, [Call(HOST, target, Verdict.FAILED, False)] * times, at)
+
+
+def next_try(url: str, event_id: str) -> destinations.NextTry | None:
+    with db.reading(url) as session:
+        return destinations.next_tries(session, [event_id], db.now(session)).get(event_id)
+
+
+def resting(url: str) -> list[str]:
+    with db.reading(url) as session:
+        return [row["name"] for row in destinations.resting(session, db.now(session))]
+
+
+def test_people_are_told_when_an_event_is_tried_next_and_why_then(database_url: str) -> None:
+    """Not the time in its row: its endpoint may be left alone for longer."""
+    dead, well = owe(database_url, DEAD), owe(database_url, WELL)
+    fail(database_url, DEAD)
+    found = next_try(database_url, dead)
+    with db.reading(database_url) as session:
+        until = session.get_one(Endpoint, DEAD).open_until
+        now = db.now(session)
+    assert found is not None
+    assert (found.at, found.wait, found.failures) == (until, Wait.RESTING, breaker.FAILURES)
+    assert found.reason == "its endpoint failed 5 times in a row and is left alone"
+    other = next_try(database_url, well)
+    assert other is not None
+    assert (other.wait, other.reason) == (Wait.TURN, "it waits for its turn")
+    told = owe(database_url, WELL, state="delivered", next_attempt_at=None, delivered_at=now)
+    assert next_try(database_url, told) is None
+
+
+def test_those_that_rest_are_named_until_their_rest_is_over(database_url: str) -> None:
+    fail(database_url, DEAD)
+    fail(database_url, WELL, ago=breaker.OPEN_FIRST + 1)
+    assert resting(database_url) == [DEAD]
+
+
+def test_a_repaired_endpoint_is_released_and_others_rest_on(database_url: str) -> None:
+    event_id = owe(database_url, DEAD)
+    fail(database_url, DEAD)
+    fail(database_url, WELL)
+    with db.transaction(database_url) as session:
+        assert destinations.release_for(session, [event_id]) == [DEAD]
+        assert destinations.release_for(session, [event_id]) == []
+    found = next_try(database_url, event_id)
+    assert found is not None
+    assert found.wait is Wait.TURN
+    assert resting(database_url) == [WELL]
+
+
+def test_of_endpoints_that_are_well_nothing_is_kept(database_url: str) -> None:
+    def names() -> list[str]:
+        with db.reading(database_url) as session:
+            return list(session.scalars(select(Endpoint.name)))
+
+    fail(database_url, DEAD, times=1)
+    assert names() == [DEAD]
+    with db.transaction(database_url) as session:
+        accepted = Call(HOST, DEAD, Verdict.ACCEPTED, True)
+        destinations.judge(session, [accepted] * 2, db.now(session))
+    assert names() == []
