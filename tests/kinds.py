@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from sqlalchemy.orm import Session
 
 from reelwatch import forecasts
-from reelwatch.curves import BINS, SLOW_JOBS, Curve
-from reelwatch.schedule import Known
+from reelwatch.curves import BINS, SLOW_JOBS, Curve, Known
 
 
 def steady(half: float, jobs: int = SLOW_JOBS) -> Curve:

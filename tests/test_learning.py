@@ -11,10 +11,10 @@ from sqlalchemy import func, insert, select, update
 from structlog.testing import capture_logs
 
 from reelwatch import curves, db, forecasts, learning, tasks
-from reelwatch.curves import Curve
+from reelwatch.curves import Curve, Known
 from reelwatch.models import Heartbeat, Job, table_of
 from reelwatch.pace import Pace
-from reelwatch.schedule import Known, Plans, price_for
+from reelwatch.schedule import Plans, price_for
 from tests.seeding import Row, add_account, add_job, add_transition
 
 NOW = datetime.now(UTC)

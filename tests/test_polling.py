@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from structlog.testing import capture_logs
 
 from reelwatch import (
+    curves,
     db,
     fanout,
     forecasts,
@@ -425,8 +426,8 @@ class TestMoreAreDueThanMayBeLookedAt:
 
     def test_what_was_learned_of_a_model_counts(self, url: str) -> None:
         """At the age of 100 s: these end between 60 and 130 s, those not before 150 s."""
-        soon = schedule.Known(learn("soon", [Sample(60.0 + n) for n in range(70)]), 0.1)
-        late = schedule.Known(learn("late", [Sample(150.0 + n) for n in range(70)]), 0.1)
+        soon = curves.Known(learn("soon", [Sample(60.0 + n) for n in range(70)]), 0.1)
+        late = curves.Known(learn("late", [Sample(150.0 + n) for n in range(70)]), 0.1)
         plans = schedule.Plans(kinds={"soon": soon, "late": late})
         add_looked_at(url, ids(5), 30, 100, model="late")
         add_looked_at(url, ["a", "b"], 20, 100, model="soon")
@@ -1510,7 +1511,7 @@ class TestWhatATurnKnows:
     ) -> None:
         made = configured(REELWATCH_POLL_MIN="5s", REELWATCH_POLL_MAX="60s")
         with db.transaction(database_url) as session:
-            known = schedule.Known(self.CURVE, 0.1)
+            known = curves.Known(self.CURVE, 0.1)
             forecasts.keep(session, "default", "veo3", known, db.now(session))
         add_due_jobs(database_url, [f"{model}:a"], model=model)
 
@@ -1532,7 +1533,7 @@ class TestWhatATurnKnows:
         made = configured(REELWATCH_POLL_MIN="7s", REELWATCH_POLL_MAX="77s")  # nobody else's
         with db.transaction(database_url) as session:
             for number in range(50):
-                known = schedule.Known(self.CURVE, 0.1)
+                known = curves.Known(self.CURVE, 0.1)
                 forecasts.keep(session, "default", f"m{number}", known, db.now(session))
         add_due_jobs(database_url, ["m3:a", "m3:b"], model="m3")
         add_due_jobs(database_url, ["m4:a"], model="m4")

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelwatch import ranking
-from reelwatch.curves import Course, Hint, Progressed, Sample, learn
+from reelwatch.curves import Course, Hint, Known, Progressed, Sample, learn
 from reelwatch.pace import Pace
-from reelwatch.schedule import Known, Plans
+from reelwatch.schedule import Plans
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 TOLD = learn(

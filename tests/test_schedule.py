@@ -15,7 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reelwatch import schedule
-from reelwatch.curves import BINS, MIDDLES, Course, Curve, Hint, Progressed, Sample, learn, prior
+from reelwatch.curves import (
+    BINS,
+    MIDDLES,
+    Course,
+    Curve,
+    Hint,
+    Known,
+    Progressed,
+    Sample,
+    learn,
+    prior,
+)
 from reelwatch.pace import TARGET_DELAY, Pace
 from reelwatch.schedule import (
     BELOW_REFUSED,
@@ -24,7 +35,6 @@ from reelwatch.schedule import (
     QUIET_SECONDS,
     RATE_FLOOR,
     SLOW_MAX,
-    Known,
     Plan,
     Plans,
     Recovery,
@@ -32,6 +42,7 @@ from reelwatch.schedule import (
     next_attempt,
     paced,
     pause_seconds,
+    plan_for,
     price_for,
     recovered,
     slower,
@@ -386,8 +397,8 @@ class TestPlans:
 
     def test_a_plan_goes_with_what_it_was_made_from(self) -> None:
         known = Known(LEARNED, 1.0)
-        plan = ref(known.plan(PACE))
-        assert known.plan(PACE) is plan()
+        plan = ref(plan_for(known, PACE))
+        assert plan_for(known, PACE) is plan()
         del known
         assert plan() is None
 

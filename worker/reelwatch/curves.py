@@ -235,6 +235,18 @@ def _keep(curve: Curve, hint: Hint) -> None:
             owner._told.pop(forgotten, None)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of one kind of job: its curve, and the price of a poll of it.
+
+    `plans` is where `schedule` keeps what it solved: it goes when something else is known.
+    """
+
+    curve: Curve
+    price: float
+    plans: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+
 def from_json(body: Mapping[str, Any]) -> Curve | None:
     """A stored curve; None for one of another release, whose grid differs."""
     if len(body["hazards"]) != BINS:

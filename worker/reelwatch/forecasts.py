@@ -8,8 +8,8 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from reelwatch import curves, db
+from reelwatch.curves import Known
 from reelwatch.models import DurationCurve, table_of
-from reelwatch.schedule import Known
 
 table = table_of("duration_curves")
 

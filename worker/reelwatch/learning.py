@@ -11,9 +11,9 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
 from reelwatch import curves, db, forecasts, heartbeat
-from reelwatch.curves import Course, Progressed, Sample
+from reelwatch.curves import Course, Known, Progressed, Sample
 from reelwatch.models import table_of
-from reelwatch.schedule import Known, Plans, price_for
+from reelwatch.schedule import Plans, price_for
 from reelwatch.simulation import Video
 from reelwatch.status import State
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 
-from reelwatch.curves import Curve, Hint, bin_of, prior
+from reelwatch.curves import Curve, Hint, Known, bin_of, prior
 from reelwatch.pace import TARGET_DELAY, Pace
 
 JITTER = 0.1  # ± share of every interval
@@ -213,20 +213,12 @@ def price_for(curve: Curve, pace: Pace, target_delay: float) -> float:
     return best
 
 
-@dataclass(frozen=True)
-class Known:
-    """What is known of one kind of job: its curve, and the price of a look at it."""
-
-    curve: Curve
-    price: float
-    # Kept here, so that they go when something else is known of the kind.
-    _plans: dict[Pace, Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def plan(self, pace: Pace) -> Plan:
-        """The plan for such jobs: some 50 kB, and calculated once."""
-        if pace not in self._plans:
-            self._plans[pace] = Plan(self.curve, self.price, pace)
-        return self._plans[pace]
+def plan_for(known: Known, pace: Pace) -> Plan:
+    """The plan for jobs of a kind: some 50 kB, calculated once, kept as long as `known` is."""
+    plans: dict[Pace, Plan] = known.plans
+    if pace not in plans:
+        plans[pace] = Plan(known.curve, known.price, pace)
+    return plans[pace]
 
 
 @lru_cache(64)
@@ -268,7 +260,7 @@ class Plans:
 
     def plan(self, model: str | None) -> Plan:
         """The plan for a model."""
-        return self._known(model).plan(self.pace)
+        return plan_for(self._known(model), self.pace)
 
     def gain(self, model: str | None, hint: Hint, age: float) -> float:
         """What a look now is worth, in seconds of delay per request, upstream having said `hint`

@@ -13,8 +13,8 @@ from functools import partial
 from itertools import count
 from typing import NamedTuple
 
-from reelwatch.curves import Course, Curve, Hint, Progressed, Sample, learn
-from reelwatch.schedule import Known, Plans, price_for
+from reelwatch.curves import Course, Curve, Hint, Known, Progressed, Sample, learn
+from reelwatch.schedule import Plans, price_for
 
 _LEARN_SHARE = 0.25  # more jobs than the last time, until it is learned anew
 _LEARN_MOST = 1_000  # finished jobs that a curve is learned from

@@ -1,0 +1,77 @@
+"""What a command loads: whoever types `reelwatch list` does not wait for what only workers need."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reelwatch import migrating
+
+# The HTTP engine, Alembic, Celery, and the planner with what is decided by it.
+ONLY_WORKERS = {
+    "alembic", "mako", "celery", "kombu", "requests", "urllib3", "pycurl",
+    "reelwatch.transport", "reelwatch.outbound", "reelwatch.upstream", "reelwatch.schedule",
+    "reelwatch.lifecycle", "reelwatch.polling", "reelwatch.delivery", "reelwatch.celery",
+}  # fmt: skip
+
+LOADED = """
+import json, sys
+from reelwatch.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+"""
+TRACK = """
+import json, sys
+from reelwatch import track
+track("sora-2:1")
+print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    made = f"sqlite:///{tmp_path_factory.mktemp('start')}/start.db"
+    migrating.migrate(made)
+    return made
+
+
+def loaded_by(script: str, url: str, cwd: Path, *arguments: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env={**os.environ, "DATABASE_URL": url},
+        cwd=cwd, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+COMMANDS = (
+    ("track", "sora-2:1", "--json"),
+    ("show", "sora-2:1"),
+    ("list",),
+    ("deliveries",),
+    ("recheck", "sora-2:1"),
+    ("cancel", "sora-2:1"),
+)
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=[command[0] for command in COMMANDS])
+def test_a_command_loads_nothing_that_only_workers_need(
+    arguments: tuple[str, ...], url: str, tmp_path: Path
+) -> None:
+    if arguments[0] != "track":
+        loaded_by(LOADED, url, tmp_path, *COMMANDS[0])
+    found = loaded_by(LOADED, url, tmp_path, *arguments)
+    assert "sqlalchemy.orm" in found
+    assert found & ONLY_WORKERS == set()
+
+
+def test_a_producer_that_tracks_loads_nothing_that_only_workers_need(
+    url: str, tmp_path: Path
+) -> None:
+    found = loaded_by(TRACK, url, tmp_path)
+    assert found & (ONLY_WORKERS | {"structlog", "rich", "click"}) == set()
