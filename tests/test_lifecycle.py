@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reelwatch.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble, interpret
@@ -1091,6 +1091,7 @@ class TestAnyLife:
             assert found.state in (before.state, State.EXPIRED)
             assert found.step == (found.state is not before.state)
 
+    @example(lived([("not_found", 0.0, 0.0)] * 5 + [("unauthorized", 400.0, 0.0)]))
     @given(LIVES)
     def test_ends_only_by_upstreams_word_or_by_what_stands_for_it(self, life: list[Step]) -> None:
         unknown: list[datetime] = []  # the times of not_found since the last good answer

@@ -219,7 +219,7 @@ def _resultless_for_good(job: Job, now: datetime, rules: Rules) -> bool:
 def _by_trouble(job: Job, trouble: Trouble, now: datetime, rules: Rules, jitter: float) -> Decision:
     counted = _counted(job, trouble, now)
     effect = _effect(job, trouble)
-    if _not_found_for_good(counted, now, rules):
+    if trouble.kind is ErrorKind.NOT_FOUND and _not_found_for_good(counted, now, rules):
         failure = Failure("not_found", _not_found_text(counted), False, trouble.request_id)
         ended = _end(counted, State.FAILED, job.status, failure)
         return replace(ended, trouble=trouble, account=effect)
