@@ -107,6 +107,7 @@ GROUPS = {
         "lines",
         "words",
         "cleaning",
+        "finding",
         "places",
         "reasons",
         "answers",

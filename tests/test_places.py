@@ -11,8 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reelwatch import places
-from reelwatch.answers import Answer, ErrorKind, Meaning, Report, Trouble, interpret, meaning_of
+from reelwatch import finding, places
+from reelwatch.answers import (
+    FOUND_ELSEWHERE,
+    Answer,
+    ErrorKind,
+    Meaning,
+    Report,
+    Trouble,
+    interpret,
+    meaning_of,
+)
 from reelwatch.words import ENDS
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
@@ -393,6 +402,147 @@ class TestReasons:
             assert failure.message == "upstream gave no reason (status: failed)"
 
 
+# ---------------------------------------------- shapes that nobody has listed
+
+FOUND = {"status": "completed", "video_url": RESULT}
+MINE = {"id": ASKED, **FOUND}
+OTHERS: Body = {"id": "veo3.1-fast:another", "status": "failed", "error": "unsafe prompt or images"}
+
+
+class TestUnlistedShapes:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"code": 200, "data": {"list": [MINE]}},
+            {"code": 200.0, "msg": "ok", "data": {"items": [OTHERS, MINE]}},
+            {"tasks": [OTHERS, MINE]},
+            {"video": MINE},
+            {"job": MINE},
+            {"payload": {"body": json.dumps(MINE)}},
+            {ASKED: FOUND},
+            {"data": {"veo3.1-fast:another": OTHERS, ASKED: FOUND}},
+            {"code": 0, "task": None, "page": {"records": [{"info": MINE}]}},
+        ],
+        ids=str,
+    )
+    def test_an_object_that_names_the_job_is_found_anywhere_and_that_is_recorded(
+        self, body: Body
+    ) -> None:
+        found = report(body)
+        assert (found.meaning, found.video_url, found.failure) == (Meaning.SUCCESS, RESULT, None)
+        assert found.remarks == (FOUND_ELSEWHERE,)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"tasks": [OTHERS]},
+            {"tasks": [MINE, {"id": ASKED, "status": "failed"}]},
+            {"error": "no such page", "last": {"id": ASKED, "status": "failed"}},
+            {"code": 500, "message": "internal", "last": {"id": ASKED, "status": "failed"}},
+            {"req": {"task": MINE}},
+            {"job": {"status": "failed", "error": "whose?"}},
+        ],
+        ids=str,
+    )
+    def test_what_may_be_another_jobs_or_a_failed_look_ups_is_none(self, body: Body) -> None:
+        answer = read(body)
+        assert isinstance(answer, Trouble)
+        assert answer.kind is ErrorKind.BAD_SHAPE
+
+    def test_one_that_names_the_job_without_a_status_is_not_searched_for_another(self) -> None:
+        found = report({"id": ASKED, "history": [{"id": ASKED, "status": "failed"}]})
+        assert found.meaning is Meaning.UNKNOWN
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"taskId": ASKED, "taskStatus": "SUCCESS", "videoUrl": RESULT},
+            {"ID": ASKED, "STATUS": "COMPLETED", "VIDEO_URL": RESULT},
+            {"Code": 0, "Message": "ok", "Data": {"Id": ASKED, "Status": "Done", "Url": RESULT}},
+            {"data": json.dumps({"taskId": ASKED, "taskStatus": "SUCCESS", "resultUrl": RESULT})},
+            {"ResponseMetadata": {}, "Result": {"task": {"ID": ASKED, "Status": "succeeded",
+             "content": {"videoUrl": RESULT}}}},
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_keys_may_be_written_otherwise(self, body: Body) -> None:
+        found = report(body)
+        assert (found.meaning, found.video_url, found.remarks) == (Meaning.SUCCESS, RESULT, ())
+
+    def test_of_two_spellings_of_a_key_that_of_the_table_counts(self) -> None:
+        found = report({"id": ASKED, "Status": "failed", "status": "completed", "Url": RESULT})
+        assert (found.meaning, found.video_url) == (Meaning.SUCCESS, RESULT)
+
+    @pytest.mark.parametrize(
+        "facts",
+        [
+            {"failReason": "no GPU"}, {"FailReason": "no GPU", "Message": "ok"},
+            {"errors": ["no GPU"]}, {"errors": [{"message": "no GPU", "code": 7}]},
+            {"error": {"error": {"message": "no GPU"}}}, {"error": {"msg": "no GPU"}},
+            {"error": {"detail": "no GPU"}}, {"error": json.dumps({"error": {"msg": "no GPU"}})},
+            {"error": {"code": 500, "message": ""}, "error_message": "no GPU"},
+            {"task_status_msg": "no GPU"}, {"reason": "no GPU"}, {"failure": "no GPU"},
+            {"failure_message": "no GPU", "failureCode": "X"}, {"err_msg": "no GPU"},
+            {"error_detail": "no GPU"}, {"detail": "no GPU"}, {"detail": {"reason": "no GPU"}},
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_the_reason_is_found_as_a_text(self, facts: Body) -> None:
+        found = report({"id": ASKED, "status": "failed", **facts})
+        assert found.failure is not None
+        assert (found.failure.message, found.failure.code) == ("no GPU", "upstream_failed")
+
+    @pytest.mark.parametrize("url", [f"<{RESULT}>", f"[video]({RESULT})", f" ![]({RESULT})\n"])
+    def test_a_url_may_be_marked_up(self, url: str) -> None:
+        assert report({"id": ASKED, "status": "completed", "video_url": url}).video_url == RESULT
+
+    def test_a_download_without_a_files_name_is_found(self) -> None:
+        uri = "https://cdn.example.test/files/abc:download?alt=media"
+        made = {
+            "response": {"generateVideoResponse": {"generatedSamples": [{"video": {"uri": uri}}]}}
+        }
+        assert report({"id": ASKED, "status": "completed", **made}).video_url == uri
+
+    @pytest.mark.parametrize(
+        "facts",
+        [
+            {"source_video_url": OTHER}, {"params": {"video_url": OTHER}},
+            {"parameters": {"video_url": OTHER}}, {"remix_of": {"video_url": OTHER}},
+            {"notify_url": OTHER}, {"status_url": OTHER}, {"docs_url": OTHER},
+            {"help": {"url": OTHER}}, {"audio_url": OTHER}, {"subtitle_url": "https://v/a.srt"},
+            {"sources": [{"id": "veo3.1-fast:another", "video_url": OTHER}]},
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_what_went_in_or_is_no_video_is_not_taken_for_one(self, facts: Body) -> None:
+        assert report({"id": ASKED, "status": "completed", **facts}).video_url is None
+
+    @pytest.mark.parametrize("key", ["data", "result", "output", "response"])
+    @pytest.mark.parametrize("listed", [False, True])
+    def test_another_job_within_gives_neither_reason_nor_url(self, key: str, listed: bool) -> None:
+        other = OTHERS | {"video_url": OTHER, "url": OTHER}
+        within: Body = {key: [other] if listed else other}
+        failed = report({"id": ASKED, "status": "failed", **within})
+        assert failed.failure is not None
+        assert failed.failure.code == "upstream_failed"
+        assert failed.errors == ()
+        done = report({"id": ASKED, "status": "completed", **within})
+        assert (done.meaning, done.video_url) == (Meaning.SUCCESS, None)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"detail": "Task not found"}, {"detail": {"message": "task not found"}},
+            {"errors": [{"message": "task_not_exist"}]}, {"ErrorMessage": "task does not exist"},
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_an_unknown_id_is_one_wherever_that_is_said(self, body: Body) -> None:
+        found = interpret(ASKED, 404, {}, json.dumps(body).encode(), NOW)
+        assert isinstance(found, Trouble)
+        assert found.kind is ErrorKind.NOT_FOUND
+
+
 # ------------------------------------------------------------------ family
 
 
@@ -590,6 +740,31 @@ WRAPPERS: list[Callable[[Any], Any]] = [
 ]
 
 
+ANYWHERE: list[Callable[[Any], Any]] = [  # for those that name their job
+    lambda body: {"code": 200, "data": {"list": [body]}},
+    lambda body: {"page": 1, "tasks": [{"id": "veo3.1:another", "status": "failed"}, body]},
+    lambda body: {"job": body},
+]
+
+
+def camel(key: str) -> str:
+    first, *others = key.split("_")
+    return first + "".join(map(str.title, others))
+
+
+KEYS: list[Callable[[str], str]] = [
+    str, str, camel, str.upper, lambda key: key[:1].upper() + camel(key)[1:],
+]  # fmt: skip
+
+
+def respelt_keys(value: Any, spelling: Callable[[str], str]) -> Any:
+    if isinstance(value, list):
+        return [respelt_keys(each, spelling) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {spelling(key): respelt_keys(each, spelling) for key, each in value.items()}
+
+
 def renamed(value: Any, draw: st.DrawFn) -> Any:
     """Keys under other names that they are known by, where nothing stands under those."""
     if isinstance(value, list):
@@ -622,17 +797,20 @@ def respelt(value: Any, draw: st.DrawFn, key: str = "") -> Any:
 
 
 @st.composite
-def changed(draw: st.DrawFn, body: Body) -> Any:
+def changed(draw: st.DrawFn, body: Body, asked: str) -> Any:
     found: Any = respelt(renamed(body, draw), draw)
     # Without a status, or with `error`, a neighbour's reason may well be the look-up's.
-    sure = places.has_status(body) and "error" not in body.values()
+    sure = finding.has_status(body) and "error" not in body.values()
     neighbours = NEIGHBOURS if sure else NEIGHBOURS[4:]
     for extra in draw(st.lists(st.sampled_from(neighbours), max_size=2)):
         found = merged(found, extra)
         detail = found.get("detail")
         if isinstance(detail, dict) and draw(st.booleans()):
             found = found | {"detail": merged(detail, extra)}
-    return draw(st.sampled_from(WRAPPERS))(found) if draw(st.booleans()) else found
+    found = respelt_keys(found, draw(st.sampled_from(KEYS)))
+    known = finding.has_status(body) and finding.names(body, asked)
+    wrappers = WRAPPERS + (ANYWHERE if known else [])
+    return draw(st.sampled_from(wrappers))(found) if draw(st.booleans()) else found
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -641,7 +819,7 @@ def changed(draw: st.DrawFn, body: Body) -> Any:
 def test_no_change_of_shape_changes_what_upstream_said(name: str, data: st.DataObject) -> None:
     """Never another end, never an end of what goes on, never a success told as a failure."""
     (asked, body), before = REAL[name], KINDS[name]
-    after = read(data.draw(changed(body)), asked)
+    after = read(data.draw(changed(body, asked)), asked)
     if isinstance(before, Trouble):  # a failed look-up, which an envelope may make the job's end
         assert isinstance(after, Trouble) or after.meaning is not Meaning.SUCCESS
         return
@@ -653,4 +831,4 @@ def test_no_change_of_shape_changes_what_upstream_said(name: str, data: st.DataO
 
 @pytest.mark.parametrize("broken", ["https://[x/v.mp4", "https://a.b]/v.mp4"])
 def test_a_url_that_nobody_could_open_is_no_result(broken: str) -> None:
-    assert places.search({"video": {"file": broken}}) == frozenset()
+    assert finding.search({"video": {"file": broken}}, "a") == frozenset()

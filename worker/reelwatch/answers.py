@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from reelwatch import places
+from reelwatch import finding, places
 from reelwatch.cleaning import (
     ContradictoryBodyError,
     Json,
@@ -26,7 +26,7 @@ from reelwatch.cleaning import (
     retry_after,
     text_or_none,
 )
-from reelwatch.places import Objects
+from reelwatch.finding import Objects
 from reelwatch.reasons import Failure, errors_of, failure_of, reason_of
 from reelwatch.troubles import (
     ErrorKind,
@@ -66,6 +66,7 @@ __all__ = [
 
 PROMPT_LIMIT = 16_384
 ENVELOPE_CODES = frozenset({"success", "succeed", "ok", "200", "0", ""})
+FOUND_ELSEWHERE = "the job was found by search, at no known place"
 FOUND_BY_SEARCH = "the video URL was found by search, at no known place"
 
 
@@ -110,7 +111,7 @@ def interpret(
         return without_json(status, headers, body, now)
     if good:
         return _from_document(video_id, status, document)
-    return with_error_status(status, headers, document, now)
+    return with_error_status(status, headers, places.snaked(document, texts=False), now)
 
 
 # ------------------------------------------------------------------ bodies
@@ -125,11 +126,15 @@ class _Spoken(NamedTuple):
 
 
 def _from_document(video_id: str, status: int, document: Json) -> Answer:
-    found = places.objects(document, video_id)
+    found = finding.objects(document, video_id)
+    spoken = _spoken(found)
+    if meaning_of(spoken.word) not in UNFINISHED:  # seldom enough to look more closely
+        closer = finding.objects(places.snaked(document), video_id)
+        if finding.has_status(closer.own) or spoken.word is None:
+            found, spoken = closer, _spoken(closer)
     if not found.own and not isinstance(document, dict):
         message = "the answer is not a JSON object"
         return Trouble(ErrorKind.BAD_SHAPE, message, status, body=document)
-    spoken = _spoken(found)
     trouble = _no_report(video_id, status, found, spoken.word)
     return trouble or _report(video_id, status, document, found, spoken)
 
@@ -159,18 +164,18 @@ def _telling(found: Objects) -> dict[str, Json]:
 def _went_well(envelope: dict[str, Json]) -> bool:
     """Does an object around the job's own say that the request went well?"""
     code = envelope.get("code")
-    known = code is None or str(code).strip().casefold() in ENVELOPE_CODES
+    known = code is None or str(code).strip().casefold().removesuffix(".0") in ENVELOPE_CODES
     return known and flag(envelope.get("success")) is not False
 
 
 def _speaks_of_a_job(found: Objects) -> bool:
     """Does a final word stand with anything about a job, or in an envelope that went well?"""
     wrapped = any(each.get("code") is not None for each in found.around)  # `_went_well`, all of it
-    return wrapped or any(map(places.speaks_of_a_job, found.all))
+    return wrapped or any(map(finding.speaks_of_a_job, found.all))
 
 
 def _names_a_job(own: dict[str, Json]) -> bool:
-    return any(places.answered_ids(own)) or bool(places.as_object(own.get("detail")))
+    return any(finding.answered_ids(own)) or bool(places.as_object(own.get("detail")))
 
 
 def _says_error(document: dict[str, Json]) -> bool:
@@ -185,7 +190,7 @@ def _failed_job(video_id: str, status: int, own: dict[str, Json]) -> bool:
     """`status: error` is a failed job with a detail, `running: false`, or its id and a reason."""
     if places.as_object(own.get("detail")) or _running(own) is False:
         return True
-    if not places.names(own, video_id):
+    if not finding.names(own, video_id):
         return False
     # A look-up says why in documented words, or not at all; any other reason is the job's.
     return failed_look_up(status, own, "error").kind is ErrorKind.BAD_SHAPE
@@ -214,7 +219,9 @@ def _report(video_id: str, status: int, document: Json, found: Objects, spoken: 
     where = places.RESULTS if meaning is Meaning.SUCCESS else places.VIDEO_URLS
     url = _first_url(found, where)
     if meaning is Meaning.SUCCESS and url is None:
-        url, remarks = _by_search(document)
+        url, remarks = _by_search(document, video_id)
+    if found.elsewhere:
+        remarks = (*remarks, FOUND_ELSEWHERE)
     errors = tuple(
         dict.fromkeys(each for each in errors_of(found) if not url or places.url(each) != url)
     )
@@ -282,8 +289,8 @@ def _running(document: dict[str, Json]) -> bool | None:
 
 def _foreign_id(video_id: str, own: dict[str, Json]) -> str | None:
     """The id by which the answer names its job, where none of its ids is the one asked for."""
-    answered = list(places.answered_ids(own))
-    if any(places.same_id(each, video_id) for each in answered):
+    answered = list(finding.answered_ids(own))
+    if any(finding.same_id(each, video_id) for each in answered):
         return None
     return excerpt(answered[0]) if answered else None
 
@@ -295,9 +302,9 @@ def _first_url(found: Objects, where: tuple[places.Path, ...]) -> str | None:
     return next(filter(None, (places.first_url(each, where) for each in found.all)), None)
 
 
-def _by_search(document: Json) -> tuple[str | None, tuple[str, ...]]:
+def _by_search(document: Json, video_id: str) -> tuple[str | None, tuple[str, ...]]:
     """The one URL that could be a result, wherever it stands, and that it was found so."""
-    urls = places.search(document)
+    urls = finding.search(document, video_id)
     if len(urls) == 1:
         return next(iter(urls)), (FOUND_BY_SEARCH,)
     return None, (f"{len(urls)} URLs could be the result: none is taken",) if urls else ()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from reelwatch import places
 from reelwatch.cleaning import TEXT_LIMIT, Json, clean, excerpt, text_or_none
-from reelwatch.places import Objects
-from reelwatch.troubles import Trouble, request_ids
+from reelwatch.finding import Objects
+from reelwatch.troubles import Trouble, request_ids, text_of
 from reelwatch.words import Meaning
 
 POLICY = re.compile(
@@ -34,22 +34,29 @@ class Failure:
 
 
 def errors_of(found: Objects) -> Iterator[str]:
-    """All error texts of an answer, the job's own first; below a success they are leftovers."""
+    """All error texts of an answer, the job's own first; below a success they are leftovers.
+
+    Errors without a text come last.
+    """
     for each in found.all:
         yield from _texts(each, places.ERRORS)
+    for each in found.all:
+        for value in places.values(each, places.ERRORS):
+            if value and not text_of(value) and (text := _without_text(value)):
+                yield text
 
 
 def _texts(document: dict[str, Json], where: tuple[places.Path, ...]) -> Iterator[str]:
     for value in places.values(document, where):
-        text = _error_text(value) if value else None
+        text = text_of(value) or (str(value) if isinstance(value, int) and value else "")
         if text and text.casefold() not in NO_REASON:
             yield text
 
 
-def _error_text(value: Json) -> str | None:
-    """The text of an error of any type: even `{"code": 500}` says more than "no reason"."""
+def _without_text(value: Json) -> str | None:
+    """What an error of any type says: even `{"code": 500}` says more than "no reason"."""
     if isinstance(value, dict):
-        value = value.get("message") or value.get("code") or (any(value.values()) and value)
+        value = value.get("code") or (any(value.values()) and value)
     if value and not isinstance(value, str):
         value = json.dumps(clean(value), ensure_ascii=False)
     return text_or_none(value, TEXT_LIMIT)

@@ -18,6 +18,13 @@ PAGE_EXCERPT = 300  # characters of a page that is no JSON
 WRAPPED_LIMIT = 16_384  # a longer text is not searched for an error inside it
 REQUEST_IDS_LIMIT = 255  # characters; the column's size
 
+# Where an object, an error's or an answer's, has its text.
+TEXT_KEYS = (
+    "message", "error", "error_message", "error_msg", "err_msg", "fail_reason", "failure_reason",
+    "msg", "errors", "reason", "detail", "text",
+)  # fmt: skip
+TEXT_DEPTH = 3
+
 QUOTA_CODES = frozenset({"insufficient_user_quota", "pre_consume_token_quota_failed"})
 RATE_CODES = frozenset({"rate_limit_exceeded", "too_many_requests"})
 RELAY_FAILURE_CODES = frozenset({"fail_to_fetch_task"})  # the relay could not ask; comes with 403
@@ -108,7 +115,7 @@ def with_error_status(
 ) -> Trouble:
     """The trouble of an answer with an HTTP status that is no success, and JSON."""
     document = document if isinstance(document, dict) else {"message": document}
-    message = error_message(document) or f"HTTP status {status}"
+    message = error_message(document) or text_of(document.get("detail")) or f"HTTP status {status}"
     kind = _error_kind(status, document, message)
     return _trouble(kind, message, status, retry_after(headers.get("Retry-After"), now), document)
 
@@ -142,13 +149,19 @@ def failed_look_up(status: int, document: dict[str, Json], word: str) -> Trouble
 
 def error_message(document: dict[str, Json]) -> str:
     """The error text of any of the known forms, JSON inside a string unwrapped."""
-    error = document.get("error")
-    inner = dict_or_empty(error).get("message")
-    keys = ("message", "error_message", "error_msg", "fail_reason", "failure_reason", "msg", "code")
-    for value in (inner, error, *map(document.get, keys)):
-        if isinstance(value, str) and value.strip():
-            return excerpt(_unwrapped_text(value))
-    return ""
+    keys = ("error", *(key for key in TEXT_KEYS if key != "detail"), "code")
+    return next(filter(None, map(text_of, map(document.get, keys))), "")
+
+
+def text_of(error: Json, depth: int = 0) -> str:
+    """The text of an error: it is one, an object that has one, or a list of such."""
+    if isinstance(error, str):
+        return excerpt(_unwrapped_text(error)) if error.strip() else ""
+    if depth > TEXT_DEPTH or not isinstance(error, dict | list):
+        return ""
+    parts = map(error.get, TEXT_KEYS) if isinstance(error, dict) else error
+    texts = filter(None, (text_of(part, depth + 1) for part in parts))
+    return next(texts, "") if isinstance(error, dict) else excerpt("; ".join(texts))
 
 
 def request_ids(text: str) -> str | None:
