@@ -268,7 +268,7 @@ def test_a_long_file_shows_its_progress_on_a_terminal_only(
     commands: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ids = "".join(f"grok:{n}\n" for n in range(jobrows.CHUNK + 1))
-    assert run("track", "--file", "-", given=ids).stderr == ""
+    assert run("track", "--file", "-", given=ids).stderr == "501 ids from <stdin>\n"
     (tmp_path / "ids.txt").write_text(ids)
     screen = Screen()
     monkeypatch.setenv("TERM", "xterm")

@@ -99,6 +99,8 @@ GROUPS = {
     "rules": {
         "urls",
         "webhook_secrets",
+        "video_ids",
+        "id_files",
         "hints",
         "redaction",
         "spelling",

@@ -625,8 +625,8 @@ def test_a_bare_producer_tracks_cancels_and_is_refused(
     send("reelwatch.track", ID, metadata={"order": 8})
     send("reelwatch.track", "other", deadline="10m")
     send("reelwatch.track", "")
-    send("reelwatch.track", "good id", events=["done"])
-    send("reelwatch.track", "good id", priority=9)
+    send("reelwatch.track", "good-id", events=["done"])
+    send("reelwatch.track", "good-id", priority=9)
     eventually(lambda: set(states(postgresql_url)) == {ID, "other"}, 30, lambda: worker.output)
     for reason in ("it is empty", "'done' is not one of", "'priority'"):
         line = json.loads(worker.wait_for(reason))

@@ -8,13 +8,14 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from reelwatch import cli_options as options
-from reelwatch import cli_render, db, history, jobrows, narrative, orders, settings, tracking
+from reelwatch import cli_render, db, history, id_files, jobrows, narrative, settings, tracking
 from reelwatch.board import plain
 from reelwatch.cli_errors import WrongInput
 from reelwatch.errors import Refused
 from reelwatch.events import DEFAULT_EVENTS, SHORT_NAMES
 from reelwatch.models import Job
 from reelwatch.status import FINAL, State
+from reelwatch.video_ids import check_video_id
 
 TOLD_ONE_BY_ONE = 20  # more jobs than this are counted, not listed
 PROGRESS_FROM = 2  # transactions
@@ -23,7 +24,7 @@ PROGRESS_FROM = 2  # transactions
 @click.command()
 @click.argument("ids", metavar="[ID…]", nargs=-1)
 @click.option("--file", "file", type=click.File("rb"), metavar="FILE",
-              help="Read ids from a file, one a line; - is standard input.")  # fmt: skip
+              help="Read ids from a file: lines, CSV or JSON; - is standard input.")  # fmt: skip
 @click.option("--webhook-url", metavar="URL", help="Tell this URL. Default: WEBHOOK_URL, if set.")
 @click.option("--callback-task", metavar="NAME", help="Call this Celery task.")
 @click.option("--callback-queue", metavar="Q", help="… in this queue; default: celery.")
@@ -47,14 +48,15 @@ def track(
     reelwatch track --file ids.txt --deadline 45m
     your-producer | reelwatch track --file -
 
-    In a file, blank lines and lines that begin with # are skipped. If one line is bad, nothing of
-    the file is stored.
+    A file has one id a line, or is CSV (the column video_id, task_id or id, or else the first that
+    holds ids) or JSON (a list, as `list --json` prints, or an object a line). Blank lines and lines
+    that begin with # are skipped. If one line is bad, nothing of the file is stored.
     """
     if not ids and file is None:
         raise click.UsageError("name at least one ID, or a --file of them")
     url = options.database()
     _check_signing(order)
-    wanted = list(dict.fromkeys([*map(orders.check_video_id, ids), *_ids_of(file)]))
+    wanted = list(dict.fromkeys([*map(check_video_id, ids), *_ids_of(file)]))
     order["events"] = [name.strip() for name in events.split(",") if name.strip()]
     jobs = list(_track_all(url, wanted, order))
     if as_json:
@@ -80,17 +82,13 @@ def _ids_of(file: IO[bytes] | None) -> list[str]:
     """The file's ids, each checked; `WrongInput` names the first line that is wrong."""
     if file is None:
         return []
-    ids = []
-    for number, line in enumerate(file, 1):
-        try:
-            text = line.decode("utf-8-sig").strip()
-            if text and not text.startswith("#"):
-                ids.append(orders.check_video_id(text))
-        except (UnicodeDecodeError, Refused) as error:
-            why = error if isinstance(error, Refused) else "no UTF-8 text"
-            where = f"line {number} of {getattr(file, 'name', '<stdin>')}"
-            raise WrongInput(f"{where}: {why}; nothing was stored") from None
-    return ids
+    name = getattr(file, "name", "<stdin>")
+    try:
+        found = id_files.read(file.read(), name)
+    except Refused as error:
+        raise WrongInput(f"{error}; nothing was stored") from None
+    click.echo(found.told(name), err=True)
+    return found.ids
 
 
 def _track_all(url: str, ids: Sequence[str], order: dict[str, Any]) -> Iterator[Job]:

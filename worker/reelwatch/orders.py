@@ -2,7 +2,6 @@
 
 import json
 import math
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -17,8 +16,8 @@ from reelwatch.errors import NotConfigured, Refused
 from reelwatch.jobrows import has_account
 from reelwatch.ledger import DEFAULT_QUEUE
 from reelwatch.models import Job
+from reelwatch.video_ids import refuse_controls
 
-ID_LIMIT = 200
 NAME_LIMIT = 255
 METADATA_LIMIT = 16 * 1024  # bytes as JSON
 DEADLINE_LIMIT = 30 * 86_400.0
@@ -92,25 +91,6 @@ def _text(metadata: object) -> str:
     return json.dumps(metadata, sort_keys=True)
 
 
-def check_video_id(video_id: object) -> str:
-    """The id without blanks around it. Raises `Refused`."""
-    if not isinstance(video_id, str):
-        raise Refused(f"video id: {video_id!r} is not a text")
-    stripped = video_id.strip(" ")
-    if not stripped:
-        raise Refused("video id: it is empty")
-    if len(stripped) > ID_LIMIT:
-        raise Refused(f"video id: {len(stripped)} characters, at most {ID_LIMIT} are accepted")
-    _refuse_controls("video id", stripped)
-    return stripped
-
-
-def _refuse_controls(what: str, text: str) -> None:
-    for character in text:
-        if unicodedata.category(character).startswith("C"):
-            raise Refused(f"{what}: it holds the control character U+{ord(character):04X}")
-
-
 def known_account(session: Session, configured: settings.Settings, name: str) -> accounts.Account:
     """The account, if this process's configuration or, through the database, a worker's has it."""
     if not isinstance(name, str) or not accounts.ACCOUNT_NAME.fullmatch(name):
@@ -165,4 +145,4 @@ def _check_name(what: str, name: object) -> None:
         return
     if not isinstance(name, str) or not name or len(name) > NAME_LIMIT:
         raise Refused(f"{what}: {name!r}; accepted: 1 to {NAME_LIMIT} characters")
-    _refuse_controls(what, name)
+    refuse_controls(what, name)

@@ -26,7 +26,6 @@ from reelwatch import (
     intake,
     learning,
     messages,
-    orders,
     planning,
     polling,
     settings,
@@ -35,6 +34,7 @@ from reelwatch import (
 )
 from reelwatch.celery import MESSAGE_EXPIRES, TICK_SECONDS, app
 from reelwatch.errors import Refused, first_line
+from reelwatch.video_ids import check_tracked_id
 
 log = structlog.get_logger(__name__)
 
@@ -110,7 +110,7 @@ def _check(video_id: object, options: Mapping[str, Any]) -> None:
     """What no database could look for is refused here: asking again would change nothing."""
     if "session" in options:
         raise Refused("session: it can't come with a message")
-    orders.check_video_id(video_id)
+    check_tracked_id(video_id)
     if not isinstance(options.get("account", ""), str):
         raise Refused("account: it is not a text")
 

@@ -21,6 +21,7 @@ from reelwatch.events import DEFAULT_EVENTS
 from reelwatch.jobrows import chunks, ensure_account, job_now, joined, locked
 from reelwatch.models import Job
 from reelwatch.orders import Order
+from reelwatch.video_ids import check_video_id
 
 
 def track(
@@ -97,7 +98,7 @@ def _checked_ids(ids: Sequence[str]) -> Iterator[str]:
     """The ids without blanks around them; of several, the message says which one is wrong."""
     for number, video_id in enumerate(ids, 1):
         try:
-            yield orders.check_video_id(video_id)
+            yield check_video_id(video_id)
         except Refused as error:
             if len(ids) == 1:
                 raise

@@ -1,0 +1,95 @@
+"""Which texts can be the id of a video, and what a text that can't be one was meant to be. Pure.
+
+An id is whatever upstream gave: letters, digits and marks, in no form that could be relied on. So
+only what is evidently something else is refused here; upstream would answer "not found" to it for
+minutes, and the video that was meant would be forgotten.
+"""
+
+import re
+import unicodedata
+
+from reelwatch.errors import Refused
+
+ID_LIMIT = 200
+
+_FILE_ENDS = "txt|csv|tsv|json|jsonl|ndjson|list|log|md|ya?ml|xlsx?|ods|py|sh|mp4|mov|webm|m3u8|mkv"
+_NO_VALUES = "|".join(
+    ("none", "null", "nil", "undefined", "nan", "true", "false", "id", "video_id", "task_id")
+)
+_TYPED_QUOTES = "\u00b4\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb"
+_BY_FILE = "`reelwatch track --file FILE` reads ids from a file"
+
+# What is evidently no id, and what to do about it. The first that is found is told.
+_MIX_UPS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), hint)
+    for pattern, hint in (
+        (r"\w+://|^www\.", "it is a URL; the id is what upstream answered when it took the job"),
+        (r"\s#", f"it has a comment behind it: leave that out; {_BY_FILE}, with comments on lines "
+         "of their own"),
+        (r"^#", "it is a comment"),
+        (r"[{}\[\]]", "it is a piece of JSON, or of a template; hand in the text of its id alone"),
+        (rf"[\"'`{_TYPED_QUOTES}]", "it has quotes: leave them out"),
+        (r"[,;]", f"it has a comma or semicolon: several ids are separated by blanks; {_BY_FILE}, "
+         "a CSV file too"),
+        (r"\s", "it has a blank: several ids are separate arguments, or items of a list"),
+        (r"[<>*?|]|^\$", "it is a placeholder or a pattern, not the id of one job"),
+        (r"\\", "it has a backslash; is it a file's name? " + _BY_FILE),
+        (r"^\.{1,2}/|^~/", f"it is a file's name: {_BY_FILE}"),
+        (rf"^[^:]*\.({_FILE_ENDS})$", f"it is a file's name: {_BY_FILE}"),
+        (r"^-$|^--", "it is an option, not an id"),
+        (r"%[0-9a-f]{2}", "it is percent-encoded, as in a URL: hand it in decoded"),
+        (r"^(video_|task_)?id=", "what stands before its `=` is no part of it"),
+        (r"…|\.{3}$", "it has been cut: copy the whole of it"),
+        (r"\uff1a", "its colon is a full-width one (U+FF1A): `:` is meant"),
+        (r":$", "nothing stands behind its colon"),
+        (rf"^(.*:)?({_NO_VALUES})$", "it is no value at all: the variable it came from was empty"),
+    )
+)  # fmt: skip
+
+# What most ids look like: model:rest, a bare uuid, task_…. To find them beside other values.
+_USUAL = re.compile(
+    r"[a-z][\w.-]*:[^:\s]+|task_\w+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I
+)
+
+
+def check_video_id(video_id: object) -> str:
+    """The id of a video to be tracked, without blanks around it. Raises `Refused`, with a hint."""
+    stripped = check_tracked_id(video_id)
+    for pattern, hint in _MIX_UPS:
+        if pattern.search(stripped):
+            raise Refused(f"video id: {stripped!r} can't be one: {hint}")
+    return stripped
+
+
+def check_tracked_id(video_id: object) -> str:
+    """The same for an id that may be tracked already: only what could not be stored is refused."""
+    if not isinstance(video_id, str):
+        raise Refused(f"video id: {video_id!r} is not a text")
+    stripped = video_id.strip(" ")
+    if not stripped:
+        raise Refused("video id: it is empty")
+    if len(stripped) > ID_LIMIT:
+        raise Refused(f"video id: {len(stripped)} characters, at most {ID_LIMIT} are accepted")
+    refuse_controls("video id", stripped)
+    return stripped
+
+
+def refuse_controls(what: str, text: str) -> None:
+    """Raise `Refused` for a text with a control character."""
+    for character in text:
+        if unicodedata.category(character).startswith("C"):
+            raise Refused(f"{what}: it holds the control character U+{ord(character):04X}")
+
+
+def can_be(text: str) -> bool:
+    """Would it be accepted?"""
+    try:
+        check_video_id(text)
+    except Refused:
+        return False
+    return True
+
+
+def looks_usual(text: str) -> bool:
+    """Does it look as most ids do? Those that don't are ids all the same."""
+    return _USUAL.fullmatch(text) is not None and can_be(text)
