@@ -10,8 +10,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from reelwatch.board import SYMBOLS, board, change_line, job_name, left_in_words, note, plain, span
+from reelwatch.board import SYMBOLS, board, change_line, job_name, left_in_words, note
 from reelwatch.status import State
+from reelwatch.wording import plain, span
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 REAL_ID = "veo3.1-fast:1770350082-trii1OXZc3"
@@ -23,7 +24,8 @@ def ago(seconds: float) -> datetime:
 
 
 def job(**facts: Any) -> dict[str, Any]:
-    return {
+    """A row; its next poll is expected when it is due, unless said otherwise."""
+    row = {
         "video_id": REAL_ID,
         "account": "default",
         "model": "veo3.1-fast",
@@ -39,8 +41,9 @@ def job(**facts: Any) -> dict[str, Any]:
         "video_url": None,
         "last_error": None,
         "errors_in_row": 0,
-        "lease_token": None,
+        "next_poll_reason": None,
     } | facts
+    return {"next_poll_expected_at": row["next_poll_at"]} | row
 
 
 def ended(state: str, seconds_ago: float = 9, **facts: Any) -> dict[str, Any]:
@@ -187,12 +190,25 @@ def test_foreign_text_is_only_text(width: int) -> None:
         ({"next_poll_at": NOW + timedelta(seconds=0.2)}, "1s"),
         ({"next_poll_at": NOW + timedelta(minutes=5)}, "5m00s"),
         ({"next_poll_at": ago(3)}, "now"),
-        ({"next_poll_at": NOW + timedelta(seconds=45), "lease_token": "a5"}, "now"),
+        ({"next_poll_expected_at": NOW, "next_poll_reason": "polled now"}, "polled now"),
+        (
+            {"next_poll_at": ago(3), "next_poll_expected_at": NOW + timedelta(minutes=5)},
+            "5m00s",
+        ),
+        ({"next_poll_at": ago(3), "next_poll_expected_at": None}, "?"),
         ({"state": "expired", "error_code": "deadline", "next_poll_at": None}, "deadline"),
     ],
 )
 def test_the_next_look(facts: dict[str, Any], text: str) -> None:
-    assert line_of(job(**facts), 120).split()[-1] == text
+    assert line_of(job(**facts), 120).endswith(f" {text}")
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_what_holds_a_job_up_stands_in_its_row(width: int) -> None:
+    held = job(next_poll_expected_at=None, next_poll_reason="account default is paused by hand")
+    line = line_of(held, width)
+    assert "?" in line
+    assert "account" in line
 
 
 class TestALowTerminal:

@@ -147,7 +147,12 @@ def test_a_tracked_job_looks_the_same_as_a_listed_one(
     monkeypatch.setenv("DATABASE_URL", database_url)
     job = tracking.track("grok:a", metadata={"user": 7})
     with db.reading(database_url) as session:
-        assert history.list_jobs(session) == [history.job_row(job) | {"eta": None}]
+        more = {
+            "eta": None,
+            "next_poll_expected_at": None,
+            "next_poll_reason": "no worker has run so far",
+        }
+        assert history.list_jobs(session) == [history.job_row(job) | more]
     assert isinstance(job, Job)
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from reelwatch.answers import ErrorKind
-from reelwatch.narrative import clock, tell
+from reelwatch.narrative import tell
 from reelwatch.troubles import MEANINGS
+from reelwatch.wording import clock
 
 START = datetime(2026, 2, 6, 10, 0, 0, tzinfo=UTC)
 HOOK = "https://hooks.example.com/video"
@@ -240,12 +241,35 @@ def test_a_callback_is_told_as_a_task() -> None:
     ]
 
 
+def test_a_queues_name_may_hold_an_at_sign() -> None:
+    told = delivery(10, channel="celery", target="app.done@videos@eu")
+    assert sentences(deliveries=[told]) == [
+        "event video.completed (evt_1) owed to Celery task app.done in queue videos@eu",
+    ]
+
+
 def test_an_event_still_owed_says_when_it_is_tried_again() -> None:
     failed = attempt(error="no connection", http_status=None)
-    told = delivery(10, failed, state="pending", next_attempt_at=after(75))
+    due = {"next_attempt_at": after(75), "next_attempt_expected_at": after(75)}
+    told = delivery(10, failed, state="pending", **due, next_attempt_reason=None)
     assert sentences(deliveries=[told])[-1] == (
-        "video.completed, attempt 1: no connection in 12 ms; next try at 10:01:15"
+        "video.completed, attempt 1: no connection in 12 ms; next attempt at 10:01:15"
     )
+
+
+def test_an_event_that_is_held_up_says_until_when_and_why() -> None:
+    failed = attempt(error="no connection", http_status=None)
+    held = {
+        "next_attempt_at": after(75),
+        "next_attempt_expected_at": after(600),
+        "next_attempt_reason": "https://x is not called until 10:10:00",
+    }
+    told = delivery(10, failed, state="pending", **held)
+    assert sentences(deliveries=[told])[-1].endswith(
+        "; next attempt at 10:10:00 (https://x is not called until 10:10:00)"
+    )
+    unknown = delivery(10, failed, state="pending", **held | {"next_attempt_expected_at": None})
+    assert "; the next attempt is not known (" in sentences(deliveries=[unknown])[-1]
 
 
 def test_a_dead_event_says_how_to_send_it_again() -> None:

@@ -4,7 +4,6 @@ Rows have the names of the columns of `jobs`. What upstream wrote is shown as te
 neither control codes nor markup in it reach the terminal.
 """
 
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reelwatch.status import State
+from reelwatch.wording import plain, span
 
 Row = Mapping[str, Any]
 
@@ -101,6 +101,11 @@ def note(row: Row) -> str:
     return ""
 
 
+def held_up(row: Row) -> str:
+    """Why a job is not simply polled when it is due; empty where nothing is in the way."""
+    return plain(row.get("next_poll_reason") or "")
+
+
 def left(row: Row) -> str:
     """What half of such jobs still take at most, `~41s`; empty where that is not known."""
     eta = row.get("eta")
@@ -123,24 +128,6 @@ def slow(row: Row) -> bool:
     """Does it take longer than 95 % of the jobs of its kind?"""
     eta = row.get("eta")
     return bool(eta and eta["slower_than_95_percent"])
-
-
-def plain(text: object) -> str:
-    """Foreign text on one line: a blank for every character that is not printed as itself."""
-    return "".join(" " if unicodedata.category(c).startswith(("C", "Z")) else c for c in str(text))
-
-
-def span(seconds: float) -> str:
-    """A span of time in at most six characters: `42s`, `3m05s`, `5h12m`, `3d04h`."""
-    whole = max(0, int(seconds))
-    minutes, hours = whole // 60, whole // 3_600
-    if whole < 100:
-        return f"{whole}s"
-    if minutes < 100:
-        return f"{minutes}m{whole % 60:02}s"
-    if hours < 48:
-        return f"{hours}h{minutes % 60:02}m"
-    return f"{hours // 24}d{hours % 24:02}h"
 
 
 # ------------------------------------------------------------------- table
@@ -220,19 +207,22 @@ def _age(row: Row, now: datetime) -> str:
 def _next_look(row: Row, now: datetime) -> str:
     if row["next_poll_at"] is None:
         return ""
-    wait = (row["next_poll_at"] - now).total_seconds()
-    # While a worker asks, the column holds the end of its lease, which is nobody's business.
-    return "now" if wait <= 0 or row.get("lease_token") else span(ceil(wait))
+    at = row["next_poll_expected_at"]
+    if at is None:
+        return "?"
+    wait = (at - now).total_seconds()
+    return "now" if wait <= 0 else span(ceil(wait))
 
 
 def _note(row: Row, _now: datetime) -> str:
     message = plain(row["error_message"] or "")
-    return f"{note(row)}: {message}" if message else note(row)
+    said = f"{note(row)}: {message}" if message else note(row)
+    return "; ".join(filter(None, [held_up(row), said]))
 
 
 def _next_left_note(row: Row, now: datetime) -> str:
     said = "slow" if slow(row) else note(row)
-    return ", ".join(filter(None, [_next_look(row, now), left(row), said]))
+    return ", ".join(filter(None, [_next_look(row, now), left(row), held_up(row), said]))
 
 
 def _host(url: str) -> str:

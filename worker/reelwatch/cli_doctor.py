@@ -25,9 +25,9 @@ from reelwatch import (
 from reelwatch import cli_options as options
 from reelwatch.accounts import WEBHOOK_SECRET, Account
 from reelwatch.answers import ErrorKind, Report
-from reelwatch.board import plain, span
 from reelwatch.errors import ReelwatchError, SettingsError
 from reelwatch.redaction import shown_url
+from reelwatch.wording import plain, span
 
 OK, WARNING, WRONG = "ok", "warning", "wrong"
 SIGNS: Mapping[str, tuple[str, str]] = {

@@ -9,13 +9,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from reelwatch import cli_options as options
 from reelwatch import cli_render, db, history, id_files, jobrows, narrative, settings, tracking
-from reelwatch.board import plain
 from reelwatch.cli_errors import WrongInput
 from reelwatch.errors import Refused
 from reelwatch.events import DEFAULT_EVENTS, SHORT_NAMES
 from reelwatch.models import Job
 from reelwatch.status import FINAL, State
 from reelwatch.video_ids import check_video_id
+from reelwatch.wording import plain
 
 TOLD_ONE_BY_ONE = 20  # more jobs than this are counted, not listed
 PROGRESS_FROM = 2  # transactions

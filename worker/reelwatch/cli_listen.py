@@ -11,7 +11,6 @@ import click
 
 from reelwatch import cli_options as options
 from reelwatch import cli_render, embedded, listener, settings
-from reelwatch.board import plain
 from reelwatch.callback_url import check_url, parse_allowlist
 from reelwatch.cli_errors import not_served
 from reelwatch.errors import Refused
@@ -19,6 +18,7 @@ from reelwatch.outbound import Sender
 from reelwatch.sandbox_answers import Answer, json_answer
 from reelwatch.sandbox_server import Request
 from reelwatch.transport import TransferError
+from reelwatch.wording import plain
 
 KEPT = 1_000  # events that a listener remembers, to tell repeated ones
 FORWARD_SECONDS = 30.0  # longer than workers wait, so that it is they who lose patience

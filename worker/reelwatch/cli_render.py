@@ -16,6 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from reelwatch import board, events
+from reelwatch.outlook import Expected, sentence
+from reelwatch.wording import plain, receiver, span
 
 Row = Mapping[str, Any]
 
@@ -93,7 +95,7 @@ def _print_aligned(rows: Sequence[Sequence[Text]]) -> None:
 
 
 def _text(cell: str | Text) -> Text:
-    return cell if isinstance(cell, Text) else Text(board.plain(cell))
+    return cell if isinstance(cell, Text) else Text(plain(cell))
 
 
 # -------------------------------------------------------------------- jobs
@@ -107,22 +109,23 @@ def print_jobs(rows: Sequence[Row], now: datetime) -> None:
 
 def _job_cells(row: Row, now: datetime) -> Sequence[str | Text]:
     end = row["finished_at"] or now
-    age = board.span((end - row["tracked_at"]).total_seconds())
+    age = span((end - row["tracked_at"]).total_seconds())
     name, state, looks = board.job_name(row), state_text(row["state"]), str(row["polls"])
     return name, state, age, board.left(row), looks, _note(row, now)
 
 
 def _note(row: Row, now: datetime) -> str:
     word = row["upstream_status"] if row["next_poll_at"] else None
-    parts = (word, board.note(row), _next_look(row, now))
+    parts = (word, board.note(row), _next_poll(row, now))
     return ", ".join(str(part) for part in parts if part)
 
 
-def _next_look(row: Row, now: datetime) -> str:
+def _next_poll(row: Row, now: datetime) -> str:
+    """`next poll in 42s`, with what is in its way, if anything is."""
     if row["next_poll_at"] is None:
         return "given up" if row["abandoned_at"] else ""
-    wait = (row["next_poll_at"] - now).total_seconds()
-    return f"next look in {board.span(wait)}" if wait > 0 else "next look now"
+    expected = Expected(row["next_poll_expected_at"], row["next_poll_reason"])
+    return f"next poll {sentence(expected, now)}"
 
 
 # ------------------------------------------------------------------- story
@@ -131,7 +134,7 @@ def _next_look(row: Row, now: datetime) -> str:
 def print_story(job: Row, sentences: Sequence[tuple[datetime, str]], now: datetime) -> None:
     """A job's present state, then its story."""
     screen = console()
-    heading = (board.plain(job["video_id"]), "bold")
+    heading = (plain(job["video_id"]), "bold")
     screen.print(Text.assemble(heading, "  ", state_text(job["state"])), soft_wrap=True)
     for name, value in _facts(job, now):
         screen.print(_beside(f"  {name:<8}", value), soft_wrap=name == "video")
@@ -145,7 +148,7 @@ def print_story(job: Row, sentences: Sequence[tuple[datetime, str]], now: dateti
 
 def _beside(name: str, text: str) -> Table | Text:
     """At a terminal the text wraps beside its name, not under it; a URL stays in one piece."""
-    value = Text(board.plain(text))
+    value = Text(plain(text))
     if not at_terminal() or text.startswith("https://"):
         return Text.assemble((f"{name}  ", "dim"), value)
     grid = Table.grid(padding=(0, 2))
@@ -165,7 +168,7 @@ def _facts(job: Row, now: datetime) -> Iterable[tuple[str, str]]:
         yield "video", job["video_url"]
     if job["error_code"]:
         yield "error", f"{job['error_code']}: {job['error_message']}"
-    yield "looks", ", ".join(part for part in (str(job["polls"]), _next_look(job, now)) if part)
+    yield "looks", ", ".join(part for part in (str(job["polls"]), _next_poll(job, now)) if part)
     if ahead := board.left_in_words(job):
         yield "eta", ahead
     if job["metadata"]:
@@ -176,25 +179,35 @@ def _facts(job: Row, now: datetime) -> Iterable[tuple[str, str]]:
 
 
 def print_deliveries(rows: Sequence[Row], now: datetime) -> None:
-    """Events: two or three lines each at a terminal, one in a pipe."""
-    screen, separator = console(), "\n  " if at_terminal() else "  "
+    """Events: three lines each at a terminal, one in a pipe."""
+    screen, separator = console(), "\n    " if at_terminal() else "  "
     for row in rows:
-        head = Text(f"{row['id']}  {row['event_type']}  ").append(state_text(row["state"]))
+        head = Text(f"{clock(row['created_at'])}  ").append(state_text(row["state"]))
+        head.append(f"  {row['event_type']}  {board.job_name(row)}", "bold")
         for part in _delivery_parts(row, now):
-            head.append(f"{separator}{board.plain(part)}", "")
+            head.append(f"{separator}{plain(part)}", "")
         screen.print(head, soft_wrap=True)
 
 
 def _delivery_parts(row: Row, now: datetime) -> Iterable[str]:
-    yield f"{board.job_name(row)} to {row['target']}"
-    last = row["last_attempt"]
-    outcome = (last["error"] or "delivered") + f" in {last['duration_ms']} ms" if last else ""
-    again = ""
-    if row["next_attempt_at"]:
-        wait = (row["next_attempt_at"] - now).total_seconds()
-        again = f"next try in {board.span(wait)}" if wait > 0 else "next try now"
-    tries = f"{row['attempts']} attempt" + ("s" if row["attempts"] != 1 else "")
-    yield ", ".join(part for part in (tries, outcome, again) if part)
+    yield f"{row['id']} to {receiver(row['channel'], row['target'])}"
+    yield _told_so_far(row, now)
+
+
+def _told_so_far(row: Row, now: datetime) -> str:
+    """`not sent yet; next attempt now`, `delivered at … by attempt 2 in 12 ms`, …"""
+    last, number = row["last_attempt"], row["attempts"]
+    if row["state"] == "delivered":
+        took = f" in {last['duration_ms']} ms" if last else ""
+        return f"delivered at {clock(row['delivered_at'])} by attempt {number}{took}"
+    tried = f"{number} attempt" + ("s" if number != 1 else "") if number else "not sent yet"
+    if last:
+        outcome = last["error"] or "delivered"
+        tried += f", the last at {clock(last['at'])}: {outcome} in {last['duration_ms']} ms"
+    if row["state"] == "dead":
+        return f"given up after {tried}; `reelwatch redeliver {row['id']}` sends it again"
+    expected = Expected(row["next_attempt_expected_at"], row["next_attempt_reason"])
+    return f"{tried}; next attempt {sentence(expected, now)}"
 
 
 # ----------------------------------------------------------------- changes
@@ -209,7 +222,7 @@ def change_line(change: Row) -> str:
         parts.append(f"{change['from_state']} → {change['to_state']}")
     if change["to_status"] not in (change["from_status"], change["to_state"]):
         parts.append(f"upstream: {change['to_status']}")
-    return board.plain("  ".join([*parts, *_outcome(change)]))
+    return plain("  ".join([*parts, *_outcome(change)]))
 
 
 def job_line(job: Row) -> str:

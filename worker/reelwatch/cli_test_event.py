@@ -15,12 +15,12 @@ from standardwebhooks.webhooks import Webhook
 from reelwatch import cli_options as options
 from reelwatch import cli_render, delivery, events, hints, settings
 from reelwatch.answers import Meaning, Report, clean_text
-from reelwatch.board import plain
 from reelwatch.callback_url import check_url
 from reelwatch.cli_errors import Failure, WrongInput
 from reelwatch.errors import NotConfigured, Refused
 from reelwatch.status import EventType
 from reelwatch.transport import AddressBlocked, DeadlinePassed, TransferError
+from reelwatch.wording import plain
 
 MARK = "test"  # begins its event id, names its key in `data`
 VIDEO_URL = "https://example.com/reelwatch-test.mp4"

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 from sqlalchemy.orm import Session
 
-from reelwatch import board, cli_render, db, history
+from reelwatch import board, cli_render, db, history, wording
 from reelwatch import cli_options as options
 from reelwatch.errors import UnknownJob
 
@@ -116,7 +116,7 @@ class _Watcher:
     ) -> RenderableType:
         if not rows:
             return Text("no jobs yet: `reelwatch track ID` hands one in", "dim")
-        resting = (Text(board.plain(line), "yellow") for line in _resting(figures))
+        resting = (Text(wording.plain(line), "yellow") for line in _resting(figures))
         counts = Text("  ".join(_footer(figures)), "dim")
         return Group(board.board(rows, now), counts, *resting)
 
@@ -130,7 +130,7 @@ def _footer(figures: dict[str, Any]) -> Iterator[str]:
     if figures["dead"]:
         yield f"{figures['dead']} dead"
     age = figures["last_tick_age_seconds"]
-    yield "no tick yet" if age is None else f"last tick {board.span(age)} ago"
+    yield "no tick yet" if age is None else f"last tick {wording.span(age)} ago"
 
 
 def _resting(figures: dict[str, Any]) -> Iterator[str]:

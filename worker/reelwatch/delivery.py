@@ -37,6 +37,7 @@ from reelwatch.models import table_of
 from reelwatch.outbound import Sender
 from reelwatch.settings import Settings
 from reelwatch.transport import USER_AGENT, Exchange, TransferError
+from reelwatch.wording import task_and_queue
 
 log = structlog.get_logger(__name__)
 
@@ -168,7 +169,7 @@ class _Courier:
     def _send_to_celery(self, row: RowMapping, _at: datetime) -> dict[str, Any]:
         if self._settings.in_memory:
             return {"error": "BROKER_URL is not set: no other process would see the callback"}
-        task, _, queue = row["target"].partition("@")  # a queue's name may hold one too
+        task, queue = task_and_queue(row["target"])
         try:
             self._send_callback(task, queue, loads(row["body"]), row["id"])
         except Exception as error:  # a broker's client raises what it likes; all of it is retried

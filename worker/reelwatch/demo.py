@@ -28,12 +28,13 @@ from rich.text import Text
 from sqlalchemy import func, select
 
 from reelwatch import db, embedded, migrating, settings, track_many
-from reelwatch.board import SYMBOLS, board, change_line, plain
+from reelwatch.board import SYMBOLS, board, change_line
 from reelwatch.events import DEFAULT_EVENTS
 from reelwatch.listener import Listener, Received
 from reelwatch.models import table_of
 from reelwatch.sandbox import Sandbox, expected, scripted_id
 from reelwatch.status import EventType, State
+from reelwatch.wording import plain
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 Every function takes a session (`db.reading(url)` gives one that takes no writer's lock) and returns
 plain dicts under the column names; times are aware UTC. Jobs have an `eta` besides: None, or how
-many seconds half of such jobs, and nine of ten, still take.
+many seconds half of such jobs, and nine of ten, still take. What is polled or sent again has
+`next_poll_expected_at` and `next_poll_reason`, or `next_attempt_…`: when that will really be, None
+if nobody can know, and what is in the way of the due time, if anything is.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from reelwatch import db, forecasts, settings
+from reelwatch import db, forecasts, prospects, settings
 from reelwatch.curves import Eta
 from reelwatch.destinations import resting, shown
 from reelwatch.errors import UnknownJob
@@ -70,7 +72,7 @@ def story(session: Session, video_id: str, account: str = "default") -> dict[str
     """
     job = _job(session, video_id, account)
     return {
-        "job": job | {"eta": as_json(_etas(session, [job])[0])},
+        "job": _with_etas(session, [job])[0],
         "transitions": _of_job(session, transitions, job["id"], transitions.c.sequence),
         "poll_errors": _of_job(session, poll_errors, job["id"], poll_errors.c.id),
         "deliveries": _with_attempts(
@@ -182,7 +184,11 @@ def list_deliveries(
     parts = _delivery_parts(state) if video_id is None else [_in_state(state)]
     rows = _newest(session, query, parts, limit, "created_at")
     tried = _attempts_of(session, [row["id"] for row in rows])
-    return [row | {"last_attempt": _last(tried.get(row["id"]))} for row in rows]
+    again = prospects.of_deliveries(session, rows, db.now(session))
+    return [
+        row | {"last_attempt": _last(tried.get(row["id"]))} | expected
+        for row, expected in zip(rows, again, strict=True)
+    ]
 
 
 def list_accounts(session: Session) -> list[Row]:
@@ -350,8 +356,12 @@ def _job(session: Session, video_id: str, account: str) -> Row:
 
 
 def _with_etas(session: Session, rows: Sequence[Row]) -> list[Row]:
-    found = _etas(session, rows)
-    return [row | {"eta": as_json(eta)} for row, eta in zip(rows, found, strict=True)]
+    """The jobs with what is expected of them: how long they take, and when the next poll is."""
+    found, polls = _etas(session, rows), prospects.of_jobs(session, rows, db.now(session))
+    return [
+        row | {"eta": as_json(eta)} | poll
+        for row, eta, poll in zip(rows, found, polls, strict=True)
+    ]
 
 
 def _etas(session: Session, rows: Sequence[Row]) -> list[Eta | None]:
@@ -375,7 +385,11 @@ def _of_job(session: Session, table: Table, job_id: int, *order: Column[Any]) ->
 
 def _with_attempts(session: Session, rows: Sequence[Row]) -> list[Row]:
     tried = _attempts_of(session, [row["id"] for row in rows])
-    return [row | {"attempts_log": tried.get(row["id"], [])} for row in rows]
+    again = prospects.of_deliveries(session, rows, db.now(session))
+    return [
+        row | {"attempts_log": tried.get(row["id"], [])} | expected
+        for row, expected in zip(rows, again, strict=True)
+    ]
 
 
 def _attempts_of(session: Session, delivery_ids: Sequence[str]) -> dict[str, list[Row]]:

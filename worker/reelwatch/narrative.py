@@ -11,6 +11,7 @@ from typing import Any
 from reelwatch.answers import Report, interpret
 from reelwatch.status import State
 from reelwatch.troubles import MEANINGS
+from reelwatch.wording import clock, receiver
 
 Row = Mapping[str, Any]
 Sentence = tuple[datetime, str]
@@ -27,12 +28,6 @@ def tell(story: Mapping[str, Any]) -> list[Sentence]:
         *_giving_up(job),
     ]
     return sorted(sentences, key=lambda sentence: sentence[0])  # what came at once stays in order
-
-
-def clock(at: datetime, beside: datetime) -> str:
-    """A time within a sentence that has a time itself: with its day where that is another one."""
-    form = "%H:%M:%S" if at.date() == beside.date() else "%Y-%m-%d %H:%M:%S"
-    return at.strftime(form)
 
 
 # --------------------------------------------------------------- beginning
@@ -137,20 +132,14 @@ def _giving_up(job: Row) -> Iterator[Sentence]:
 
 def _delivery(delivery: Row) -> Iterator[Sentence]:
     created, what = delivery["created_at"], delivery["event_type"]
-    yield created, f"event {what} ({delivery['id']}) owed to {_target(delivery)}"
+    told = receiver(delivery["channel"], delivery["target"])
+    yield created, f"event {what} ({delivery['id']}) owed to {told}"
     log = delivery["attempts_log"]
     for number, attempt in enumerate(log, 1):
         # The clock of a worker may lag behind the database's: no attempt precedes its event.
         at = max(attempt["at"], created)
         after = _after(delivery, at) if number == len(log) else ""
         yield at, f"{what}, attempt {number}: {_outcome(attempt)}{after}"
-
-
-def _target(delivery: Row) -> str:
-    if delivery["channel"] == "webhook":
-        return str(delivery["target"])
-    task, _, queue = delivery["target"].rpartition("@")
-    return f"Celery task {task} in queue {queue}"
 
 
 def _outcome(attempt: Row) -> str:
@@ -161,10 +150,16 @@ def _outcome(attempt: Row) -> str:
     return f"{attempt['error']} {took}"
 
 
+def _next_attempt(delivery: Row, at: datetime) -> str:
+    expected, reason = delivery["next_attempt_expected_at"], delivery["next_attempt_reason"]
+    when = f"next attempt at {clock(expected, at)}" if expected else "the next attempt is not known"
+    return f"{when} ({reason})" if reason else when
+
+
 def _after(delivery: Row, at: datetime) -> str:
     """What follows from the last attempt so far."""
     if delivery["state"] == "pending":
-        return f"; next try at {clock(delivery['next_attempt_at'], at)}"
+        return f"; {_next_attempt(delivery, at)}"
     if delivery["state"] == "dead":
         return f"; given up, dead: `reelwatch redeliver {delivery['id']}` tries again"
     return ""

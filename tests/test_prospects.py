@@ -1,0 +1,106 @@
+"""What rows are told by: the next time and its reason, as lists, stories and JSON have them."""
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from reelwatch import db, history
+from reelwatch.models import Endpoint, Heartbeat
+from tests import seeding
+
+HOOK = "https://hooks.example.com/x"
+
+
+def tick(session: Session, seconds_ago: float = 1) -> None:
+    session.add(Heartbeat(name="tick", at=db.now(session) - timedelta(seconds=seconds_ago)))
+    session.flush()
+
+
+def polls(session: Session) -> dict[str, tuple[Any, str | None]]:
+    rows = history.list_jobs(session)
+    return {
+        row["video_id"]: (row["next_poll_expected_at"], row["next_poll_reason"]) for row in rows
+    }
+
+
+def test_jobs_of_an_account_that_rests_wait_for_it_and_others_do_not(database_url: str) -> None:
+    with db.transaction(database_url) as session:
+        until = db.now(session) + timedelta(minutes=5)
+        rests = {"paused_until": until, "pause_reason": "unauthorized: key refused"}
+        seeding.add_account(session, "acme", **rests)
+        seeding.add_account(session)
+        seeding.add_job(session, video_id="held", account="acme")
+        seeding.add_job(session, video_id="free", next_poll_at=seeding.at(seconds=-30))
+        seeding.add_job(session, "completed", video_id="ended")
+        tick(session)
+        found = polls(session)
+    at, reason = found["held"]
+    assert at == until
+    assert reason is not None
+    assert reason.startswith("account acme rests until ")
+    assert reason.endswith(": unauthorized: key refused")
+    assert found["free"][1] is None
+    assert found["ended"] == (None, None)
+
+
+def test_jobs_that_are_more_than_the_rate_allows_say_so(database_url: str) -> None:
+    with db.transaction(database_url) as session:
+        seeding.add_account(session, requests_per_second=0.5)
+        for number in range(10):
+            seeding.add_job(session, video_id=f"v{number}", next_poll_at=seeding.at(seconds=1))
+        seeding.add_job(session, video_id="leased", lease_token="t",
+                        next_poll_at=seeding.at(seconds=-30))  # fmt: skip
+        tick(session)
+        found, now = polls(session), db.now(session)
+    at, reason = found["v3"]
+    assert reason == "rate short: 10 jobs of account default are due, at 0.5/s"
+    assert timedelta(seconds=18) < at - now < timedelta(seconds=21)
+    assert found["leased"][1] == "a worker polls it now"
+
+
+def test_without_ticks_nothing_is_promised(database_url: str) -> None:
+    with db.transaction(database_url) as session:
+        seeding.add_account(session)
+        job = seeding.add_job(session, video_id="v", next_poll_at=seeding.at(seconds=1))
+        step = seeding.add_transition(session, job)
+        due = seeding.at(seconds=1)
+        seeding.add_delivery(session, job, step, "pending", next_attempt_at=due)
+        tick(session, 120)
+        story = history.story(session, "v")
+        (listed,) = history.list_deliveries(session)
+    reason = "no tick for 2m00s: no worker runs, or no beat"
+    assert (story["job"]["next_poll_expected_at"], story["job"]["next_poll_reason"]) == (
+        None,
+        reason,
+    )
+    for event in (story["deliveries"][0], listed):
+        assert event["next_attempt_expected_at"] is None
+        assert event["next_attempt_reason"] == reason
+
+
+def test_an_event_of_an_endpoint_that_is_left_alone_says_until_when(database_url: str) -> None:
+    with db.transaction(database_url) as session:
+        seeding.add_account(session)
+        now = db.now(session)
+        until = now + timedelta(minutes=5)
+        standing = {"failures": 5, "openings": 1, "allowance": 1}
+        session.add(Endpoint(name=HOOK, host="hooks.example.com", open_until=until, changed_at=now,
+                             **standing))  # fmt: skip
+        job = seeding.add_job(session)
+        for number, target in enumerate((HOOK, f"{HOOK}/other"), 1):
+            step = seeding.add_transition(session, job, sequence=number)
+            seeding.add_delivery(session, job, step, "pending", target=target)
+        told = seeding.add_delivery(
+            session, job, seeding.add_transition(session, job, sequence=3), target=HOOK
+        )
+        tick(session)
+        found = {row["target"]: row for row in history.list_deliveries(session, state="pending")}
+        (sent,) = history.list_deliveries(session, state="delivered")
+    held, free = found[HOOK], found[f"{HOOK}/other"]
+    assert held["next_attempt_expected_at"] == until
+    assert held["next_attempt_reason"].startswith(f"{HOOK} is not called until ")
+    assert held["next_attempt_reason"].endswith(": 5 attempts failed in a row")
+    assert free["next_attempt_reason"] is None
+    assert sent["id"] == told["id"]
+    assert (sent["next_attempt_expected_at"], sent["next_attempt_reason"]) == (None, None)

@@ -1,0 +1,42 @@
+"""Times, spans and foreign texts as people read them on a line. Pure."""
+
+import unicodedata
+from datetime import datetime
+
+
+def plain(text: object) -> str:
+    """Foreign text on one line: a blank for every character that is not printed as itself."""
+    return "".join(" " if unicodedata.category(c).startswith(("C", "Z")) else c for c in str(text))
+
+
+def span(seconds: float) -> str:
+    """A span of time in at most six characters: `42s`, `3m05s`, `5h12m`, `3d04h`."""
+    whole = max(0, int(seconds))
+    minutes, hours = whole // 60, whole // 3_600
+    if whole < 100:
+        return f"{whole}s"
+    if minutes < 100:
+        return f"{minutes}m{whole % 60:02}s"
+    if hours < 48:
+        return f"{hours}h{minutes % 60:02}m"
+    return f"{hours // 24}d{hours % 24:02}h"
+
+
+def clock(at: datetime, beside: datetime) -> str:
+    """A time (UTC) to the second, with its day where that is another than `beside` it."""
+    form = "%H:%M:%S" if at.date() == beside.date() else "%Y-%m-%d %H:%M:%S"
+    return at.strftime(form)
+
+
+def task_and_queue(target: str) -> tuple[str, str]:
+    """The parts of a Celery callback's target, `task@queue`: a queue's name may hold an `@` too."""
+    task, _, queue = target.partition("@")
+    return task, queue
+
+
+def receiver(channel: str, target: str) -> str:
+    """Whom a delivery's target means."""
+    if channel == "webhook":
+        return target
+    task, queue = task_and_queue(target)
+    return f"Celery task {task} in queue {queue}"
