@@ -1107,6 +1107,30 @@ def far_from_greenwich() -> Iterator[None]:
     time.tzset()
 
 
+class TestAModelThatIsDenied:
+    @pytest.mark.parametrize(
+        ("said", "of_its_model"),
+        [
+            ("This token has no access to model veo3.1", True),
+            ("This token has no access to model veo3.1 (request id: 2026abc)", True),
+            ("该令牌无权访问模型 grok-video", True),
+            ("This token has no access to model (request id: 2026abc)", False),
+            ("该令牌状态不可用", False),
+            ("access denied", False),
+        ],
+    )
+    @pytest.mark.parametrize("status", [401, 403])
+    def test_is_that_models_affair_if_it_is_named(
+        self, said: str, status: int, of_its_model: bool
+    ) -> None:
+        found = trouble(wrapped_error(said), status)
+        assert found.of_its_model is of_its_model
+        assert found.kind is ErrorKind.FORBIDDEN or not of_its_model
+
+    def test_another_status_says_nothing_of_the_sort(self) -> None:
+        assert not trouble(wrapped_error("no access to model grok"), 500).of_its_model
+
+
 class TestRetryAfter:
     @pytest.mark.parametrize(
         ("value", "seconds"),
@@ -1149,6 +1173,25 @@ class TestRetryAfter:
     def test_a_date_without_a_zone_is_utc_wherever_this_machine_stands(self) -> None:
         assert retry_after("Fri, 06 Feb 2026 04:01:30", NOW) == 90.0
         assert retry_after("Fri, 06 Feb 2026 04:01:30 GMT", NOW) == 90.0
+
+    @pytest.mark.parametrize(
+        ("date", "seconds"),
+        [
+            ("Fri, 06 Feb 2026 04:01:00 GMT", 30.0),
+            ("Fri, 06 Feb 2026 03:31:30 GMT", 1_800.0),
+            ("Fri, 06 Feb 2026 04:02:00 GMT", None),
+            ("Fri, 99 Feb 2026 04:01:00 GMT", 90.0),
+            (None, 90.0),
+        ],
+    )
+    def test_a_date_is_measured_by_the_clock_that_said_it(
+        self, date: str | None, seconds: float | None
+    ) -> None:
+        headers = {"Retry-After": "Fri, 06 Feb 2026 04:01:30 GMT"} | (
+            {"Date": date} if date else {}
+        )
+        assert trouble("", 429, headers).retry_after == seconds
+        assert trouble({"message": "slow down"}, 429, headers).retry_after == seconds
 
     @given(st.text() | st.floats().map(str) | st.integers().map(str))
     def test_is_never_negative_and_never_more_than_an_hour(self, value: str) -> None:

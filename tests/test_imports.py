@@ -52,6 +52,7 @@ GROUPS = {
         "history",
         "intake",
         "learning",
+        "pausing",
         "pruning",
     },
     # One foreign thing each: environment, log, terminal, database, threads, HTTP, queues.
@@ -118,6 +119,7 @@ GROUPS = {
         "curves",
         "simulation",
         "schedule",
+        "standing",
         "lifecycle",
         "status",
         "pace",
@@ -249,5 +251,7 @@ def test_importing_does_nothing(tmp_path: Path) -> None:
 def test_the_package_offers_what_producers_need() -> None:
     import reelwatch  # noqa: PLC0415 - the subject
 
-    assert set(reelwatch.__all__) == {"cancel", "eta", "recheck", "track", "track_many"}
+    assert set(reelwatch.__all__) == {
+        "cancel", "eta", "pause_account", "recheck", "resume_account", "track", "track_many",
+    }  # fmt: skip
     assert all(callable(getattr(reelwatch, name)) for name in reelwatch.__all__)

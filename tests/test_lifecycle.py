@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -30,6 +31,7 @@ from reelwatch.status import (
 TRACKED = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 DEADLINE_AT = TRACKED + timedelta(hours=1)
 EARLY = TRACKED + timedelta(minutes=10)
+PAST = TRACKED + timedelta(minutes=5)
 LATE = TRACKED + timedelta(hours=2)
 GIVE_UP = TRACKED + timedelta(hours=24)
 RULES = Rules()
@@ -775,27 +777,61 @@ class TestAccount:
         assert found.trouble == ANSWERS[kind]
         assert (found.errors_in_row, found.last_error) == (1, kind)
 
-    def test_a_forbidden_that_keeps_coming_is_the_jobs_own_affair(self) -> None:
-        refused = job(State.RUNNING, errors_in_row=3, last_error=ErrorKind.FORBIDDEN)
-        found = look(refused, ANSWERS["forbidden"], EARLY)
+    @pytest.mark.parametrize("kind", sorted(ACCOUNT_KINDS))
+    def test_what_one_job_gets_alone_is_its_own_affair(self, kind: ErrorKind) -> None:
+        refused = job(
+            State.RUNNING, errors_in_row=3, last_error=ErrorKind.QUOTA, errors_since=PAST,
+            last_polled_at=PAST, account_worked_at=PAST,
+        )  # fmt: skip
+        found = look(refused, ANSWERS[kind], EARLY)
         assert found.account is Account.NO_NEWS
         assert found.due == EARLY + timedelta(seconds=until_next_try(4, RULES.pace, 0.5))
         assert (found.state, found.step) == (State.RUNNING, False)
 
+    @pytest.mark.parametrize("kind", sorted(ACCOUNT_KINDS))
     @pytest.mark.parametrize(
-        ("last", "now"),
+        "columns",
         [
-            (ErrorKind.QUOTA, ErrorKind.FORBIDDEN),
-            (ErrorKind.SERVER_ERROR, ErrorKind.FORBIDDEN),
-            (ErrorKind.FORBIDDEN, ErrorKind.QUOTA),
-            (ErrorKind.QUOTA, ErrorKind.QUOTA),
-            (ErrorKind.UNAUTHORIZED, ErrorKind.UNAUTHORIZED),
+            {"account_worked_at": None},
+            {"account_worked_at": PAST - timedelta(seconds=1)},
+            {"last_error": ErrorKind.SERVER_ERROR},
+            {"last_error": None, "errors_in_row": 0, "errors_since": None},
         ],
+        ids=["nothing", "worked before", "another error before", "its first one"],
     )
-    def test_any_other_refusal_pauses_it_again(self, last: ErrorKind, now: ErrorKind) -> None:
-        refused = job(State.RUNNING, errors_in_row=3, last_error=last)
-        found = look(refused, ANSWERS[now], EARLY)
-        assert (found.account, found.due) == (Account.PAUSE, when("retry", EARLY))
+    def test_what_others_may_get_as_well_is_the_accounts(
+        self, columns: dict[str, Any], kind: ErrorKind
+    ) -> None:
+        before: dict[str, Any] = {
+            "errors_in_row": 3, "last_error": kind, "errors_since": PAST, "last_polled_at": PAST,
+            "account_worked_at": PAST,
+        }  # fmt: skip
+        found = look(job(State.RUNNING, **before | columns), ANSWERS[kind], EARLY)
+        assert found.account in (Account.PAUSE, Account.SLOW)
+
+    def test_a_refusal_is_the_jobs_own_only_if_something_worked_since_its_last(self) -> None:
+        """The key may have been refused meanwhile; a 429 comes to others as well then."""
+        columns: dict[str, Any] = {
+            "errors_in_row": 2, "errors_since": PAST, "last_polled_at": PAST + timedelta(seconds=9),
+            "account_worked_at": PAST + timedelta(seconds=5), "last_error": ErrorKind.QUOTA,
+        }  # fmt: skip
+        refused = job(State.RUNNING, **columns)
+        assert look(refused, ANSWERS["quota"], EARLY).account is Account.PAUSE
+        assert look(refused, ANSWERS["rate_limited"], EARLY).account is Account.NO_NEWS
+
+    def test_what_a_model_is_refused_for_says_nothing_of_the_account(self) -> None:
+        refused = Trouble(ErrorKind.FORBIDDEN, "no access to model grok", 403, of_its_model=True)
+        assert look(job(State.RUNNING), refused, EARLY).account is Account.NO_NEWS
+
+    def test_a_job_waits_longer_the_more_often_it_is_refused(self) -> None:
+        refused = job(State.RUNNING, errors_in_row=3, last_error=ErrorKind.QUOTA)
+        wait = until_next_try(4, RULES.pace, 0.5)
+        assert look(refused, ANSWERS["quota"], EARLY).due == EARLY + timedelta(seconds=wait)
+
+    def test_no_job_waits_longer_because_the_account_is_too_fast(self) -> None:
+        slowed = job(State.RUNNING, errors_in_row=3, last_error=ErrorKind.RATE_LIMITED)
+        found = look(slowed, ANSWERS["rate_limited"], EARLY)
+        assert (found.account, found.due) == (Account.SLOW, when("retry", EARLY))
 
 
 # ------------------------------------------------------------ by an operator

@@ -28,6 +28,7 @@ from reelwatch import (
     ranking,
     schedule,
     settings,
+    standing,
     tracking,
     upstream,
 )
@@ -56,6 +57,7 @@ BROKEN = Trouble(ErrorKind.SERVER_ERROR, "internal error", 500)
 LIMITED = Trouble(ErrorKind.RATE_LIMITED, "slow down", 429)
 UNAUTHORIZED = Trouble(ErrorKind.UNAUTHORIZED, "invalid token", 401)
 FORBIDDEN = Trouble(ErrorKind.FORBIDDEN, "access denied", 403)
+USED_UP = Trouble(ErrorKind.QUOTA, "used up", 402)
 
 
 Configure = Callable[..., settings.Settings]
@@ -151,6 +153,18 @@ def look_at(url: str, answer: Answer, now: datetime = NOW, video_id: str | None 
             session.execute(late.values(next_poll_at=now + timedelta(seconds=1)))
     (claimed,) = claim(url, 1, now).items
     apply(url, [looked(claimed, answer)], now)
+
+
+def refuse(url: str, trouble: Trouble = UNAUTHORIZED, now: datetime = NOW) -> None:
+    """As many polls are refused as the account comes to rest for."""
+    for _ in range(standing.REFUSALS):
+        look_at(url, trouble, now)
+
+
+def limit(url: str, trouble: Trouble = LIMITED, now: datetime = NOW) -> None:
+    """Two jobs get a 429: it is not one's own affair."""
+    one, another = claim(url, 2, now).items
+    apply(url, [looked(one, trouble), looked(another, trouble)], now)
 
 
 def due_accounts(url: str, now: datetime = NOW) -> list[str]:
@@ -879,7 +893,7 @@ class TestSlowing:
 
     @pytest.mark.parametrize("kind", [ErrorKind.RATE_LIMITED, ErrorKind.SATURATED])
     def test_a_429_cuts_the_rate_and_holds_the_account(self, url: str, kind: ErrorKind) -> None:
-        look_at(url, Trouble(kind, "slow down", 429))
+        limit(url, Trouble(kind, "slow down", 429))
         row = account(url)
         held_until = after(schedule.HOLD_SECONDS)
         assert (row["requests_per_second"], row["slowed_at"]) == (3.5, held_until)
@@ -891,10 +905,47 @@ class TestSlowing:
         assert len(claim(url, now=after(2.0)).items) == 4  # 0.31 s apart within a second
 
     def test_retry_after_holds_it_for_as_long_as_asked(self, url: str) -> None:
-        look_at(url, Trouble(ErrorKind.RATE_LIMITED, "slow down", 429, retry_after=90.0))
-        assert account(url)["next_slot_at"] == after(90)
+        limit(url, Trouble(ErrorKind.RATE_LIMITED, "slow down", 429, retry_after=9.0))
+        assert account(url)["next_slot_at"] == after(9)
+        assert claim(url, now=after(7.9)).items == []
+        assert len(claim(url, now=after(9)).items) > 1
+
+    def test_a_long_retry_after_is_a_rest_that_a_single_poll_ends(self, url: str) -> None:
+        limit(url, Trouble(ErrorKind.RATE_LIMITED, "slow down", 429, retry_after=90.0))
+        row = account(url)
+        assert (row["paused_until"], row["pauses_in_row"]) == (after(90), 0)
+        said = "rate_limited: slow down; to be asked again in 90 s"
+        assert (row["pause_reason"], row["requests_per_second"]) == (said, 3.5)
         assert claim(url, now=after(80)).items == []
-        assert claim(url, now=after(90)).items
+        look_at(url, RUNNING, after(90))
+        row = account(url)
+        assert (row["pause_reason"], row["requests_per_second"]) == (None, 3.5)
+        assert len(claim(url, now=after(92)).items) > 1
+
+    def test_nobody_is_silent_for_an_hour_unasked(self, url: str) -> None:
+        asked = Trouble(ErrorKind.RATE_LIMITED, "slow down", 429, retry_after=3_600.0)
+        limit(url, asked)
+        assert account(url)["paused_until"] == after(schedule.PAUSE_MAX)
+        look_at(url, asked, after(schedule.PAUSE_MAX))
+        assert account(url)["paused_until"] == after(2 * schedule.PAUSE_MAX)
+
+    def test_a_429_of_one_job_holds_the_account_for_a_moment(self, url: str) -> None:
+        look_at(url, Trouble(ErrorKind.RATE_LIMITED, "slow down", 429, retry_after=3_600.0))
+        row = account(url)
+        assert row["next_slot_at"] == after(schedule.HOLD_SECONDS)
+        assert (row["requests_per_second"], row["pause_reason"]) == (5.0, None)
+
+    def test_one_job_that_always_gets_it_slows_nobody(self, url: str) -> None:
+        name, now = ids(1)[0], NOW
+        for _ in range(9):
+            look_at(url, LIMITED, now, name)
+            look_at(url, RUNNING, after(3, now))
+            now = after(70, now)
+        row = account(url)
+        assert (row["requests_per_second"], row["slowed_at"]) == (5.0, None)
+        assert job(url, name)["errors_in_row"] == 9
+        look_at(url, LIMITED, now, name)
+        assert account(url)["next_slot_at"] < after(1, now)
 
     def test_retry_after_of_nothing_still_leaves_the_reserved_slots(self, url: str) -> None:
         claimed = claim(url, 4).items
@@ -914,7 +965,7 @@ class TestSlowing:
     def test_the_next_burst_cuts_again(self, url: str) -> None:
         rates = []
         for number in range(3):  # each of them the first look after the hold of the one before
-            look_at(url, LIMITED, after((schedule.HOLD_SECONDS + 0.1) * number))
+            limit(url, LIMITED, after((schedule.HOLD_SECONDS + 0.1) * number))
             rates.append(round(account(url)["requests_per_second"], 3))
         assert rates == [3.5, 2.45, 1.715]
 
@@ -945,7 +996,7 @@ class TestSlowing:
         ]
 
     def test_keeps_below_what_was_refused(self, url: str) -> None:
-        look_at(url, LIMITED)
+        limit(url)
         assert account(url)["refused_rate"] == 5.0
         seen = []
         for seconds in (20, 35, 50, 500, 640):
@@ -984,7 +1035,7 @@ class TestSlowing:
         add_account(url, "other")
         add_jobs(url, ["theirs"], account="other")
         before = account(url, "other")
-        look_at(url, LIMITED)
+        limit(url)
         assert due_accounts(url) == ["other"]
         assert account(url, "other") == before
 
@@ -1002,25 +1053,24 @@ class TestPausing:
         ids=lambda trouble: str(trouble.kind),
     )
     def test_a_refusal_pauses_the_account_not_its_jobs(self, url: str, trouble: Trouble) -> None:
-        look_at(url, trouble)
+        refuse(url, trouble)
         row = account(url)
         assert row["paused_until"] == after(schedule.PAUSE_FIRST)
         assert row["pause_reason"] == f"{trouble.kind}: {trouble.message}"
         assert row["requests_per_second"] == 5.0
-        assert due_accounts(url, after(29)) == []
-        assert claim(url, now=after(29)).items == []
+        assert due_accounts(url, after(schedule.PAUSE_FIRST - 1)) == []
+        assert claim(url, now=after(schedule.PAUSE_FIRST - 1)).items == []
         assert {row["state"] for row in rows(url, Job)} == {"pending"}
         assert rows(url, Transition) == []
-        assert [row["kind"] for row in rows(url, PollError)] == [trouble.kind]
+        assert {row["kind"] for row in rows(url, PollError)} == {trouble.kind}
 
     def test_looks_that_were_under_way_count_once(self, url: str) -> None:
-        first, second, *_ = claim(url).items
-        apply(url, [looked(first, UNAUTHORIZED), looked(second, UNAUTHORIZED)])
+        apply(url, [looked(each, UNAUTHORIZED) for each in claim(url).items])
         assert account(url)["pauses_in_row"] == 1
         assert account(url)["paused_until"] == after(schedule.PAUSE_FIRST)
 
     def test_one_probe_at_a_time_finds_out_whether_it_works_again(self, url: str) -> None:
-        look_at(url, UNAUTHORIZED)
+        refuse(url)
         assert due_accounts(url, after(30)) == ["default"]
         (probe,) = claim(url, now=after(30)).items
         assert probe.probe
@@ -1028,7 +1078,7 @@ class TestPausing:
         assert due_accounts(url, after(31)) == []
 
     def test_a_worker_that_dies_with_the_probe_costs_a_lease(self, url: str) -> None:
-        look_at(url, UNAUTHORIZED)
+        refuse(url)
         claim(url, now=after(30))
         lease = polling.LEASE.total_seconds()
         assert claim(url, now=after(30 + lease - 1)).items == []
@@ -1036,7 +1086,7 @@ class TestPausing:
         assert probe.probe
 
     def test_a_probe_that_misses_its_slot_makes_room_for_the_next(self, url: str) -> None:
-        look_at(url, UNAUTHORIZED)
+        refuse(url)
         (probe,) = claim(url, now=after(30)).items
         apply(url, [looked(probe, None)], after(31))
         assert due_accounts(url, after(31)) == ["default"]
@@ -1045,7 +1095,7 @@ class TestPausing:
         assert account(url)["pauses_in_row"] == 1
 
     def test_a_probe_that_was_taken_over_makes_no_room(self, url: str) -> None:
-        look_at(url, UNAUTHORIZED)
+        refuse(url)
         (probe,) = claim(url, now=after(30)).items
         with db.transaction(url) as session:
             session.execute(update(Job).values(lease_token="another", next_poll_at=after(90)))
@@ -1058,7 +1108,7 @@ class TestPausing:
         self, url: str, answer: Answer | None
     ) -> None:
         """A worker that was stopped for long comes back with one."""
-        look_at(url, UNAUTHORIZED)
+        refuse(url)
         (probe,) = claim(url, now=after(30)).items
         set_account(url, paused_until=None, pause_reason=None, pauses_in_row=0)
         apply(url, [looked(probe, answer)], after(31))
@@ -1072,83 +1122,101 @@ class TestPausing:
         assert account(database_url)["paused_until"] == NOW
 
     def test_the_pause_doubles_up_to_a_ceiling(self, url: str) -> None:
-        now, pauses = NOW, []
-        for _ in range(7):
+        refuse(url)
+        now, pauses = account(url)["paused_until"], []
+        for _ in range(8):
             look_at(url, UNAUTHORIZED, now)
             until = account(url)["paused_until"]
             pauses.append((until - now).total_seconds())
             now = until
-        assert pauses == [30, 60, 120, 240, 480, 600, 600]
+        assert pauses == [10, 20, 40, 80, 160, 320, 600, 600]
         assert {row["state"] for row in rows(url, Job)} == {"pending"}
 
     @pytest.mark.parametrize(
         "answer", [RUNNING, DONE, Trouble(ErrorKind.NOT_FOUND, "task_not_exist", 400)]
     )
     def test_a_probe_that_works_resumes_the_account(self, url: str, answer: Answer) -> None:
-        look_at(url, UNAUTHORIZED)
+        refuse(url)
         look_at(url, UNAUTHORIZED, after(30))
         look_at(url, answer, after(90))
         row = account(url)
         assert (row["paused_until"], row["pause_reason"], row["pauses_in_row"]) == (None, None, 0)
         assert len(claim(url, now=after(100)).items) > 1
-        look_at(url, UNAUTHORIZED, after(200))
-        assert account(url)["paused_until"] == after(230)  # counted from the start
+        well = [looked(each, RUNNING) for each in claim(url, now=after(180)).items]
+        apply(url, well, after(180))
+        refuse(url, now=after(300))
+        assert account(url)["paused_until"] == after(
+            300 + schedule.PAUSE_FIRST
+        )  # counted from the start
 
     @pytest.mark.parametrize("answer", [BROKEN, Trouble(ErrorKind.TIMEOUT, "nothing")])
     def test_a_probe_without_news_of_the_key_asks_again_soon(
         self, url: str, answer: Answer
     ) -> None:
-        look_at(url, UNAUTHORIZED)
+        refuse(url)
         look_at(url, answer, after(30))
         row = account(url)
-        assert row["paused_until"] == after(30 + schedule.PAUSE_FIRST)
+        assert row["paused_until"] == after(30 + standing.PROBE_AGAIN)
         assert (row["pause_reason"], row["pauses_in_row"]) == ("unauthorized: invalid token", 1)
 
     def test_a_probe_that_is_told_to_slow_down_resumes_at_a_lower_rate(self, url: str) -> None:
-        look_at(url, UNAUTHORIZED)
+        refuse(url)
         look_at(url, LIMITED, after(30))
         row = account(url)
         assert (row["pause_reason"], row["requests_per_second"]) == (None, 3.5)
         assert row["next_slot_at"] == after(32)
 
     def test_an_answer_that_was_under_way_does_not_resume_it(self, url: str) -> None:
-        refused, answered, *_ = claim(url).items
-        apply(url, [looked(refused, UNAUTHORIZED), looked(answered, RUNNING)])
+        *refused, answered = claim(url).items
+        apply(url, [*(looked(each, UNAUTHORIZED) for each in refused), looked(answered, RUNNING)])
         assert account(url)["pause_reason"] is not None
 
-    def test_a_forbidden_for_one_job_alone_does_not_pause_it_for_ever(self, url: str) -> None:
-        now, forbidden = NOW, ids(1)[0]
-        pauses = 0
+    @pytest.mark.parametrize("trouble", [FORBIDDEN, UNAUTHORIZED, USED_UP], ids=lambda t: t.kind)
+    def test_one_job_that_is_always_refused_pauses_nobody(self, url: str, trouble: Trouble) -> None:
+        now, refused = NOW, ids(1)[0]
         for _ in range(12):
-            answered = {c.row["video_id"]: c for c in claim(url, now=now).items}
             results = [
-                looked(claimed, FORBIDDEN if name == forbidden else RUNNING)
-                for name, claimed in answered.items()
+                looked(each, trouble if each.row["video_id"] == refused else RUNNING)
+                for each in claim(url, now=now).items
             ]
-            was_paused = account(url)["pauses_in_row"]
             apply(url, results, now)
-            pauses += account(url)["pauses_in_row"] > was_paused
+            assert account(url)["pause_reason"] is None
             now = after(20, now)
-        assert pauses <= 2
-        assert account(url)["pause_reason"] is None
         polls = {row["video_id"]: row["polls"] for row in rows(url, Job)}
-        assert all(count > 3 for count in polls.values())
-        assert job(url, forbidden)["state"] == "pending"
+        assert polls.pop(refused) > 3
+        assert min(polls.values()) > 6
+        assert job(url, refused)["state"] == "pending"
 
-    def test_a_repeated_forbidden_backs_its_job_off(self, url: str) -> None:
-        now, waits = NOW, []
+    def test_it_backs_off_alone(self, url: str) -> None:
+        now, waits, refused = NOW, [], ids(1)[0]
         for _ in range(4):
-            set_account(url, paused_until=None, pause_reason=None)
-            look_at(url, FORBIDDEN, now, video_id=ids(1)[0])
-            due = job(url, ids(1)[0])["next_poll_at"]
+            look_at(url, UNAUTHORIZED, now, refused)
+            due = job(url, refused)["next_poll_at"]
             waits.append((due - now).total_seconds())
+            look_at(url, RUNNING, after(1, now))
             now = due
         assert waits == [pytest.approx(wait, rel=0.25) for wait in (5, 10, 20, 40)]
+
+    def test_a_poll_that_works_is_asked_of_a_job_that_was_well(self, url: str) -> None:
+        for number, name in enumerate(ids(4)):
+            look_at(url, RUNNING, after(2 * number), name)
+        for number, name in enumerate(ids(3)):
+            look_at(url, UNAUTHORIZED, after(100 + 2 * number), name)
+        assert account(url)["pause_reason"] is not None
+        (probe,) = claim(url, now=after(160)).items
+        assert (probe.probe, probe.row["video_id"]) == (True, ids(4)[3])
+
+    def test_the_next_probe_is_another_jobs(self, url: str) -> None:
+        refuse(url)
+        (first,) = claim(url, now=after(60)).items
+        apply(url, [looked(first, BROKEN)], after(60))
+        (second,) = claim(url, now=after(60 + standing.PROBE_AGAIN)).items
+        assert second.row["id"] != first.row["id"]
 
     def test_other_accounts_go_on(self, url: str) -> None:
         add_account(url, "other")
         add_jobs(url, ["theirs"], account="other")
-        look_at(url, UNAUTHORIZED)
+        refuse(url)
         assert due_accounts(url) == ["other"]
         assert account(url, "other")["pause_reason"] is None
 
@@ -1555,41 +1623,50 @@ class TestWhatATurnKnows:
 
 
 class TestAccountsOfATurn:
-    def test_an_account_without_a_key_pauses_with_a_reason(
+    def test_an_account_whose_key_is_elsewhere_is_left_to_others(
         self, database_url: str, sandbox: Sandbox, configured: Configure
     ) -> None:
-        made = configured(QUICKROUTER_API_KEY="")
+        without, others = configured(QUICKROUTER_API_KEY=""), configured()
         add_due_jobs(database_url, ids(2))
-        began = datetime.now(UTC)
+        before = account(database_url)
+        polling._left.clear()
         with capture_logs() as logs:
-            assert polling.poll(made, "default") == 0
-        row = account(database_url)
-        assert row["pause_reason"] == "no API key: set QUICKROUTER_API_KEY"
-        assert row["paused_until"] - began >= timedelta(seconds=schedule.PAUSE_FIRST - 5)
-        assert [line["event"] for line in logs] == ["account_paused"]
-        assert states(database_url) == {"pending": 2}
+            assert polling.poll(without, "default") == 0
+            assert polling.poll(without, "default") == 0
+        (line,) = logs  # it is said once a minute
+        assert line["event"] == "account_left_to_others"
+        assert line["reason"] == "no API key: set QUICKROUTER_API_KEY"
+        assert account(database_url) == before
         assert sandbox.stats()["requests"] == 0
+        poll_until_completed(others, 2)
 
-    def test_an_account_that_is_not_configured_pauses_with_a_reason(
+    def test_an_account_that_is_not_configured_here_is_left_to_others(
         self, database_url: str, configured: Configure
     ) -> None:
         made = configured()
-        add_account(database_url, "gone")
-        add_due_jobs(database_url, ids(1), account="gone")
-        assert polling.poll(made, "gone") == 0
-        assert "not configured" in account(database_url, "gone")["pause_reason"]
-        assert account(database_url)["pause_reason"] is None
+        add_account(database_url, "theirs")
+        add_due_jobs(database_url, ids(1), account="theirs")
+        before = account(database_url, "theirs")
+        assert polling.poll(made, "theirs") == 0
+        assert account(database_url, "theirs") == before
 
-    def test_once_it_has_a_key_a_probe_resumes_it(
-        self, database_url: str, configured: Configure
+    @pytest.mark.parametrize(
+        ("due", "polled", "state"),
+        [(90, None, "expired"), (90, 90, "expired"), (90, 9, "pending"), (9, 90, "pending")],
+        ids=["by nobody ever", "by nobody", "by others", "just now"],
+    )
+    def test_deadlines_of_one_that_nobody_polls_are_told_all_the_same(
+        self, database_url: str, configured: Configure, due: float, polled: float, state: str
     ) -> None:
-        add_due = [f"veo3:ok.0s-{number}" for number in range(3)]
-        polling.poll(configured(QUICKROUTER_API_KEY=""), "default")
-        add_due_jobs(database_url, add_due)
-        set_account(database_url, paused_until=datetime.now(UTC))
-        made = configured()
-        poll_until_completed(made, 3)
-        assert account(database_url)["pause_reason"] is None
+        made, now = configured(QUICKROUTER_API_KEY=""), datetime.now(UTC)
+        set_account(database_url, next_slot_at=polled and after(-polled, now))
+        past = after(-due, now)
+        add_jobs(database_url, ["over"], past, deadline_at=past)
+        polling.poll(made, "default")
+        row = job(database_url, "over")
+        assert row["state"] == state
+        said = "no worker polls its account (no API key: set QUICKROUTER_API_KEY)"
+        assert state == "pending" or row["error_message"].endswith(said)
 
     def test_one_look_finds_out_that_the_key_is_refused(
         self, database_url: str, sandbox: Sandbox, configured: Configure

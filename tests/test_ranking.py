@@ -39,6 +39,7 @@ def row(**columns: Any) -> dict[str, Any]:
         "tracked_at": ago(100),
         "upstream_created_at": None,
         "last_polled_at": ago(20),
+        "next_poll_at": NOW,
         "deadline_at": ago(-600),
         "resultless_since": None,
     } | columns
@@ -74,9 +75,15 @@ def test_a_job_is_worth_what_its_plan_says(columns: Any, hint: Hint, age: float)
 
 
 def test_a_deadline_that_has_passed_comes_first_until_it_is_told() -> None:
-    assert ranking.gain(row(deadline_at=NOW), PLANS, NOW) == math.inf
+    assert ranking.gain(row(deadline_at=NOW, next_poll_at=NOW), PLANS, NOW) == math.inf
     told = row(deadline_at=NOW, state="expired")
     assert ranking.gain(told, PLANS, NOW) == ranking.gain(row(), PLANS, NOW)
+
+
+def test_a_deadline_whose_poll_was_lost_comes_first_no_more() -> None:
+    """Its result may be one that can't be written, today or ever."""
+    lost = row(deadline_at=ago(90), next_poll_at=ago(7))
+    assert ranking.gain(lost, PLANS, NOW) == 7
 
 
 def test_of_a_job_that_has_ended_every_second_counts() -> None:

@@ -1,6 +1,7 @@
 """Reelwatch: tracks asynchronous video jobs until their fate is known.
 
     from reelwatch import track, track_many, cancel, recheck, eta
+    from reelwatch import pause_account, resume_account
 
 The names are loaded when first asked for: the command line must not wait for the database's
 libraries to say what its options are.
@@ -11,13 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reelwatch.history import eta
+    from reelwatch.pausing import pause_account, resume_account
     from reelwatch.tracking import cancel, recheck, track, track_many
 
-__all__ = ["cancel", "eta", "recheck", "track", "track_many"]
+__all__ = [
+    "cancel", "eta", "pause_account", "recheck", "resume_account", "track", "track_many",
+]  # fmt: skip
+HOMES = {
+    "eta": "reelwatch.history",
+    "pause_account": "reelwatch.pausing",
+    "resume_account": "reelwatch.pausing",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        home = "reelwatch.history" if name == "eta" else "reelwatch.tracking"
-        return getattr(import_module(home), name)
+        return getattr(import_module(HOMES.get(name, "reelwatch.tracking")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

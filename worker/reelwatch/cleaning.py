@@ -5,6 +5,7 @@ Nothing here raises for what a peer sends, but `parse`, which says what it refus
 
 import json
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -120,6 +121,15 @@ def moment(value: object) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC)
 
 
+def asked_to_wait(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Seconds that an answer's Retry-After asks for, as `retry_after` has it.
+
+    A date in it is measured by the answer's own `Date`, which comes from the same clock; by `now`
+    where it has none.
+    """
+    return retry_after(headers.get("Retry-After"), _date(headers.get("Date")) or now)
+
+
 def retry_after(value: str | None, now: datetime) -> float | None:
     """Seconds that a Retry-After header asks for, at most an hour; None where it makes no sense."""
     if not value:
@@ -127,7 +137,8 @@ def retry_after(value: str | None, now: datetime) -> float | None:
     try:
         seconds = float(value)
     except ValueError:
-        seconds = _seconds_until(value, now)
+        until = _date(value)
+        seconds = math.nan if until is None else until.timestamp() - now.timestamp()
     if not math.isfinite(seconds) or seconds < 0:
         return None
     return min(seconds, RETRY_AFTER_LIMIT)
@@ -160,9 +171,10 @@ def _decoder(once: frozenset[str]) -> json.JSONDecoder:
     return json.JSONDecoder(object_pairs_hook=agreeing) if once else json.JSONDecoder()
 
 
-def _seconds_until(date: str, now: datetime) -> float:
+def _date(text: str | None) -> datetime | None:
+    """A header's date; None where it is none, or one beyond all calendars."""
     try:
-        at = parsedate_to_datetime(date)
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now.timestamp()
+        at = parsedate_to_datetime(text or "")
+        return at if at.tzinfo else at.replace(tzinfo=UTC)
     except (ValueError, OverflowError, TypeError, IndexError):
-        return math.nan
+        return None

@@ -57,7 +57,8 @@ INTERNAL = frozenset(
     {
         "lease_token", "last_error_id", "not_found_count", "not_found_since", "resultless_count",
         "resultless_since", "errors_since", "watched_since",
-        "failures", "destination", "next_slot_at",
+        "failures", "destination", "next_slot_at", "refusals", "limited_at", "limited_by",
+        "worked_at",
     }
 )  # fmt: skip
 COUNT_MOST = 10_000  # counts stop here: what is more is told as this many

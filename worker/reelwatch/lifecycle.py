@@ -228,8 +228,8 @@ def _by_trouble(job: Job, trouble: Trouble, now: datetime, rules: Rules, jitter:
         return replace(ended, trouble=trouble, account=effect)
     why, over = _nothing_learned(counted, trouble, now), _in_vain(counted, now, rules)
     decision = _still_open(counted, job.state, job.status, now, why, over=over)
-    # The account's trouble makes no job of it wait long.
-    errors = 1 if effect in (Account.PAUSE, Account.SLOW) else counted.errors_in_row
+    # That the account is too fast makes no job of it wait long.
+    errors = 1 if effect is Account.SLOW else counted.errors_in_row
     return replace(
         decision,
         due=decision.due and _retry_due(counted, decision, errors, now, rules, jitter),
@@ -239,18 +239,27 @@ def _by_trouble(job: Job, trouble: Trouble, now: datetime, rules: Rules, jitter:
 
 
 def _effect(job: Job, trouble: Trouble) -> Account:
-    """What an error says of the account.
-
-    Only a `forbidden` that keeps coming for one job while the key works for others is the job's own
-    affair: it does not pause the account again and again.
-    """
+    """What an error says of the account: nothing, where it is the job's own, whatever it says."""
     if trouble.kind is ErrorKind.NOT_FOUND:
         return Account.WORKS
-    if trouble.kind is job.last_error is ErrorKind.FORBIDDEN:
+    if trouble.of_its_model or _gets_it_alone(job, trouble):
         return Account.NO_NEWS
     if trouble.kind in ACCOUNT_SLOWS:
         return Account.SLOW
     return Account.PAUSE if trouble.kind in ACCOUNT_PAUSES else Account.NO_NEWS
+
+
+def _gets_it_alone(job: Job, trouble: Trouble) -> bool:
+    """Has another poll of the account worked since this job got such an error before?
+
+    A refusal has to be shown to be the job's own each time anew: the key may have been refused
+    meanwhile. A 429 need not: where the account is too fast, others get theirs.
+    """
+    if job.last_error not in ACCOUNT_PAUSES | ACCOUNT_SLOWS or job.account_worked_at is None:
+        return False
+    slowed = trouble.kind in ACCOUNT_SLOWS
+    since = (job.errors_since if slowed else None) or job.last_polled_at
+    return since is not None and job.account_worked_at >= since
 
 
 def _counted(job: Job, trouble: Trouble, now: datetime) -> Job:

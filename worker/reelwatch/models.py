@@ -110,16 +110,23 @@ class Account(Base):
     refused_rate: Mapped[float | None] = mapped_column(
         Float
     )  # at which that 429 came; None: long ago
-    paused_until: Mapped[datetime | None]
+    paused_until: Mapped[datetime | None]  # with a reason and without this: until it is resumed
     pause_reason: Mapped[str | None] = mapped_column(Text)
     pauses_in_row: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    # What tells the account's errors from one job's (`reelwatch/standing.py`).
+    refusals: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    limited_at: Mapped[datetime | None]
+    limited_by: Mapped[int | None] = mapped_column(BigId)
+    worked_at: Mapped[datetime | None]
     # Seconds of delay that a look must save to be made while the budget is short; 0: it is not.
     look_price: Mapped[float] = mapped_column(Float, default=0.0, server_default="0")
 
     __table_args__ = (
         CheckConstraint("requests_per_second > 0", name="rate_positive"),
         CheckConstraint("look_price >= 0", name="price_not_negative"),
-        CheckConstraint("(paused_until IS NULL) = (pause_reason IS NULL)", name="pause_has_reason"),
+        CheckConstraint(
+            "paused_until IS NULL OR pause_reason IS NOT NULL", name="pause_has_reason"
+        ),
     )
 
 

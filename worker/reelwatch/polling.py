@@ -9,6 +9,7 @@ the worker sends each look in its slot or not at all. So any number of workers s
 more jobs are due than there are slots, those go first whose looks are worth most.
 """
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from random import random
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Select, Update, and_, bindparam, exists, or_, select, update
+from sqlalchemy import Select, Update, bindparam, exists, or_, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
@@ -38,9 +39,11 @@ from reelwatch import (
 from reelwatch.accounts import Account as Configured
 from reelwatch.answers import Answer, Report, Trouble
 from reelwatch.ledger import jobs
+from reelwatch.lifecycle import ACCOUNT_PAUSES, ACCOUNT_SLOWS
 from reelwatch.models import table_of
 from reelwatch.planning import plans_of, rules_of
 from reelwatch.settings import Settings
+from reelwatch.standing import Asked, Standing
 from reelwatch.status import Account as Effect
 from reelwatch.words import ENDS
 
@@ -60,6 +63,9 @@ LINGER_ACCOUNTS = 4  # of more, turns that wait for the next due job could bind 
 # (of which two stay free for deliveries, ticks and new ids in any case).
 TRICKLE_AGAIN = 0.25  # seconds until one that found less than it could have taken asks again
 IDLE_AGAIN = 0.5  # seconds until a turn that found nothing due, with looks in hand, asks again
+UNATTENDED = timedelta(
+    seconds=60
+)  # an account nobody polls for so long is looked after all the same
 
 # What only a step is written from: most looks bring none, and need not read it.
 STEP_COLUMNS = (
@@ -82,10 +88,17 @@ DUE = (
     .limit(bindparam("count"))
     .with_for_update(skip_locked=True, key_share=True)
 )
+# Who finds out whether an account works again: a job that was well, or has the fewest errors.
+PROBE = DUE.order_by(None).order_by(
+    jobs.c.errors_in_row, jobs.c.last_polled_at.is_(None), jobs.c.next_poll_at, jobs.c.id
+)
 LEASED = (
     update(jobs)
     .where(jobs.c.id.in_(bindparam("ids", expanding=True)))
     .values(next_poll_at=bindparam("until"), lease_token=bindparam("token"))
+)
+RESTS = select(accounts.c.name).where(
+    accounts.c.name == bindparam("name"), accounts.c.pause_reason.is_not(None)
 )
 TOKENS = db.tokens_of(jobs, key_share=True)
 STEPS = select(jobs.c.id, *STEP_COLUMNS).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
@@ -114,7 +127,7 @@ OVERDUE = (
     select(jobs)
     .where(
         jobs.c.account == bindparam("name"),
-        jobs.c.next_poll_at <= bindparam("now"),
+        jobs.c.next_poll_at <= bindparam("due_by"),
         jobs.c.deadline_at <= bindparam("now"),
         jobs.c.state.in_([status.State.PENDING, status.State.RUNNING]),
     )
@@ -132,6 +145,11 @@ class Slot:
 
     opens: float
     closes: float
+    at: datetime | None = None  # when it opens, by the database's clock
+
+    def now(self) -> datetime | None:
+        """What the database's clock says now; None if that is not known."""
+        return self.at and self.at + timedelta(seconds=time.monotonic() - self.opens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +159,7 @@ class Claimed:
     row: Mapping[str, Any]  # CLAIM_COLUMNS of it
     slot: Slot
     probe: bool = False  # the account was paused: this look finds out whether it works again
+    suspected: bool = False  # something was refused: does this poll work?
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +196,7 @@ def poll(
     """
     account = settings.accounts.get(name)
     if account is None or not account.api_key:
-        _pause_keyless(settings, name, account)
+        _leave(settings, name, account)
         return 0
     upstream.prepare(account)
     with db.reading(settings.database_url) as session:
@@ -219,12 +238,15 @@ class _Poller:
         self._nudge = nudge
         self._ask = ask
         self._lead = LEAD_MIN
+        self._rests = False  # the account, since what is in hand was claimed
         self._rules = replace(rules_of(settings), plans=plans)
 
     def claim(self, limit: int) -> fanout.Batch[Claimed]:
         started = time.monotonic()
         with db.transaction(self._settings.database_url) as session:
             batch = claim(session, self._account, limit, self._lead, plans=self._rules.plans)
+        if batch.items:
+            self._rests = False
         took = time.monotonic() - started
         # The first slot must not be over before the claim is committed, however slow the disk.
         self._lead = min(LEAD_MAX, max(LEAD_MIN, 1.5 * took, 0.9 * self._lead))
@@ -233,9 +255,10 @@ class _Poller:
     def look(self, claimed: Claimed) -> Looked:
         # Whoever is asked to end sends nothing more: its jobs are given back, and due at once.
         ending = fanout.stopping.wait(max(0.0, claimed.slot.opens - time.monotonic()))
-        if ending or time.monotonic() > claimed.slot.closes:
+        if ending or self._rests or time.monotonic() > claimed.slot.closes:
             return Looked(claimed, None)
-        return Looked(claimed, self._ask(self._account, claimed.row["video_id"], datetime.now(UTC)))
+        now = claimed.slot.now() or datetime.now(UTC)
+        return Looked(claimed, self._ask(self._account, claimed.row["video_id"], now))
 
     def record(self, results: Sequence[Looked]) -> None:
         """Write a group down as one; if one of it can't be written, the others all the same."""
@@ -254,6 +277,7 @@ class _Poller:
         self._prepare(results)
         with db.transaction(self._settings.database_url) as session:
             changes, owed = apply(session, self._rules, results)
+            self._rests = self._rests or _began_to_rest(session, changes)
         for change, looked in changes:
             _log_look(change, looked)
         if owed:
@@ -284,33 +308,46 @@ def claim(
     """
     row = _locked_account(session, account.name)
     clock = _Clock.read(session, now)
-    if row["paused_until"] is not None and row["paused_until"] > clock.now:
-        return fanout.Batch([], (row["paused_until"] - clock.now).total_seconds())
-    probe = row["pause_reason"] is not None
+    stored = Standing.of(row)
+    if stored.by_hand:
+        return _look_after(session, row, clock.now)
+    if stored.paused_until is not None and stored.paused_until > clock.now:
+        return fanout.Batch([], (stored.paused_until - clock.now).total_seconds())
+    probe = stored.rests
     if probe:
-        _tell_overdue(session, account.name, row["pause_reason"], clock.now)
-    values = _rate_now(row, account, clock.now)
-    distance = timedelta(seconds=(1 + SLACK) / values["requests_per_second"])
-    first = max(clock.now + timedelta(seconds=lead), row["next_slot_at"] or clock.now)
+        _tell_overdue(session, account.name, f"its account rests, {row['pause_reason']}", clock.now)
+    standing = stored.now(account.requests_per_second, clock.now)
+    distance = timedelta(seconds=(1 + SLACK) / standing.requests_per_second)
+    first = max(clock.now + timedelta(seconds=lead), standing.next_slot_at or clock.now)
     free = _slots_within(first - clock.now, distance, max(HORIZON, lead))
     wanted = min(1 if probe else limit, free)
-    ranked = free <= limit or wanted >= RANKED_LEAST
-    taken, price = _take(session, row, wanted, clock.now, plans or schedule.Plans(), ranked=ranked)
+    taken, price = _take(
+        session, row, wanted, clock.now, plans or schedule.Plans(),
+        ranked=free <= limit or wanted >= RANKED_LEAST, probe=probe,
+    )  # fmt: skip
     slots = [first + distance * place for place in range(len(taken) + 1)]
-    if wanted and not probe:
-        values["look_price"] = price
     if taken:
-        values["next_slot_at"] = slots[-1]
+        standing = replace(standing, next_slot_at=slots[-1])
     if taken and probe:  # one at a time; the next one if this one's worker dies
-        values["paused_until"] = clock.now + LEASE
-    _write_account(session, row, values)
+        standing = standing.probing(clock.now + LEASE)
+    looked_for = {"look_price": price} if wanted and not probe else {}
+    _write_account(session, row, standing.changed(stored) | looked_for)
     token = secrets.token_hex(16)
     _lease(session, [each["id"] for each in taken], clock.now, token)
     claimed = [
-        Claimed({**each, "lease_token": token}, clock.slot(at), probe)
+        Claimed({**each, "lease_token": token}, clock.slot(at), probe, standing.suspected)
         for each, at in zip(taken, slots, strict=False)
     ]
     return fanout.Batch(claimed, _again(claimed, wanted, slots[-1] - clock.now))
+
+
+def _look_after(session: Session, row: RowMapping, now: datetime) -> fanout.Batch[Claimed]:
+    """Tell the deadlines of an account that nobody polls; once a minute."""
+    until = row["next_slot_at"]
+    if until is None or until <= now:
+        _tell_overdue(session, row["name"], f"its account rests, {row['pause_reason']}", now)
+        _write_account(session, row, {"next_slot_at": now + UNATTENDED})
+    return fanout.Batch([], UNATTENDED.total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,32 +370,11 @@ class _Clock:
 
     def slot(self, at: datetime) -> Slot:
         wait = (at - self.now).total_seconds()
-        return Slot(self.after + wait, self.before + wait + LATE)
+        return Slot(self.after + wait, self.before + wait + LATE, at)
 
 
 def _locked_account(session: Session, name: str) -> RowMapping:
     return session.execute(ACCOUNT, {"name": name}).mappings().one()
-
-
-def _rate_now(row: RowMapping, account: Configured, now: datetime) -> dict[str, Any]:
-    """The account's rate as of now, since when it has been quiet, and what was refused.
-
-    The latter are None when there is nothing to recover.
-    """
-    configured = account.requests_per_second
-    full = {"requests_per_second": configured, "slowed_at": None, "refused_rate": None}
-    slowed_at = row["slowed_at"]
-    if slowed_at is None:
-        return full
-    quiet = (now - slowed_at).total_seconds()
-    cut = schedule.Recovery(row["requests_per_second"], quiet, row["refused_rate"])
-    found = schedule.recovered(cut, configured)
-    if found.rate >= configured:
-        return full
-    since = slowed_at if quiet < 0 else now - timedelta(seconds=found.quiet_seconds)
-    return {
-        "requests_per_second": found.rate, "slowed_at": since, "refused_rate": found.refused,
-    }  # fmt: skip
 
 
 def _slots_within(wait: timedelta, distance: timedelta, horizon: float) -> int:
@@ -367,12 +383,15 @@ def _slots_within(wait: timedelta, distance: timedelta, horizon: float) -> int:
     return int(ahead / distance) + 1 if ahead >= timedelta(0) else 0
 
 
-def _tell_overdue(session: Session, name: str, reason: str, now: datetime) -> None:
-    """Expire the due jobs of an account that rests: but for one at a time nobody looks at them."""
-    rows = session.execute(OVERDUE, {"name": name, "now": now}).mappings().all()
-    why = f"its account rests, {reason}"
-    jobs_now = [dict(row) for row in rows]
+def _tell_overdue(
+    session: Session, name: str, why: str, now: datetime, due_for: timedelta = timedelta(0)
+) -> None:
+    """Expire the jobs, due for so long, of an account that rests: but for one at a time nobody
+    polls them.
+    """
+    due = {"name": name, "now": now, "due_by": now - due_for}
     rules = lifecycle.Rules()
+    jobs_now = [dict(row) for row in session.execute(OVERDUE, due).mappings()]
     decided = [(job, lifecycle.overdue(ledger.job_of(job), now, why, rules)) for job in jobs_now]
     changes = [ledger.Change(job, decision) for job, decision in decided if decision]
     if changes:
@@ -388,6 +407,7 @@ def _take(
     plans: schedule.Plans,
     *,
     ranked: bool,
+    probe: bool,
 ) -> tuple[Sequence[RowMapping], float]:
     """Up to so many due jobs, locked; and the price of a look: 0 while there are slots enough.
 
@@ -396,6 +416,8 @@ def _take(
     if not count:
         return [], 0.0
     due = {"name": account["name"], "now": now}
+    if probe:
+        return session.execute(PROBE, {**due, "count": count}).mappings().all(), 0.0
     if not (ranked and account["look_price"]):
         rows = session.execute(DUE, {**due, "count": count + 1}).mappings().all()
         if len(rows) <= count:
@@ -458,15 +480,18 @@ def apply(
     ours = [looked for looked in results if looked.claimed.row["id"] in held]
     _release(session, [looked.claimed for looked in ours if looked.look is None], at)
     answered = [(looked, looked.look.answer) for looked in ours if looked.look is not None]
+    account = _account_in_question(session, ours)
+    worked_at = None if account is None else account["worked_at"]
     asked_for = [(looked.claimed.row, answer) for looked, answer in answered]
     answers = mixups.sorted_out(session, asked_for, rules.plans.kinds.keys())
     same = ledger.repeats(session, asked_for)
     changes = [
-        (_decided(looked.claimed.row, answer, rules, at, same), looked)
+        (_decided(looked.claimed.row, answer, rules, at, same, worked_at), looked)
         for (looked, _), answer in zip(answered, answers, strict=True)
     ]
     changes = _completed(session, changes)
-    _apply_to_accounts(session, changes, at)
+    if account is not None:
+        _apply_to_account(session, account, changes, at)
     written = [change for change, _ in changes]
     return changes, ledger.write(session, written, at, rules.plans.curve)
 
@@ -477,9 +502,12 @@ def _decided(
     rules: lifecycle.Rules,
     now: datetime,
     same: Mapping[int, tuple[int, datetime]],
+    worked_at: datetime | None,
 ) -> ledger.Change:
     count, since = same.get(row["id"], (0, None))
-    job = replace(ledger.job_of(row), same_count=count, same_since=since)
+    job = replace(
+        ledger.job_of(row), same_count=count, same_since=since, account_worked_at=worked_at
+    )
     jitter = random()  # noqa: S311 - spreads looks, guards nothing
     decision = lifecycle.decide(job, answer, now, rules, jitter)
     if isinstance(answer, Report) and decision.errors_in_row:  # it was not believed
@@ -507,87 +535,96 @@ def _release(session: Session, missed: Sequence[Claimed], now: datetime) -> None
         return
     freed = jobs.c.id.in_([claimed.row["id"] for claimed in missed])
     session.execute(update(jobs).where(freed).values(next_poll_at=now, lease_token=None))
-    for claimed in missed:
-        if claimed.probe:  # another probe may go at once
-            rests = _rests(claimed.row["account"])
-            session.execute(update(accounts).where(rests).values(paused_until=now))
+    if any(claimed.probe for claimed in missed):  # another probe may go at once
+        account = _locked_account(session, missed[0].row["account"])
+        standing = Standing.of(account)
+        _write_account(session, account, standing.unsent(now).changed(standing))
     log.info("slots_missed", account=missed[0].row["account"], count=len(missed))
 
 
-def _rests(name: str) -> ColumnElement[bool]:
-    return and_(accounts.c.name == name, accounts.c.pause_reason.is_not(None))
+def _account_in_question(session: Session, looks: Sequence[Looked]) -> RowMapping | None:
+    """The row of the account that these polls were made with, locked, if they say anything of it.
 
-
-def _apply_to_accounts(
-    session: Session, changes: Sequence[tuple[ledger.Change, Looked]], now: datetime
-) -> None:
-    for change, looked in changes:
-        probe = looked.claimed.probe
-        if probe or change.decision.account in (Effect.SLOW, Effect.PAUSE):
-            _affect(session, change, now, probe=probe)
-
-
-def _affect(session: Session, change: ledger.Change, now: datetime, *, probe: bool) -> None:
-    row = _locked_account(session, change.row["account"])
-    _write_account(session, row, _standing(row, change, now, probe=probe))
-
-
-def _standing(
-    row: RowMapping, change: ledger.Change, now: datetime, *, probe: bool
-) -> dict[str, Any]:
-    """What the answer changes about the account it was asked with."""
-    effect, trouble = change.decision.account, change.decision.trouble
-    if trouble is not None and trouble.kind in lifecycle.ACCOUNT_PAUSES:
-        return _paused(row, f"{trouble.kind.value}: {trouble.message}", now, probe=probe)
-    slowed = _slowed(row, trouble, now) if trouble is not None and effect is Effect.SLOW else {}
-    if not probe or row["pause_reason"] is None:  # another probe may have resumed it meanwhile
-        return slowed
-    if effect is Effect.NO_NEWS:  # ask again soon
-        return {"paused_until": now + timedelta(seconds=schedule.PAUSE_FIRST)}
-    log.warning("account_resumed", account=row["name"])
-    return slowed | {"paused_until": None, "pause_reason": None, "pauses_in_row": 0}
-
-
-def _slowed(row: RowMapping, trouble: Trouble, now: datetime) -> dict[str, Any]:
-    """Cut the rate once for a burst of 429s, and hold the account for as long as was asked.
-
-    What was under way when the hold began belongs to the burst, and quiet begins when it is over.
+    Most say no more than that it works, as all know, and cost nothing here.
     """
-    hold = trouble.retry_after if trouble.retry_after is not None else schedule.HOLD_SECONDS
-    held_until = now + timedelta(seconds=hold)
-    values = {"next_slot_at": max(row["next_slot_at"] or now, held_until)}
-    if row["slowed_at"] is None or now > row["slowed_at"]:
-        refused = row["requests_per_second"]
-        rate = schedule.slower(refused)
-        values |= {
-            "requests_per_second": rate, "slowed_at": held_until, "refused_rate": refused,
-        }  # fmt: skip
-        log.warning(
-            "account_slowed", account=row["name"], requests_per_second=rate, hold_seconds=hold
+    asked = [looked for looked in looks if looked.look is not None]
+    if not any(map(_bears_on_account, asked)):
+        return None
+    return _locked_account(session, asked[0].claimed.row["account"])  # a batch is one account's
+
+
+def _bears_on_account(looked: Looked) -> bool:
+    claimed, answer = looked.claimed, looked.look and looked.look.answer
+    refused = isinstance(answer, Trouble) and answer.kind in ACCOUNT_PAUSES | ACCOUNT_SLOWS
+    return refused or claimed.probe or claimed.suspected
+
+
+def _apply_to_account(
+    session: Session,
+    row: RowMapping,
+    changes: Sequence[tuple[ledger.Change, Looked]],
+    now: datetime,
+) -> None:
+    """Write down what the answers, in the order of their polls, make of the account's standing."""
+    before = standing = Standing.of(row)
+    for change, looked in sorted(changes, key=_sent_at):
+        decision = change.decision
+        asked = Asked(
+            change.row["id"], decision.account, decision.trouble, probe=looked.claimed.probe
         )
-    return values
+        # One that was under way when something was refused does not show that it works since.
+        told = standing.after(asked, now)
+        _log_standing(row["name"], standing, told)
+        standing = told
+    _write_account(session, row, standing.changed(before))
 
 
-def _paused(row: RowMapping, reason: str, now: datetime, *, probe: bool) -> dict[str, Any]:
-    """Rest the account; looks that were under way when it was refused count once."""
-    if row["pause_reason"] is not None and not probe:
-        return {}
-    pauses = row["pauses_in_row"] + 1
-    until = now + timedelta(seconds=schedule.pause_seconds(pauses))
-    log.warning("account_paused", account=row["name"], reason=reason, until=until.isoformat())
-    return {"paused_until": until, "pause_reason": reason, "pauses_in_row": pauses}
+def _sent_at(each: tuple[ledger.Change, Looked]) -> float:
+    return each[1].claimed.slot.opens
 
 
-def _pause_keyless(settings: Settings, name: str, account: Configured | None) -> None:
-    reason = "not configured: REELWATCH_ACCOUNTS_FILE does not name it"
+def _log_standing(name: str, before: Standing, after: Standing) -> None:
+    if after.slowed_at != before.slowed_at and after.slowed_at is not None:
+        rate, until = after.requests_per_second, after.slowed_at.isoformat()
+        log.warning("account_slowed", account=name, requests_per_second=rate, until=until)
+    if after.rests and after.paused_until is not None and after.pause_reason != before.pause_reason:
+        until = after.paused_until.isoformat()
+        log.warning("account_paused", account=name, reason=after.pause_reason, until=until)
+    if before.rests and not after.rests:
+        log.warning("account_resumed", account=name)
+
+
+def _began_to_rest(session: Session, changes: Sequence[tuple[ledger.Change, Looked]]) -> bool:
+    """Does the account rest since these answers? What is not sent yet had better not be."""
+    effects = {change.decision.account for change, _ in changes}
+    if not effects & {Effect.PAUSE, Effect.SLOW}:
+        return False
+    name = changes[0][0].row["account"]
+    return session.execute(RESTS, {"name": name}).scalar_one_or_none() is not None
+
+
+# ---------------------------------------------------------- accounts of others
+
+
+def _leave(settings: Settings, name: str, account: Configured | None) -> None:
+    """Leave an account whose key this worker has not got to those that have it.
+
+    Where none polls it, the deadlines of its jobs are told all the same.
+    """
+    missing = "REELWATCH_ACCOUNTS_FILE does not name it"
     if account is not None:
-        reason = f"no API key: set {account.api_key_env}"
+        missing = f"no API key: set {account.api_key_env}"
     with db.transaction(settings.database_url) as session:
-        until = db.now(session) + timedelta(seconds=schedule.PAUSE_FIRST)
-        values = {"paused_until": until, "pause_reason": reason}
-        session.execute(update(accounts).where(accounts.c.name == name).values(values))
-        _tell_overdue(session, name, reason, db.now(session))
-    log.warning("account_paused", account=name, reason=reason, until=until.isoformat())
+        row, now = _locked_account(session, name), db.now(session)
+        if row["next_slot_at"] is None or row["next_slot_at"] < now - UNATTENDED:
+            why = f"no worker polls its account ({missing})"
+            _tell_overdue(session, name, why, now, due_for=UNATTENDED)
+    if _left.get(name, -math.inf) < time.monotonic() - UNATTENDED.total_seconds():
+        _left[name] = time.monotonic()
+        log.warning("account_left_to_others", account=name, reason=missing)
+
+
+_left: dict[str, float] = {}  # when that was said last, by this process's monotonic clock
 
 
 # --------------------------------------------------------------------- log

@@ -15,7 +15,7 @@ from reelwatch.status import State
 
 COLUMNS = (
     "id", "model", "state", "upstream_status", "progress", "progress_at", "tracked_at",
-    "upstream_created_at", "last_polled_at", "deadline_at", "resultless_since",
+    "upstream_created_at", "last_polled_at", "next_poll_at", "deadline_at", "resultless_since",
 )  # fmt: skip
 
 
@@ -37,10 +37,13 @@ def _worth(ranked: tuple[float, int]) -> float:
 def gain(row: Mapping[str, Any], plans: Plans, now: datetime) -> float:
     """What a look at this job is worth now, in seconds of delay, as `Plans.gain` has it.
 
-    Infinite for a job whose deadline has passed: that is to be told, and no plan knows of it.
+    Infinite for a job whose deadline has passed: that is to be told, and no plan knows of it. But
+    only once. That poll may be lost, and the next ones as well: then what counts is how long it is
+    due.
     """
     if row["deadline_at"] <= now and row["state"] != State.EXPIRED:
-        return math.inf
+        late = (now - row["next_poll_at"]).total_seconds()
+        return math.inf if row["next_poll_at"] <= row["deadline_at"] else late
     said, since = last_said(row, now)
     if row["resultless_since"] is not None:  # it has ended: every second counts
         return since

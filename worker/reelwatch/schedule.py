@@ -35,7 +35,7 @@ BELOW_REFUSED = 0.82
 FORGET_SECONDS = 600.0  # until more is tried all the same
 HOLD_SECONDS = 2.0  # a 429 without Retry-After holds the account for so long
 
-PAUSE_FIRST = 30.0
+PAUSE_FIRST = 5.0
 PAUSE_MAX = 600.0
 
 RETRY_JITTER = 0.2  # ± share of the delays between delivery attempts, as the contract says

@@ -66,6 +66,7 @@ class Job:
     not_found_since: datetime | None = None
     resultless_count: int = 0
     resultless_since: datetime | None = None
+    account_worked_at: datetime | None = None  # a poll of the account worked, after a suspicion
 
     @property
     def final(self) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-from reelwatch.cleaning import Json, dict_or_empty, excerpt, retry_after
+from reelwatch.cleaning import Json, asked_to_wait, dict_or_empty, excerpt
 
 CODE_LIMIT = 100  # characters of an error code that are compared
 PAGE_EXCERPT = 300  # characters of a page that is no JSON
@@ -36,6 +36,10 @@ RATE_TEXT = re.compile(r"too many requests|rate limit|请求过于频繁|请求�
 # Of our key only if the relay itself says so: a channel behind it has tokens too, and so has JSON.
 INVALID_TOKEN = re.compile(r"无效的令牌|invalid token|该令牌", re.IGNORECASE)
 OWN_ERROR_TYPE = "new_api_error"
+# With the model's name: without one the relay has not found out which it is, and refuses all jobs.
+MODEL_ACCESS = re.compile(
+    r"no access to (?:the )?model[ :]+[`'\"]?\w|无权访问(?:该)?模型\s*\w", re.IGNORECASE
+)
 # All ways to say that an id is unknown: a model or a page that is not found is another matter.
 UNKNOWN_ID = re.compile(
     r"\btask[ _](?:id[ _])?(?:(?:is|was|does|do)[ _])?not[ _](?:exist|found)"
@@ -100,6 +104,7 @@ class Trouble:
     retry_after: float | None = None  # seconds
     body: Json = None
     about_the_job: bool = False  # its text is: repeated often enough, it is the job's end
+    of_its_model: bool = False  # refused for that alone: other models' jobs are not
 
 
 def without_json(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> Trouble:
@@ -107,7 +112,7 @@ def without_json(status: int, headers: Mapping[str, str], body: bytes, now: date
     text = body.decode("utf-8", "replace").strip()
     kind = _kind_without_json(status, text)
     message = excerpt(text)[:PAGE_EXCERPT] if text else f"empty answer with status {status}"
-    return _trouble(kind, message, status, retry_after(headers.get("Retry-After"), now))
+    return _trouble(kind, message, status, asked_to_wait(headers, now))
 
 
 def with_error_status(
@@ -116,8 +121,10 @@ def with_error_status(
     """The trouble of an answer with an HTTP status that is no success, and JSON."""
     document = document if isinstance(document, dict) else {"message": document}
     message = error_message(document) or text_of(document.get("detail")) or f"HTTP status {status}"
-    kind = _error_kind(status, document, message)
-    return _trouble(kind, message, status, retry_after(headers.get("Retry-After"), now), document)
+    of_its_model = status in (401, 403) and MODEL_ACCESS.search(message) is not None
+    kind = ErrorKind.FORBIDDEN if of_its_model else _error_kind(status, document, message)
+    trouble = _trouble(kind, message, status, asked_to_wait(headers, now), document)
+    return replace(trouble, of_its_model=of_its_model)
 
 
 def with_good_status(status: int, document: dict[str, Json], silent: str) -> Trouble:
