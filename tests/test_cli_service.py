@@ -308,7 +308,7 @@ def test_the_age_of_the_last_tick_tells_whether_anything_runs(
         ("403", "wrong", "accepts the key, and its quota is used up"),
         ("429", "warning", "asks to slow down"),
         ("500", "wrong", "gives no usable answer: server_error"),
-        ("html", "wrong", "gives no usable answer: "),
+        ("html", "wrong", "does not look like the relay: it answers 200 with a page"),
     ],
 )
 def test_what_upstream_says_of_the_key_is_told(

@@ -116,6 +116,7 @@ GROUPS = {
         "reasons",
         "answers",
         "troubles",
+        "recognition",
         "curves",
         "simulation",
         "schedule",

@@ -18,6 +18,7 @@ from reelwatch import (
     history,
     intake,
     libpq,
+    recognition,
     settings,
     trust,
     upstream,
@@ -44,6 +45,7 @@ REFUSED = {
     ErrorKind.FORBIDDEN: "denies the key access",
     ErrorKind.QUOTA: "accepts the key, and its quota is used up",
 }
+BASE_URL = f"is the base URL right? It is what stands before {upstream.ROUTE}"
 BUSY = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.SATURATED})
 
 
@@ -251,15 +253,23 @@ def _account(
 def _asked(name: str, account: Account) -> Check:
     look = upstream.look(account, NO_SUCH_ID, datetime.now(UTC))
     answer, host = look.answer, account.base_url
-    if isinstance(answer, Report) or answer.kind is ErrorKind.NOT_FOUND:
+    doubt = recognition.doubt(answer)
+    if isinstance(answer, Report):
+        return Check(name, WARNING, f"{host}: {doubt}: {BASE_URL}")
+    if answer.kind is ErrorKind.NOT_FOUND:
         return Check(name, OK, f"{host} accepts the key, answered in {look.duration_ms} ms")
     said = answer.message
     if answer.kind in REFUSED:
         refusal = REFUSED[answer.kind].format(env=account.api_key_env)
-        return Check(name, WRONG, f"{host} {refusal} ({said})")
+        but = f"; but {doubt}: {BASE_URL}" if doubt else ""
+        return Check(name, WRONG, f"{host} {refusal} ({said}){but}")
     if answer.kind in BUSY:
         return Check(name, WARNING, f"{host} asks to slow down ({said})")
-    return Check(name, WRONG, f"{host} gives no usable answer: {answer.kind.value}: {said}")
+    if doubt:
+        message = f"{host} does not look like the relay: {doubt}: {said}; {BASE_URL}"
+        return Check(name, WRONG, message)
+    hint = f"; {BASE_URL}" if recognition.wrong_place(answer) else ""
+    return Check(name, WRONG, f"{host} gives no usable answer: {answer.kind.value}: {said}{hint}")
 
 
 def _strangers(
