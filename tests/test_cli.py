@@ -44,7 +44,7 @@ def told(commands: pytest.MonkeyPatch, database_url: str) -> dict[str, Any]:
 
 
 def test_the_contracts_commands_are_all_there() -> None:
-    jobs = "track show list watch cancel recheck"
+    jobs = "track show list watch update cancel recheck"
     others = "up demo deliveries redeliver accounts doctor sandbox listen secret migrate prune"
     others += " test-event"
     added = "simulate"
@@ -196,7 +196,10 @@ def test_tracking_says_what_is_new_and_what_was_there(commands: pytest.MonkeyPat
     assert done("track", "grok:a", "grok:b", "grok:a") == "tracking grok:a\ntracking grok:b\n"
     done("cancel", "grok:b")
     again = done("track", "grok:b", "grok:c")
-    assert again == "already tracked grok:b: cancelled\ntracking grok:c\n"
+    assert again == (
+        "already tracked grok:b: cancelled; `reelwatch recheck grok:b` takes it up again\n"
+        "tracking grok:c\n"
+    )
 
 
 def test_tracking_prints_jobs_as_json(commands: pytest.MonkeyPatch) -> None:
@@ -224,7 +227,7 @@ def test_tracking_prints_jobs_as_json(commands: pytest.MonkeyPatch) -> None:
     assert new["events"] == ["completed", "status_changed"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", new["tracked_at"])
     listed = json.loads(done("list", "--json"))
-    assert set(new) - set(listed[0]) == {"created"}
+    assert set(new) - set(listed[0]) == {"created", "differs"}
 
 
 def test_a_file_of_ids_is_tracked_whole(commands: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -523,14 +526,14 @@ def test_an_owed_event_says_when_it_is_tried(
 
 
 def test_events_are_sent_again_by_id_by_state_or_by_time(told: dict[str, Any]) -> None:
-    assert done("redeliver", "--dead") == f"1 event will be sent again\n  {told['dead']}\n"
-    assert done("redeliver", "--dead") == "0 events will be sent again\n"
+    assert done("redeliver", "--dead", "--yes") == f"1 event will be sent again\n  {told['dead']}\n"
+    assert done("redeliver", "--dead", "--yes") == "0 events will be sent again\n"
     assert json.loads(done("redeliver", told["event"], "--json")) == {
         "count": 1,
         "ids": [told["event"]],
     }
-    assert done("redeliver", "--since", "7d").startswith("2 events will be sent again\n")
-    until = done("redeliver", "--since", "7d", "--until", "1d")
+    assert done("redeliver", "--since", "7d", "--yes").startswith("2 events will be sent again\n")
+    until = done("redeliver", "--since", "7d", "--until", "1d", "--yes")
     assert until == f"1 event will be sent again\n  {told['dead']}\n"
     states = {row["state"] for row in json.loads(done("deliveries", "--json"))}
     assert states == {"pending"}
@@ -545,22 +548,24 @@ def test_many_events_are_counted_not_listed(
         for number in range(1, 22):
             step = seeding.add_transition(session, job, sequence=number)
             seeding.add_delivery(session, job, step, "dead")
-    assert done("redeliver", "--dead") == "21 events will be sent again\n"
+    assert done("redeliver", "--dead", "--yes") == "21 events will be sent again\n"
 
 
 @pytest.mark.parametrize(
     "args",
     [
         (),
+        ("--yes",),
         ("evt_1", "--dead"),
-        ("--dead", "--since", "1h"),
         ("evt_1", "--since", "1h"),
-        ("--until", "1h"),
-        ("--dead", "--until", "1h"),
         ("evt_1", "--until", "1h"),
+        ("evt_1", "--account", "default"),
+        ("--dead", "--state", "pending"),
     ],
 )
-def test_events_are_chosen_in_exactly_one_way(args: tuple[str, ...], told: dict[str, Any]) -> None:
+def test_events_are_chosen_by_id_or_by_what_they_are(
+    args: tuple[str, ...], told: dict[str, Any]
+) -> None:
     assert "Usage: reelwatch redeliver" in failed(2, "redeliver", *args)
     assert json.loads(done("deliveries", "--state", "pending", "--json")) == []
 

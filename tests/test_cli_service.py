@@ -678,20 +678,6 @@ def test_migrating_says_from_where_to_where(
         assert done("track", "grok:a") == "tracking grok:a\n"
 
 
-def test_pruning_says_how_many_went(commands: pytest.MonkeyPatch, database_url: str) -> None:
-    with db.transaction(database_url) as session:
-        seeding.add_account(session)
-        for days in (89, 91, 92):
-            seeding.add_job(session, "completed", tracked_at=seeding.at(days=days))
-    assert re.fullmatch(
-        r"deleted 2 jobs that ended before \S+ \S+Z\n", done("prune", "--older-than", "90d")
-    )
-    assert json.loads(done("prune", "--older-than", "1d", "--json"))["deleted"] == 1
-    assert run("prune").exit_code == 2
-    assert "accepted: 500ms" in run("prune", "--older-than", "old").stderr
-    assert run("prune", "--older-than", "9" * 30).exit_code == 2
-
-
 def test_the_demo_is_shown_on_a_console_and_its_code_passed_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

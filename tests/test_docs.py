@@ -17,7 +17,7 @@ from sqlalchemy import String, create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from standardwebhooks import Webhook
 
-from reelwatch import db
+from reelwatch import db, tracking
 from reelwatch.curves import Eta
 from reelwatch.delivery import signed_headers
 from reelwatch.embedded import new_secret
@@ -140,7 +140,7 @@ class Order(Base):
 
 def producer_blocks() -> list[str]:
     found = blocks("docs/producers.md", "python")
-    assert len(found) == 5
+    assert len(found) == 7
     return found
 
 
@@ -179,7 +179,7 @@ def test_tracking_in_ones_own_transaction(database_url: str) -> None:
 def test_asking_how_long_a_job_still_takes(
     database_url: str, slow: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The fifth says nothing of a new kind of job, and what there is to say of a known one."""
+    """The last says nothing of a new kind of job, and what there is to say of a known one."""
     configure(database_url)
     with db.transaction(database_url) as session:
         seeding.add_account(session)
@@ -187,14 +187,34 @@ def test_asking_how_long_a_job_still_takes(
             session, video_id="veo3.1-fast:1770350082-trii1OXZc3", model="veo3.1-fast",
             tracked_at=seeding.at(days=slow), last_polled_at=seeding.at(),
         )  # fmt: skip
-    exec(producer_blocks()[4], {})
+    exec(producer_blocks()[-1], {})
     assert capsys.readouterr().out == ""
     with db.transaction(database_url) as session:
         know(session, steady(9_000.0), "veo3.1-fast")
-    exec(producer_blocks()[4], {})
+    exec(producer_blocks()[-1], {})
     said = capsys.readouterr().out
     assert re.match(r"about (89\d\d|9000) s, hardly more than 29[89]\d\d s\n", said)
     assert said.endswith("slower than 95 % of its kind\n") is slow
+
+
+def test_changing_what_was_ordered(database_url: str) -> None:
+    """The fifth gives a job that was there the deadline that the second call says."""
+    configure(database_url)
+    tracking.track("veo3.1-fast:1770350082-trii1OXZc3", deadline="45m")
+    space: dict[str, Any] = {}
+    exec(producer_blocks()[4], space)
+    assert space["job"].deadline_seconds == 7_200
+
+
+def test_stopping_many(database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The sixth finds jobs by what was handed in with them, counts them and stops them."""
+    configure(database_url)
+    for number in range(3):
+        order = {"order": 42 if number else 43}
+        tracking.track(f"veo3.1-fast:{number}", metadata=order)
+    exec(producer_blocks()[5], {"database_url": database_url})
+    said = capsys.readouterr().out.splitlines()
+    assert (said[0], said[1][:2], said[2]) == ("2 None", "2 ", "2")
 
 
 def test_the_documented_bodies_have_the_keys_of_real_ones() -> None:

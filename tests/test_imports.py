@@ -32,6 +32,8 @@ GROUPS = {
         "cli_errors",
         "cli_events",
         "cli_jobs",
+        "cli_change",
+        "cli_many",
         "cli_listen",
         "cli_test_event",
         "cli_options",
@@ -46,6 +48,7 @@ GROUPS = {
     # Plain functions that own their transactions.
     "use cases": {
         "tracking",
+        "updating",
         "polling",
         "delivery",
         "redelivery",
@@ -73,6 +76,9 @@ GROUPS = {
         "alembic_filter",
         "ledger",
         "jobrows",
+        "filters",
+        "pages",
+        "surveys",
         "orders",
         "mixups",
         "heartbeat",
@@ -254,5 +260,6 @@ def test_the_package_offers_what_producers_need() -> None:
 
     assert set(reelwatch.__all__) == {
         "cancel", "eta", "pause_account", "recheck", "resume_account", "track", "track_many",
+        "update",
     }  # fmt: skip
     assert all(callable(getattr(reelwatch, name)) for name in reelwatch.__all__)

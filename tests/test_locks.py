@@ -94,7 +94,7 @@ def test_attempts_are_written_though_one_of_their_events_is_being_ordered_again(
     outcome = delivery.Outcome(now, 5, http_status=200)
     attempted = [delivery.Attempted(row, outcome) for row in rows]
     with open_transaction(pg) as operator:
-        redelivery.redeliver(operator, now, ids=owed[:1])
+        redelivery.redeliver(operator, now, owed[:1])
         courier = delivery._Courier(settings.current(), lambda *_: None)
         courier.claim(0)
         courier.record(attempted)

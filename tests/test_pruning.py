@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, func, select, text, update
+from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
 from reelwatch import db, pruning
@@ -131,7 +132,7 @@ def test_an_event_ordered_again_just_now_keeps_its_job(
         session: Session, job_ids: Sequence[int], before: datetime
     ) -> Sequence[int]:
         with db.transaction(postgresql_url) as other:
-            redeliver(other, db.now(other), ids=[order.pop()])
+            redeliver(other, db.now(other), [order.pop()])
         return really_locked(session, job_ids, before)
 
     monkeypatch.setattr(pruning, "_locked", ordered_then_locked)
@@ -158,7 +159,7 @@ def test_an_event_that_somebody_is_ordering_again_is_not_waited_for(postgresql_u
     delivery = whole_job(postgresql_url, "held", days=91)
     whole_job(postgresql_url, "free", days=91)
     with db.transaction(postgresql_url) as session:
-        redeliver(session, db.now(session), ids=[delivery["id"]])
+        redeliver(session, db.now(session), [delivery["id"]])
         assert pruning.prune(postgresql_url, seeding.at(days=90)) == 1
     assert left(postgresql_url) == {"held"}
 
@@ -168,8 +169,8 @@ def test_a_job_reopened_just_now_stays(url: str, monkeypatch: pytest.MonkeyPatch
     whole_job(url, "old", days=91)
     really_chosen = pruning._chunks
 
-    def chosen_then_reopened(url: str, before: datetime) -> Iterator[Sequence[int]]:
-        for chunk in really_chosen(url, before):
+    def chosen_then_reopened(url: str, *asked: Any) -> Iterator[Sequence[RowMapping]]:
+        for chunk in really_chosen(url, *asked):
             with db.transaction(url) as session:
                 session.execute(update(Job).values(finished_at=None, **OPEN))
             yield chunk

@@ -10,7 +10,19 @@ import pytest
 from sqlalchemy import Connection, event, insert, text
 from sqlalchemy.orm import Session
 
-from reelwatch import db, history, intake, learning, polling, pruning, redelivery, tracking
+from reelwatch import (
+    db,
+    history,
+    intake,
+    learning,
+    pages,
+    polling,
+    pruning,
+    redelivery,
+    surveys,
+    tracking,
+)
+from reelwatch.filters import EventFilter, JobFilter
 from reelwatch.models import Attempt, Base, Delivery, Job, PollError, Transition
 from tests import seeding
 
@@ -111,6 +123,26 @@ READS: dict[str, Callable[[Session], object]] = {
     "list of an account, failed": lambda s: history.list_jobs(s, account="rare", state="failed"),
     "list ids": lambda s: history.list_jobs(s, ids=["grok:5", "grok:6"]),
     "list since": lambda s: history.list_jobs(s, since=LATELY),
+    "list until": lambda s: history.list_jobs(s, until=LATELY),
+    "list of a model": lambda s: history.list_jobs(s, model="grok"),
+    "list of a model that is rare": lambda s: history.list_jobs(s, model="sora"),
+    "list by prefix": lambda s: history.list_jobs(s, prefix="grok:59"),
+    "list by prefix of an account": lambda s: history.list_jobs(s, prefix="grok:6", account="rare"),
+    "list by metadata": lambda s: history.list_jobs(s, metadata={"order": "42"}),
+    "list failed by metadata": lambda s: history.list_jobs(
+        s, metadata={"order": 42}, state="failed"
+    ),
+    "what to cancel": lambda s: surveys.to_cancel(url_of(s), JobFilter(prefix="grok:")),
+    "what to recheck": lambda s: surveys.to_recheck(url_of(s), JobFilter(account="rare")),
+    "what to recheck of the failed": lambda s: surveys.to_recheck(
+        url_of(s), JobFilter(state="failed", since=LATELY)
+    ),
+    "what to redeliver": lambda s: surveys.to_redeliver(url_of(s), EventFilter(state="dead")),
+    "what to redeliver since": lambda s: surveys.to_redeliver(url_of(s), EventFilter(since=LATELY)),
+    "what to redeliver to an endpoint": lambda s: surveys.to_redeliver(
+        url_of(s), EventFilter(endpoint="h", account="rare")
+    ),
+    "deliveries to an endpoint": lambda s: history.list_deliveries(s, endpoint="https://h/x"),
     "watch": lambda s: history.live_jobs(s, limit=50),
     "watch an account": lambda s: history.live_jobs(s, account="rare", limit=50),
     "watch ids": lambda s: history.live_jobs(s, ids=["grok:5", "grok:6"]),
@@ -126,14 +158,12 @@ READS: dict[str, Callable[[Session], object]] = {
     "deliveries of an id": lambda s: history.list_deliveries(s, video_id="grok:77"),
     "accounts": history.list_accounts,
     "doctor": lambda s: history.summary(s, db.now(s)),
-    "redeliver dead": lambda s: redelivery.redeliver(s, db.now(s), dead=True),
-    "redeliver since": lambda s: redelivery.redeliver(s, db.now(s), since=LATELY),
-    "redeliver ids": lambda s: redelivery.redeliver(s, db.now(s), ids=["evt_00000005"]),
+    "redeliver ids": lambda s: redelivery.redeliver(s, db.now(s), ["evt_00000005"]),
     "prune what ended": lambda s: s.execute(
-        pruning._old(Job.finished_at, LONG_AGO + timedelta(minutes=60), None)
+        pruning._old(Job.finished_at, LONG_AGO + timedelta(minutes=60), None).limit(500)
     ).all(),
     "prune what was given up": lambda s: s.execute(
-        pruning._old(Job.abandoned_at, LATELY, None)
+        pruning._old(Job.abandoned_at, LATELY, None).limit(500)
     ).all(),
     "learn of what": lambda s: learning._changed(s, LATELY),
     "tick": lambda s: s.execute(polling.due_accounts(db.now(s))).all(),
@@ -170,6 +200,7 @@ def test_a_read_costs_what_it_shows(
 
     configured(full_url, monkeypatch)
     monkeypatch.setattr(history, "COUNT_MOST", 100)
+    monkeypatch.setattr(pages, "SCANNED_MOST", 200)
     statements: list[tuple[str, Any]] = []
 
     def note(_c: object, _cursor: object, statement: str, given: Any, *_: object) -> None:
@@ -217,6 +248,11 @@ def plan(connection: Connection, statement: str, given: Any) -> Iterator[str]:
         )
         if node["Node Type"] == "Seq Scan" or visited > VISITED_MOST:
             yield f"{node['Node Type']} of {node['Relation Name']}: {visited:g} rows"
+
+
+def url_of(session: Session) -> str:
+    url: str = session.connection().engine.url.render_as_string(hide_password=False)
+    return url
 
 
 def nodes(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -1,6 +1,6 @@
 """Reelwatch: tracks asynchronous video jobs until their fate is known.
 
-    from reelwatch import track, track_many, cancel, recheck, eta
+    from reelwatch import track, track_many, update, cancel, recheck, eta
     from reelwatch import pause_account, resume_account
 
 The names are loaded when first asked for: the command line must not wait for the database's
@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from reelwatch.history import eta
     from reelwatch.pausing import pause_account, resume_account
     from reelwatch.tracking import cancel, recheck, track, track_many
+    from reelwatch.updating import update
 
 __all__ = [
-    "cancel", "eta", "pause_account", "recheck", "resume_account", "track", "track_many",
+    "cancel", "eta", "pause_account", "recheck", "resume_account", "track", "track_many", "update",
 ]  # fmt: skip
 HOMES = {
     "eta": "reelwatch.history",
     "pause_account": "reelwatch.pausing",
     "resume_account": "reelwatch.pausing",
+    "update": "reelwatch.updating",
 }
 
 

@@ -36,8 +36,9 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "show": Entry("cli_jobs:show", "Tell one job's whole story."),
         "list": Entry("cli_jobs:list_", "List jobs, the newest first."),
         "watch": Entry("cli_watch:watch", "Watch jobs move, live."),
-        "cancel": Entry("cli_jobs:cancel", "Stop tracking videos."),
-        "recheck": Entry("cli_jobs:recheck", "Poll now; reopen expired, cancelled, unknown ones."),
+        "update": Entry("cli_change:update", "Change whom to tell, of what, until when."),
+        "cancel": Entry("cli_change:cancel", "Stop tracking videos."),
+        "recheck": Entry("cli_change:recheck", "Poll now; reopen expired, cancelled, lost ones."),
     },
     "Webhooks and callbacks": {
         "deliveries": Entry("cli_events:deliveries", "List events: told, owed and given up."),
@@ -50,7 +51,7 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "accounts": Entry("cli_service:accounts", "Show each upstream account's standing."),
         "simulate": Entry("cli_simulate:simulate", "What other settings would have done."),
         "migrate": Entry("cli_service:migrate", "Bring the database to the newest revision."),
-        "prune": Entry("cli_service:prune", "Delete old jobs that have ended."),
+        "prune": Entry("cli_change:prune", "Delete old jobs that have ended."),
         "sandbox": Entry("cli_service:sandbox_", "Run a local stand-in of the upstream."),
     },
 }

@@ -1,28 +1,26 @@
 """Commands about telling producers: what was told, and sending again."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from itertools import chain
+from typing import Any
 
 import click
 
+from reelwatch import cli_many, cli_render, db, history, redelivery, surveys
 from reelwatch import cli_options as options
-from reelwatch import cli_render, db, history, redelivery
 from reelwatch.cli_errors import Failure
 from reelwatch.errors import Refused
+from reelwatch.filters import EventFilter
 
 TOLD_ONE_BY_ONE = 20  # more event ids than this are counted, not listed
 
 
 @click.command()
 @click.argument("video_id", metavar="[ID]", required=False)
-@click.option("--state", type=click.Choice(["pending", "delivered", "dead"]),
-              help="Only in this state.")  # fmt: skip
-@options.any_account
+@options.events_filter
 @options.limit
 @options.as_json
-def deliveries(
-    video_id: str | None, state: str | None, account: str | None, limit: int, as_json: bool
-) -> None:
+def deliveries(video_id: str | None, limit: int, as_json: bool, **asked: Any) -> None:
     """List events and whether their receiver has them, the newest first.
 
     \b
@@ -31,9 +29,7 @@ def deliveries(
     """
     with db.reading(options.database()) as session:
         now = db.now(session)
-        rows = history.list_deliveries(
-            session, video_id=video_id, account=account, state=state, limit=limit
-        )
+        rows = history.list_deliveries(session, video_id=video_id, limit=limit, **asked)
     if as_json:
         cli_render.print_json(rows)
     elif rows:
@@ -44,40 +40,48 @@ def deliveries(
 
 @click.command()
 @click.argument("event_ids", metavar="[EVENT…]", nargs=-1)
-@click.option("--dead", is_flag=True, help="All that were given up.")
-@click.option(
-    "--since", type=options.Moment(), metavar="T", help="All made since then, told or not."
-)
-@click.option("--until", type=options.Moment(), metavar="T", help="… and before then.")
+@click.option("--dead", is_flag=True, help="Those that were given up: --state dead.")
+@options.events_filter
+@cli_many.consent
 @options.as_json
 def redeliver(
-    event_ids: Sequence[str],
-    dead: bool,
-    since: datetime | None,
-    until: datetime | None,
-    as_json: bool,
+    event_ids: Sequence[str], dead: bool, yes: bool, dry_run: bool, as_json: bool, **asked: Any
 ) -> None:
     """Send events again: same id and body, fresh signature and timestamp.
 
-    Choose them in exactly one way: by id, --dead, or --since (with or without --until).
+    Name them, or choose them by the options: all that are given must hold. Then it says how many
+    they are, and to whom they go, and asks; a script says --yes.
 
     \b
     reelwatch redeliver evt_019c306b1f2a5d3c7e90a1b2c3d4
-    reelwatch redeliver --dead
-    reelwatch redeliver --since 2026-02-06T03:00:00Z --until 2026-02-06T04:00:00Z
+    reelwatch redeliver --dead --endpoint app.example.com
+    reelwatch redeliver --since 2026-02-06T03:00:00Z --until 2026-02-06T04:00:00Z --dry-run
+
+    An endpoint is a callback URL, a host, a Celery task or task@queue.
     """
-    if [bool(event_ids), dead, since is not None].count(True) != 1:
-        raise click.UsageError("choose by EVENT ids, --dead or --since: exactly one of them")
-    if until is not None and since is None:
-        raise click.UsageError("--until goes with --since")
-    with db.transaction(options.database()) as session:
+    if dead and asked["state"] not in (None, "dead"):
+        raise click.UsageError("--dead and another --state: nothing is both")
+    asked["state"] = "dead" if dead else asked["state"]
+    chosen = any(asked.values())
+    if bool(event_ids) == chosen:
+        raise click.UsageError("choose by EVENT ids, or by --dead, --since and the other options")
+    url = options.database()
+    if event_ids:
+        _tell_ordered(_again(url, event_ids), as_json)
+        return
+    found = surveys.to_redeliver(url, EventFilter(**asked))
+    if cli_many.agreed("send {} event", found, yes=yes, dry_run=dry_run, as_json=as_json):
+        turns = redelivery.redeliver_chosen(url, found.ids)
+        done = cli_many.through(turns, found.count, "ordered {} event", len)
+        _tell_ordered(sorted(chain.from_iterable(done)), as_json)
+
+
+def _again(url: str, event_ids: Sequence[str]) -> list[str]:
+    with db.transaction(url) as session:
         try:
-            ids = redelivery.redeliver(
-                session, db.now(session), ids=event_ids, dead=dead, since=since, until=until
-            )
+            return redelivery.redeliver(session, db.now(session), event_ids)
         except Refused as error:  # an id that does not exist: nothing is wrong with its form
             raise Failure(str(error)) from None
-    _tell_ordered(ids, as_json)
 
 
 def _tell_ordered(ids: Sequence[str], as_json: bool) -> None:

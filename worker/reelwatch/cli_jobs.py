@@ -1,7 +1,6 @@
-"""Commands about jobs: hand them in, list them, tell their story, stop and look again."""
+"""Commands about jobs: hand them in, list them, tell their story."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import click
@@ -12,9 +11,10 @@ from reelwatch import cli_render, db, history, id_files, jobrows, narrative, set
 from reelwatch.cli_errors import WrongInput
 from reelwatch.errors import Refused
 from reelwatch.events import DEFAULT_EVENTS, SHORT_NAMES
+from reelwatch.filters import STATES, JobFilter
 from reelwatch.models import Job
 from reelwatch.status import FINAL, State
-from reelwatch.video_ids import check_video_id
+from reelwatch.video_ids import check_video_ids
 from reelwatch.wording import plain
 
 TOLD_ONE_BY_ONE = 20  # more jobs than this are counted, not listed
@@ -32,15 +32,15 @@ PROGRESS_FROM = 2  # transactions
 @click.option("--metadata", type=options.JsonObject(), metavar="JSON",
               help="A JSON object that comes back with every event.")  # fmt: skip
 @click.option("--deadline", metavar="SPAN", help="When to stop hoping: 45m. Default: 1h.")
-@click.option("--events", metavar="LIST", default=",".join(DEFAULT_EVENTS), show_default=True,
-              help=f"What to tell, out of {', '.join(SHORT_NAMES)}.")  # fmt: skip
+@click.option("--events", type=options.Names(), metavar="LIST",
+              help=f"What to tell, out of {', '.join(SHORT_NAMES)}. "
+              f"Default: {', '.join(DEFAULT_EVENTS)}.")  # fmt: skip
 @options.as_json
-def track(
-    ids: Sequence[str], file: IO[bytes] | None, events: str, as_json: bool, **order: Any
-) -> None:
+def track(ids: Sequence[str], file: IO[bytes] | None, as_json: bool, **order: Any) -> None:
     """Track videos until their fate is known.
 
-    Tracking an id again is harmless: it stays one job, as it was handed in first.
+    Tracking an id again is harmless: it stays one job, as it was handed in first. What is said
+    otherwise the second time is named; `reelwatch update` changes it.
 
     \b
     reelwatch track veo3.1-fast:1770350082-trii1OXZc3 \\
@@ -56,11 +56,15 @@ def track(
         raise click.UsageError("name at least one ID, or a --file of them")
     url = options.database()
     _check_signing(order)
-    wanted = list(dict.fromkeys([*map(check_video_id, ids), *_ids_of(file)]))
-    order["events"] = [name.strip() for name in events.split(",") if name.strip()]
+    wanted = list(dict.fromkeys([*check_video_ids(ids), *_ids_of(file)]))
     jobs = list(_track_all(url, wanted, order))
     if as_json:
-        cli_render.print_json([history.job_row(job) | {"created": job.created} for job in jobs])
+        cli_render.print_json(
+            [
+                history.job_row(job) | {"created": job.created, "differs": job.differs}
+                for job in jobs
+            ]
+        )
     else:
         _tell_tracked(jobs)
 
@@ -113,12 +117,29 @@ def _progress(*, visible: bool) -> Progress:
 def _tell_tracked(jobs: Sequence[Job]) -> None:
     if len(jobs) > TOLD_ONE_BY_ONE:
         new = sum(job.created for job in jobs)
-        click.echo(f"tracking {new} videos; {len(jobs) - new} were tracked already")
+        other = sum(bool(job.differs) for job in jobs)
+        differ = f", {other} of them differently (--json says in what)" if other else ""
+        click.echo(f"tracking {new} videos; {len(jobs) - new} were tracked already{differ}")
         return
     for job in jobs:
-        name = plain(job.video_id)
-        known = f"already tracked {name}: {job.state}"
-        click.echo(f"tracking {name}" if job.created else known)
+        click.echo(f"tracking {plain(job.video_id)}" if job.created else _known(job))
+
+
+def _known(job: Job) -> str:
+    """What is said of a job that was there: what it does not take over, and what would help."""
+    name = plain(job.video_id)
+    said = f"already tracked {name}: {job.state}"
+    if job.differs:
+        said += f"; differs in {', '.join(job.differs)}"
+    account = "" if job.account == "default" else f" --account {job.account}"
+    if job.state == State.CANCELLED:
+        return f"{said}; `reelwatch recheck {name}{account}` takes it up again"
+    if not job.differs:
+        return said
+    if job.state in FINAL:
+        return f"{said}: it has ended, and stays as it is"
+    options = " ".join(f"--{each.replace('_', '-')} …" for each in job.differs)
+    return f"{said}: `reelwatch update {name}{account} {options}` changes it"
 
 
 @click.command()
@@ -141,27 +162,25 @@ def show(video_id: str, account: str, as_json: bool) -> None:
 
 
 @click.command("list")
-@click.option("--state", type=click.Choice([s.value for s in State]), help="Only in this state.")
-@options.any_account
-@click.option("--since", type=options.Moment(), metavar="T",
-              help="Tracked since then: 2h (ago), 2026-02-06, 2026-02-06T03:58:49Z.")  # fmt: skip
+@options.jobs_filter(STATES)
 @options.limit
 @options.as_json
-def list_(
-    state: str | None, account: str | None, since: datetime | None, limit: int, as_json: bool
-) -> None:
+def list_(limit: int, as_json: bool, metadata: Sequence[tuple[str, str]], **asked: Any) -> None:
     """List jobs, the newest first.
 
     \b
     reelwatch list --state failed --since 24h
+    reelwatch list --model veo3.1-fast --metadata order=42
     reelwatch list --limit 1000 --json | jq -r '.[] | [.video_id, .state] | @tsv'
+
+    --metadata finds texts and numbers that are written so. It, --model and --prefix have no index:
+    in a long history --since or --account makes them quick.
     """
+    wanted = JobFilter(metadata=dict(metadata), **asked)
     with db.reading(options.database()) as session:
         now = db.now(session)
         # One more than asked for, to know whether there are more.
-        found = history.list_jobs(
-            session, state=state, account=account, since=since, limit=limit + 1
-        )
+        found = history.list_jobs(session, wanted, limit=limit + 1)
     rows = found[:limit]
     if as_json:
         cli_render.print_json(rows)
@@ -171,56 +190,3 @@ def list_(
         click.echo("no such jobs", err=True)
     if len(found) > limit:
         click.echo(f"there are more than {limit}: --limit shows more", err=True)
-
-
-@click.command()
-@click.argument("ids", metavar="ID…", nargs=-1, required=True)
-@options.account
-@options.as_json
-def cancel(ids: Sequence[str], account: str, as_json: bool) -> None:
-    """Stop tracking videos. Upstream goes on with them; nobody is told how they end.
-
-    \b
-    reelwatch cancel veo3.1-fast:1770350082-trii1OXZc3
-
-    A job that has ended already stays as it is. If one id is unknown, nothing is changed.
-    """
-    jobs = _changed(tracking.cancel_many, ids, account)
-    _tell_changed(jobs, as_json, {State.CANCELLED: "cancelled"})
-
-
-@click.command()
-@click.argument("ids", metavar="ID…", nargs=-1, required=True)
-@options.account
-@options.as_json
-def recheck(ids: Sequence[str], account: str, as_json: bool) -> None:
-    """Look at jobs again as soon as a worker is free.
-
-    A job that is expired or cancelled, or that failed because upstream did not know its id, is
-    taken up again and gets its deadline anew. One that was completed without a URL stays completed
-    and is asked for it once more. Any other end stays.
-
-    \b
-    reelwatch recheck veo3.1-fast:1770350082-trii1OXZc3
-    reelwatch list --state expired --json | jq -r '.[].video_id' | xargs reelwatch recheck
-    """
-    again = "will be looked at now:"
-    jobs = _changed(tracking.recheck_many, ids, account)
-    _tell_changed(jobs, as_json, {state: again for state in State if state not in FINAL})
-
-
-def _changed(change: Callable[..., list[Job]], ids: Sequence[str], account: str) -> list[Job]:
-    """All of them in one transaction, or none."""
-    with db.transaction(options.database()) as session:
-        return change(ids, account=account, session=session)
-
-
-def _tell_changed(jobs: Sequence[Job], as_json: bool, done: dict[State, str]) -> None:
-    if as_json:
-        cli_render.print_json([history.job_row(job) for job in jobs])
-        return
-    for job in jobs:
-        name = plain(job.video_id)
-        stays = f"stays as it is: {name} has ended, {job.state}"
-        word = done.get(State(job.state))
-        click.echo(f"{word} {name}" if word else stays)

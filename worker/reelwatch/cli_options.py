@@ -1,7 +1,7 @@
 """Options that commands share, how their values are read, and the way to the database."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -31,11 +31,19 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
             return _moment(str(value).strip())
         except (ValueError, OverflowError):
             accepted = "2026-02-06T03:58:49Z, 2026-02-06, or a span before now such as 90m, 2h, 7d"
-            self.fail(f"{value!r}; accepted: {accepted}", param, ctx)
+            self.fail(f"{value!r}{_units(value)}; accepted: {accepted}", param, ctx)
+
+
+def _units(value: object) -> str:
+    """A hint for a span without its unit."""
+    text = str(value).strip()
+    bare = text.replace(".", "", 1).isdecimal()
+    return f" has no unit: {text}s? {text}m? {text}h? {text}d?" if bare else ""
 
 
 def _moment(text: str) -> datetime:
-    if settings.DURATION.fullmatch(text.casefold()):
+    span = settings.DURATION.fullmatch(text.casefold())
+    if span and span[2]:  # without a unit it is a date, or a mistake
         return datetime.now(UTC) - timedelta(seconds=settings.parse_duration(text))
     at = datetime.fromisoformat(text)
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
@@ -54,6 +62,48 @@ class Span(click.ParamType):  # type: ignore[type-arg]
             return timedelta(seconds=settings.parse_duration(value))
         except (ValueError, OverflowError):
             self.fail(f"{value!r}; accepted: {settings.DURATION_FORMS}", param, ctx)
+
+
+class SpanWithUnit(Span):
+    """The same where much depends on it: `600` could be seconds as well as days."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        """The span."""
+        if _units(value):
+            self.fail(f"{value!r}{_units(value)}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Pair(click.ParamType):  # type: ignore[type-arg]
+    """`KEY=VALUE`."""
+
+    name = "pair"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """The two, as texts."""
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = str(value).partition("=")
+        if not key or not equals:
+            self.fail(f"{value!r}; accepted: KEY=VALUE", param, ctx)
+        return key, text
+
+
+class Names(click.ParamType):  # type: ignore[type-arg]
+    """Names with commas between."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[str]:
+        """The names in order."""
+        parts = value if isinstance(value, list) else str(value).split(",")
+        return [name.strip() for name in parts if name.strip()]
 
 
 class JsonObject(click.ParamType):  # type: ignore[type-arg]
@@ -89,6 +139,53 @@ def account(command: Command) -> Command:
 def any_account(command: Command) -> Command:
     """`--account` as a filter."""
     return click.option("--account", metavar="A", help="Only this upstream account.")(command)
+
+
+def since_until(what: str) -> Callable[[Command], Command]:
+    """`--since` and `--until`."""
+
+    def both(command: Command) -> Command:
+        told = f"{what} since then: 3h (ago), 2026-02-06T03:58:49Z."
+        since = click.option("--since", type=Moment(), metavar="T", help=told)
+        until = click.option("--until", type=Moment(), metavar="T", help="… and before then.")
+        return since(until(command))
+
+    return both
+
+
+def jobs_filter(states: Sequence[str]) -> Callable[[Command], Command]:
+    """The options of a filter of jobs; `wanted_jobs` reads them."""
+    added: Sequence[Callable[[Command], Command]] = (
+        click.option("--state", type=click.Choice(states), help="Only in this state."),
+        click.option("--account", metavar="A", help="Of this upstream account."),
+        click.option("--model", metavar="M", help="Only of this model."),
+        click.option("--prefix", metavar="P", help="Whose ids begin so."),
+        click.option("--metadata", type=Pair(), multiple=True, metavar="KEY=VALUE",
+                     help="With this in their metadata; may be given several times."),
+        since_until("Tracked"),
+    )  # fmt: skip
+
+    def all_of_them(command: Command) -> Command:
+        for option in reversed(added):
+            command = option(command)
+        return command
+
+    return all_of_them
+
+
+def events_filter(command: Command) -> Command:
+    """The options of a filter of events, by the names of its fields."""
+    states = click.Choice(["pending", "delivered", "dead"])
+    added: Sequence[Callable[[Command], Command]] = (
+        click.option("--state", type=states, help="Only in this state."),
+        click.option("--account", metavar="A", help="Of this upstream account."),
+        click.option("--endpoint", metavar="E",
+                     help="To this callback URL, host, task or task@queue."),
+        since_until("Made"),
+    )  # fmt: skip
+    for option in reversed(added):
+        command = option(command)
+    return command
 
 
 def limit(command: Command) -> Command:

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 import structlog
-from rich.progress import Progress, TextColumn
 
 from reelwatch import cli_options as options
 from reelwatch import (
@@ -19,7 +18,6 @@ from reelwatch import (
     history,
     log,
     migrating,
-    pruning,
     sandbox,
     secrecy,
     settings,
@@ -252,33 +250,6 @@ def migrate(to: str, yes: bool, as_json: bool) -> None:
         click.echo(f"{where} is at {newest}: {after}")
     else:
         click.echo(f"{where}: {before or 'nothing'} → {after or 'nothing'}")
-
-
-@click.command()
-@click.option("--older-than", "older_than", type=options.Span(), required=True, metavar="SPAN",
-              help="How long ago they must have ended: 90d.")  # fmt: skip
-@options.as_json
-def prune(older_than: timedelta, as_json: bool) -> None:
-    """Delete jobs that ended long ago, with their transitions, errors, events and attempts.
-
-    Those that were given up as expired go too. A job whose event is still to be told stays.
-
-    \b
-    reelwatch prune --older-than 90d
-    """
-    url = options.database()
-    with db.reading(url) as session:
-        before = db.now(session) - older_than
-    screen = cli_render.progress_console()
-    with Progress(TextColumn("{task.description} {task.completed}"), console=screen,
-                  transient=True, disable=not screen.is_terminal) as bar:  # fmt: skip
-        task = bar.add_task("deleted", total=None)
-        count = pruning.prune(url, before, progress=lambda n: bar.update(task, completed=n))
-    if as_json:
-        cli_render.print_json({"deleted": count, "before": before})
-    else:
-        jobs = "1 job" if count == 1 else f"{count} jobs"
-        click.echo(f"deleted {jobs} that ended before {cli_render.clock(before)}")
 
 
 @click.command()

@@ -17,6 +17,10 @@ class NotConfigured(Refused):
     """
 
 
+class HasEnded(Refused):
+    """What is asked for is not possible with a job that has ended; the message says what is."""
+
+
 class UnknownJob(ReelwatchError):
     """No job with this id is tracked for this account."""
 

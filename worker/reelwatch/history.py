@@ -17,14 +17,11 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     Table,
-    and_,
     func,
     literal,
-    literal_column,
     or_,
     select,
     true,
-    tuple_,
 )
 from sqlalchemy.orm import Session
 
@@ -32,12 +29,22 @@ from reelwatch import db, forecasts, prospects, settings
 from reelwatch.curves import Eta
 from reelwatch.destinations import resting, shown
 from reelwatch.errors import UnknownJob
+from reelwatch.filters import (
+    ENDED,
+    GIVEN_UP,
+    OPEN_JOBS,
+    EventFilter,
+    JobFilter,
+    event_parts,
+    named,
+    parts_of,
+)
 from reelwatch.models import Job, table_of
+from reelwatch.pages import Page, Place, page, rows_of
 from reelwatch.remaining import FORETOLD, as_json, remaining
 from reelwatch.status import FINAL, OPEN, State
 
 Row = dict[str, Any]
-Place = tuple[datetime, int]  # of a job in the order of tracking
 
 jobs: Table = table_of("jobs")
 transitions: Table = table_of("transitions")
@@ -46,11 +53,6 @@ deliveries: Table = table_of("deliveries")
 attempts: Table = table_of("attempts")
 accounts: Table = table_of("accounts")
 heartbeats: Table = table_of("heartbeats")
-
-# Every job is in exactly one of these, and each has an index of its rows.
-ENDED = jobs.c.finished_at.is_not(None)
-GIVEN_UP = jobs.c.abandoned_at.is_not(None)
-OPEN_JOBS = and_(jobs.c.next_poll_at.is_not(None), jobs.c.finished_at.is_(None))
 
 # How looks are scheduled and fenced is the worker's own affair and may change with any release.
 INTERNAL = frozenset(
@@ -85,32 +87,32 @@ def story(session: Session, video_id: str, account: str = "default") -> dict[str
 
 def list_jobs(
     session: Session,
+    wanted: JobFilter | None = None,
     *,
-    state: str | None = None,
-    account: str | None = None,
-    since: datetime | None = None,
     limit: int | None = 50,
-    ids: Sequence[str] | None = None,
     before: Place | None = None,
+    **fields: Any,
 ) -> list[Row]:
-    """Jobs, the newest first. `since` is about when they were tracked; `limit` None means all.
+    """Jobs, the newest first: those `wanted`, which may come as the `fields` of a `JobFilter`.
 
-    `before`, the `tracked_at` and `id` of the last job of a page, begins the next one.
+    `limit` None means all. `before`, the `tracked_at` and `id` of the last job of a page, begins
+    the next one.
     """
-    place = tuple_(jobs.c.tracked_at, jobs.c.id)
-    conditions = (
-        account is not None and jobs.c.account == account,
-        since is not None and jobs.c.tracked_at >= since,
-        before is not None and place < tuple_(*map(literal, before or ())),
-        ids is not None and _named(session, ids, account),
-    )
-    query = _where(select(*_public(jobs)), conditions)
-    query = query.order_by(jobs.c.tracked_at.desc(), jobs.c.id.desc()).limit(limit)
-    if state is not None:
-        parts = [jobs.c.state == state] if ids is not None else _parts_of(State(state))
-    else:
-        parts = [true()] if account is None or ids is not None else [OPEN_JOBS, GIVEN_UP, ENDED]
-    return _with_etas(session, _newest(session, query, parts, limit, "tracked_at"))
+    asked = wanted or JobFilter(**fields)
+    return rows_of(lambda most, place: page_of_jobs(session, asked, most, place), limit, before)
+
+
+def page_of_jobs(
+    session: Session, wanted: JobFilter, limit: int | None = 50, before: Place | None = None
+) -> Page:
+    """A page of jobs, the newest first, in a time that does not grow with the history.
+
+    It may hold fewer than `limit` and not be the last: its `next`, if any, begins the next one.
+    """
+    query = select(*_public(jobs)).where(*wanted.indexed(session))
+    sieve, parts = wanted.sieve(session), wanted.parts()
+    found = page(session, query, parts, sieve, limit=limit, before=before)
+    return Page(_with_etas(session, found.rows), found.next)
 
 
 def live_jobs(
@@ -126,7 +128,7 @@ def live_jobs(
     """
     conditions = (
         account is not None and jobs.c.account == account,
-        ids is not None and _named(session, ids, account),
+        ids is not None and named(session, ids, account),
     )
     query = _where(select(*_public(jobs), jobs.c.lease_token), conditions)
     newest = (jobs.c.tracked_at.desc(), jobs.c.id.desc())
@@ -164,26 +166,29 @@ def list_deliveries(
     session: Session,
     *,
     video_id: str | None = None,
-    account: str | None = None,
-    state: str | None = None,
     limit: int | None = 50,
-    before: tuple[datetime, str] | None = None,
+    before: Place | None = None,
+    **fields: Any,
 ) -> list[Row]:
     """Events owed or told, the newest first, each with its job's id and its last attempt.
 
-    `before`, the `created_at` and `id` of the last event of a page, begins the next one.
+    The `fields` are those of an `EventFilter`. `before`, the `created_at` and `id` of the last
+    event of a page, begins the next one.
     """
-    columns = (*_public(deliveries), jobs.c.video_id, jobs.c.account)
-    place = tuple_(deliveries.c.created_at, deliveries.c.id)
-    conditions = (
-        video_id is not None and _named(session, [video_id], account),
-        account is not None and jobs.c.account == account,
-        before is not None and place < tuple_(*map(literal, before or ())),
+    wanted = EventFilter(**fields)
+    query = select(*_public(deliveries), jobs.c.video_id, jobs.c.account)
+    query = query.join(jobs, jobs.c.id == deliveries.c.job_id).where(*wanted.indexed())
+    parts, sieve = wanted.parts(), wanted.sieve()
+    if video_id is not None:
+        query = query.where(named(session, [video_id], wanted.account))
+        parts = [true() if wanted.state is None else deliveries.c.state == wanted.state]
+    rows = rows_of(
+        lambda most, place: page(
+            session, query, parts, sieve, time="created_at", limit=most, before=place
+        ),
+        limit,
+        before,
     )
-    query = _where(select(*columns).join(jobs, jobs.c.id == deliveries.c.job_id), conditions)
-    query = query.order_by(deliveries.c.created_at.desc(), deliveries.c.id.desc()).limit(limit)
-    parts = _delivery_parts(state) if video_id is None else [_in_state(state)]
-    rows = _newest(session, query, parts, limit, "created_at")
     tried = _attempts_of(session, [row["id"] for row in rows])
     again = prospects.of_deliveries(session, rows, db.now(session))
     return [
@@ -209,8 +214,7 @@ def summary(session: Session, now: datetime) -> dict[str, Any]:
     Nothing is counted beyond `COUNT_MOST`, which then stands for "so many or more".
     """
     by_state = {
-        state.value: sum(_count(session, jobs, part) for part in _parts_of(state))
-        for state in State
+        state.value: sum(_count(session, jobs, part) for part in parts_of(state)) for state in State
     }
     by_state = {state: min(count, COUNT_MOST) for state, count in by_state.items()}
     tick = session.execute(
@@ -224,7 +228,7 @@ def summary(session: Session, now: datetime) -> dict[str, Any]:
         "resting": _resting(session, now),
         "undelivered": _count(session, deliveries, deliveries.c.state == "pending"),
         "undelivered_webhooks": undelivered_webhooks(session),
-        "dead": _count(session, deliveries, *_delivery_parts("dead")),
+        "dead": _count(session, deliveries, *event_parts("dead")),
         "resting_receivers": [shown(row["name"]) for row in resting(session, now)],
         "last_tick_at": tick,
         "last_tick_age_seconds": None if tick is None else (now - tick).total_seconds(),
@@ -260,7 +264,7 @@ def changes(
     )  # fmt: skip
     conditions = (
         transitions.c.id > after,
-        ids is not None and _named(session, ids, account),
+        ids is not None and named(session, ids, account),
         account is not None and jobs.c.account == account,
     )
     query = _where(select(*columns).join(jobs, jobs.c.id == transitions.c.job_id), conditions)
@@ -293,50 +297,6 @@ def ended(job: Mapping[str, Any]) -> bool:
 
 def _public(table: Table) -> list[Column[Any]]:
     return [column for column in table.c if column.name not in INTERNAL]
-
-
-def _named(session: Session, ids: Sequence[str], account: str | None) -> ColumnElement[bool]:
-    """The jobs of these ids, of one account or any: by the key, which begins with the account."""
-    names = [account] if account is not None else session.scalars(select(accounts.c.name)).all()
-    return and_(jobs.c.account.in_(names), jobs.c.video_id.in_(ids))
-
-
-def _parts_of(state: State) -> list[ColumnElement[bool]]:
-    """The jobs in a state, as parts with an index each."""
-    alike = jobs.c.state == state
-    if state in FINAL:
-        return [and_(ENDED, alike)]
-    return [and_(OPEN_JOBS, alike), *([GIVEN_UP] if state is State.EXPIRED else [])]
-
-
-def _delivery_parts(state: str | None) -> list[ColumnElement[bool]]:
-    states = ("pending", "delivered", "dead") if state is None else (state,)
-    # Said twice, for SQLite knows by the very words that an index holds the rows.
-    settled = deliveries.c.state != literal_column("'pending'")
-    return [
-        deliveries.c.state == literal_column("'pending'")
-        if each == "pending"
-        else and_(deliveries.c.state == each, settled)
-        for each in states
-    ]
-
-
-def _in_state(state: str | None) -> ColumnElement[bool]:
-    return true() if state is None else deliveries.c.state == state
-
-
-def _newest(
-    session: Session,
-    query: Select[Any],
-    parts: Sequence[ColumnElement[bool]],
-    limit: int | None,
-    time: str,
-) -> list[Row]:
-    """The first rows of all parts, by that time and the id, the last first."""
-    rows = [row for part in parts for row in _rows(session, query.where(part))]
-    if len(parts) > 1:
-        rows.sort(key=lambda row: (row[time], row["id"]), reverse=True)
-    return rows[:limit]
 
 
 def _where(query: Select[Any], conditions: Iterable[ColumnElement[bool] | bool]) -> Select[Any]:
@@ -432,7 +392,7 @@ def _resting(session: Session, now: datetime) -> list[Row]:
 
 
 def _unknown(session: Session, video_id: str, account: str) -> str:
-    query = select(jobs.c.account).where(_named(session, [video_id], None)).order_by(jobs.c.account)
+    query = select(jobs.c.account).where(named(session, [video_id], None)).order_by(jobs.c.account)
     others = [repr(name) for name in session.execute(query).scalars()]
     hint = f"; it is for {', '.join(others)} (--account)" if others else ""
     return f"no job {video_id!r} is tracked for the account {account!r}{hint}"

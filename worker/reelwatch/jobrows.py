@@ -14,12 +14,14 @@ from reelwatch.models import Account, Job
 from reelwatch.naming import HERE, VARIABLE
 
 T = TypeVar("T")
+Row = dict[str, Any]  # all columns of a job
 
 CHUNK = 500  # rows in one statement
 
 
 @contextmanager
 def joined(session: Session | None) -> Iterator[Session]:
+    """The caller's session, or one of our own that is committed at the end."""
     if session is not None:
         _check_place(session)
         try:
@@ -54,6 +56,7 @@ def chunks(ids: Iterable[T]) -> Iterator[Sequence[T]]:
 
 
 def ensure_account(session: Session, account: accounts.Account) -> None:
+    """Give the account its row, if it has none."""
     if has_account(session, account.name):
         return
     url = settings.handing_in().database  # whoever brings a session may name none
@@ -67,6 +70,7 @@ def ensure_account(session: Session, account: accounts.Account) -> None:
 
 
 def has_account(session: Session, account: str) -> bool:
+    """Has an account of that name been seen by any process?"""
     return session.execute(select(Account.name).where(Account.name == account)).first() is not None
 
 
@@ -77,7 +81,7 @@ def _add_account(session: Session, account: accounts.Account) -> None:
     )
 
 
-def locked(session: Session, video_ids: Iterable[str], account: str) -> list[dict[str, Any]]:
+def locked(session: Session, video_ids: Iterable[str], account: str) -> list[Row]:
     """The jobs' rows in the order of the ids, locked in the one order in which all lock them."""
     jobs, wanted = ledger.jobs, list(dict.fromkeys(video_ids))
     found: dict[str, int] = {}
@@ -87,13 +91,19 @@ def locked(session: Session, video_ids: Iterable[str], account: str) -> list[dic
     for video_id in wanted:
         if video_id not in found:
             raise UnknownJob(f"no job {video_id!r} is tracked for the account {account!r}")
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, Row] = {}
     for job_ids in chunks(sorted(found.values())):
-        these = select(jobs).where(jobs.c.id.in_(job_ids)).order_by(jobs.c.id)
-        for row in session.execute(these.with_for_update(key_share=True)).mappings():
-            rows[row["video_id"]] = dict(row)
+        rows.update((row["video_id"], row) for row in locked_by_id(session, job_ids))
     return [rows[video_id] for video_id in wanted]
 
 
+def locked_by_id(session: Session, job_ids: Sequence[int]) -> list[Row]:
+    """The rows that are there, locked in the order of their ids."""
+    jobs = ledger.jobs
+    these = select(jobs).where(jobs.c.id.in_(job_ids)).order_by(jobs.c.id)
+    return [dict(row) for row in session.execute(these.with_for_update(key_share=True)).mappings()]
+
+
 def job_now(session: Session, job_id: int) -> Job:
+    """The job as it is in this transaction."""
     return session.get_one(Job, job_id, populate_existing=True)

@@ -7,13 +7,18 @@ killed leaves whole jobs only, and the next one goes on where it was.
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, exists, or_, select, tuple_
+from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from reelwatch import db
+from reelwatch.filters import JobFilter
 from reelwatch.models import Delivery, Job
+from reelwatch.surveys import PAGE, Survey
 
+ALL = JobFilter()
 CHUNK = 500  # jobs in one transaction: writers wait for no longer than that takes
 
 Ended = InstrumentedAttribute[datetime | None]
@@ -29,35 +34,55 @@ def prune(
     time. `progress` is told the count after each transaction.
     """
     deleted = 0
-    for job_ids in _chunks(database_url, before):
-        with db.transaction(database_url) as session:
-            settled = _settled(session, _locked(session, job_ids, before))
-            session.execute(delete(Job).where(Job.id.in_(settled)))
-        deleted += len(settled)
+    for count in in_turns(database_url, before):
+        deleted += count
         progress(deleted)
     return deleted
 
 
-def _chunks(database_url: str, before: datetime) -> Iterator[Sequence[int]]:
-    """The ids of old jobs that owe nothing; each is given once, what follows begins behind it."""
+def in_turns(database_url: str, before: datetime, wanted: JobFilter = ALL) -> Iterator[int]:
+    """The same for the jobs of a filter; gives the number of each transaction when it is over."""
+    for rows in _chunks(database_url, before, wanted, CHUNK):
+        with db.transaction(database_url) as session:
+            settled = _settled(session, _locked(session, [row["id"] for row in rows], before))
+            session.execute(delete(Job).where(Job.id.in_(settled)))
+        yield len(settled)
+
+
+def survey(database_url: str, before: datetime, wanted: JobFilter = ALL) -> Survey:
+    """What `in_turns` would delete now, by account, model and state; times are those of ends."""
+    found = Survey(("account", "model", "state"))
+    for rows in _chunks(database_url, before, wanted, PAGE):
+        for row in rows:
+            found.add((row["account"], row["model"], row["state"]), row["ended"])
+    return found
+
+
+def _chunks(
+    database_url: str, before: datetime, wanted: JobFilter, size: int
+) -> Iterator[Sequence[RowMapping]]:
+    """Old jobs that owe nothing; each is given once, what follows begins behind it."""
     for ended in (Job.finished_at, Job.abandoned_at):
         behind: Place | None = None
         while True:
             with db.reading(database_url) as session:
-                rows = session.execute(_old(ended, before, behind)).all()
+                query = _old(ended, before, behind).limit(size)
+                asked = [*wanted.indexed(session), *wanted.others(session)]
+                rows = session.execute(query.where(*asked)).mappings().all()
             if not rows:
                 break
-            yield [job_id for _, job_id in rows]
-            behind = (rows[-1][0], rows[-1][1])
+            yield rows
+            behind = (rows[-1]["ended"], rows[-1]["id"])
 
 
-def _old(ended: Ended, before: datetime, behind: Place | None) -> Select[datetime | None, int]:
-    """The next chunk in the order of ends: an index leads to it, also past what is deleted."""
+def _old(ended: Ended, before: datetime, behind: Place | None) -> Select[Any]:
+    """What follows in the order of ends: an index leads to it, also past what is deleted."""
     owed = exists().where(Delivery.job_id == Job.id, Delivery.state == "pending")
-    query = select(ended, Job.id).where(ended < before, _over(before), ~owed)
+    columns: tuple[Any, ...] = (Job.id, ended.label("ended"), Job.account, Job.model, Job.state)
+    query = select(*columns).where(ended < before, _over(before), ~owed)
     if behind is not None:
         query = query.where(tuple_(ended, Job.id) > behind)
-    return query.order_by(ended, Job.id).limit(CHUNK)
+    return query.order_by(ended, Job.id)
 
 
 def _over(before: datetime) -> ColumnElement[bool]:

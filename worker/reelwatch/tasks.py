@@ -34,6 +34,8 @@ from reelwatch import (
 )
 from reelwatch.celery import MESSAGE_EXPIRES, TICK_SECONDS, app
 from reelwatch.errors import Refused, first_line
+from reelwatch.models import Job
+from reelwatch.status import State
 from reelwatch.video_ids import check_tracked_id
 
 log = structlog.get_logger(__name__)
@@ -101,9 +103,22 @@ def _checked(action: intake.Action, count: int) -> intake.Action:
         if count > 1:
             raise Refused(f"{count} values are given; accepted: one video id, the rest by name")
         _check(video_id, options)
-        return action(video_id, **options)
+        done = action(video_id, **options)
+        if isinstance(done, Job):
+            _tell_known(done)
+        return done
 
     return checked
+
+
+def _tell_known(job: Job) -> None:
+    """Nobody reads what a task returns: what a known job does not take over stands in the log."""
+    if job.created or not (job.differs or job.state == State.CANCELLED):
+        return
+    log.warning(
+        "tracked_already", job=job.id, video_id=job.video_id, account=job.account, state=job.state,
+        differs=job.differs,
+    )  # fmt: skip
 
 
 def _check(video_id: object, options: Mapping[str, Any]) -> None:

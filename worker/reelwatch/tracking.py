@@ -5,7 +5,7 @@ the caller commits: the video id and the caller's own rows are then stored toget
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -18,10 +18,10 @@ from reelwatch.accounts import Account
 from reelwatch.callback_url import check_url
 from reelwatch.errors import Refused
 from reelwatch.events import DEFAULT_EVENTS
-from reelwatch.jobrows import chunks, ensure_account, job_now, joined, locked
+from reelwatch.jobrows import Row, chunks, ensure_account, job_now, joined, locked, locked_by_id
 from reelwatch.models import Job
 from reelwatch.orders import Order
-from reelwatch.video_ids import check_video_id
+from reelwatch.video_ids import check_video_ids
 
 
 def track(
@@ -33,7 +33,7 @@ def track(
     account: str = "default",
     metadata: Mapping[str, Any] | None = None,
     deadline: str | float | timedelta | None = None,
-    events: Iterable[str] = DEFAULT_EVENTS,
+    events: Iterable[str] | None = DEFAULT_EVENTS,
     session: Session | None = None,
 ) -> Job:
     """Track one video until its fate is known; returns its job.
@@ -71,11 +71,11 @@ def track_many(
     account: str = "default",
     metadata: Mapping[str, Any] | None = None,
     deadline: str | float | timedelta | None = None,
-    events: Iterable[str] = DEFAULT_EVENTS,
+    events: Iterable[str] | None = DEFAULT_EVENTS,
     session: Session | None = None,
 ) -> list[Job]:
     """Track many videos in one transaction; the jobs come in the order of the ids. See `track`."""
-    ids = list(_checked_ids(list(video_ids)))
+    ids = check_video_ids(video_ids)
     configured = settings.handing_in()
     with joined(session) as own:
         upstream = orders.known_account(own, configured, account)
@@ -94,17 +94,6 @@ def track_many(
         return _insert(own, ids, upstream, said)
 
 
-def _checked_ids(ids: Sequence[str]) -> Iterator[str]:
-    """The ids without blanks around them; of several, the message says which one is wrong."""
-    for number, video_id in enumerate(ids, 1):
-        try:
-            yield check_video_id(video_id)
-        except Refused as error:
-            if len(ids) == 1:
-                raise
-            raise Refused(f"id {number} of {len(ids)}: {error}; nothing is stored") from None
-
-
 def cancel(video_id: str, *, account: str = "default", session: Session | None = None) -> Job:
     """Stop tracking a video; a job that has ended already stays as it is. Raises `UnknownJob`."""
     return cancel_many([video_id], account=account, session=session)[0]
@@ -115,10 +104,18 @@ def cancel_many(
 ) -> list[Job]:
     """Stop tracking videos, all or, if one is unknown, none; in the order of the ids."""
     with joined(session) as own:
-        rows, now = locked(own, video_ids, account), db.now(own)
-        decided = [(row, status.cancelled(ledger.job_of(row))) for row in rows]
-        ledger.write(own, [ledger.Change(row, done) for row, done in decided if done], now)
+        rows = locked(own, video_ids, account)
+        _cancel(own, rows)
         return [job_now(own, row["id"]) for row in rows]
+
+
+def cancel_chosen(url: str, job_ids: Iterable[int]) -> Iterator[int]:
+    """Stop tracking the jobs with these row ids, some hundreds in one transaction after another.
+
+    Gives the number of those that were cancelled after each: whoever stops asking for more leaves
+    the others as they are. Those that have ended or are gone meanwhile are left out.
+    """
+    return _in_turns(url, job_ids, _cancel)
 
 
 def recheck(video_id: str, *, account: str = "default", session: Session | None = None) -> Job:
@@ -135,16 +132,14 @@ def recheck_many(
 ) -> list[Job]:
     """Look at videos now, at all or, if one is unknown, at none; in the order of the ids."""
     with joined(session) as own:
-        rows, now = locked(own, video_ids, account), db.now(own)
-        for row in rows:
-            job = ledger.job_of(row)
-            decision = status.reopened(job, now)
-            if decision is not None:
-                renewed = now + _span(row)
-                ledger.write(own, [ledger.Change(row, decision, deadline_at=renewed)], now)
-            elif not job.final or job.lacks_result:
-                _look_now(own, row["id"], now)
+        rows = locked(own, video_ids, account)
+        _recheck(own, rows)
         return [job_now(own, row["id"]) for row in rows]
+
+
+def recheck_chosen(url: str, job_ids: Iterable[int]) -> Iterator[int]:
+    """Look at the jobs with these row ids now, as `recheck` does; in turns as `cancel_chosen`."""
+    return _in_turns(url, job_ids, _recheck)
 
 
 def sync_accounts(configured: settings.Settings) -> None:
@@ -223,13 +218,47 @@ def _find(session: Session, account: str, ids: Iterable[str]) -> Iterator[Job]:
         yield from session.execute(query).scalars()
 
 
-def _span(row: Mapping[str, Any]) -> timedelta:
+def _in_turns(
+    url: str, job_ids: Iterable[int], change: Callable[[Session, Sequence[Row]], int]
+) -> Iterator[int]:
+    for chunk in chunks(sorted(job_ids)):
+        with db.transaction(url) as session:
+            count = change(session, locked_by_id(session, chunk))
+        yield count
+
+
+def _cancel(session: Session, rows: Sequence[Row]) -> int:
+    """Stop tracking what has not ended; the rows are locked. Returns how many."""
+    decided = [(row, status.cancelled(ledger.job_of(row))) for row in rows]
+    changes = [ledger.Change(row, decision) for row, decision in decided if decision]
+    ledger.write(session, changes, db.now(session))
+    return len(changes)
+
+
+def _recheck(session: Session, rows: Sequence[Row]) -> int:
+    """Look now at what can change; the rows are locked. Returns how many."""
+    now = db.now(session)
+    changes, due = [], []
+    for row in rows:
+        job = ledger.job_of(row)
+        decision = status.reopened(job, now)
+        if decision is not None:
+            changes.append(ledger.Change(row, decision, deadline_at=now + _span(row)))
+        elif not job.final or job.lacks_result:
+            due.append(row["id"])
+    ledger.write(session, changes, now)
+    _look_now(session, due, now)
+    return len(changes) + len(due)
+
+
+def _span(row: Row) -> timedelta:
     return timedelta(
         seconds=orders.span_of(row["deadline_seconds"], row["deadline_at"], row["tracked_at"])
     )
 
 
-def _look_now(session: Session, job_id: int, now: datetime) -> None:
+def _look_now(session: Session, job_ids: Sequence[int], now: datetime) -> None:
     jobs = ledger.jobs
     values = {"next_poll_at": now, "lease_token": None, "errors_in_row": 0, "errors_since": None}
-    session.execute(jobs.update().where(jobs.c.id == job_id).values(values))
+    for chunk in chunks(job_ids):
+        session.execute(jobs.update().where(jobs.c.id.in_(chunk)).values(values))

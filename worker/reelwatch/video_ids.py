@@ -7,6 +7,7 @@ minutes, and the video that was meant would be forgotten.
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from reelwatch.errors import Refused
 
@@ -72,6 +73,20 @@ def check_tracked_id(video_id: object) -> str:
         raise Refused(f"video id: {len(stripped)} characters, at most {ID_LIMIT} are accepted")
     refuse_controls("video id", stripped)
     return stripped
+
+
+def check_video_ids(video_ids: Iterable[object]) -> list[str]:
+    """The ids without blanks around them. Of several, the `Refused` says which one is wrong."""
+    ids = list(video_ids)
+    checked: list[str] = []
+    for number, video_id in enumerate(ids, 1):
+        try:
+            checked.append(check_video_id(video_id))
+        except Refused as error:
+            if len(ids) == 1:
+                raise
+            raise Refused(f"id {number} of {len(ids)}: {error}; nothing was stored") from None
+    return checked
 
 
 def refuse_controls(what: str, text: str) -> None:
