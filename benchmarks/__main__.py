@@ -26,7 +26,7 @@ from benchmarks.result import Row
 
 # Each is a module here with `rows(quick: bool) -> list[Row]`, in the order in which they run.
 NAMES = (
-    "schedule", "delay", "look", "cost", "load", "claims", "webhooks", "idle", "start",
+    "schedule", "delay", "look", "cost", "load", "claims", "backlog", "webhooks", "idle", "start",
     "approaches",
 )  # fmt: skip
 LIBRARIES = ("celery", "redis", "sqlalchemy", "psycopg", "requests", "urllib3", "dbos")

@@ -215,6 +215,7 @@ def test_durations(text: object, seconds: float) -> None:
         ("REELWATCH_NOT_FOUND_AFTER", "1e3", "500ms, 45s, 10m, 2h, 7d"),
         ("REELWATCH_RESULT_GRACE", "never", "500ms, 45s, 10m, 2h, 7d"),
         ("REELWATCH_WEBHOOK_TIMEOUT", "0s", "greater than 0"),
+        ("REELWATCH_WEBHOOK_TIMEOUT", "121s", "a duration of at most 120s"),
         ("REELWATCH_RETRY_SCHEDULE", "5s,,1m", "a comma-separated list of durations"),
         ("REELWATCH_RETRY_SCHEDULE", "4000d", "a comma-separated list of durations"),
         ("WEBHOOK_ALLOW", "10.0.0.0/99", "is not a host, host:port, address or CIDR"),

@@ -192,7 +192,7 @@ def _walk(dialect: str) -> Select[Any]:
         select(*(step.c[name] for name in columns), walk.c.places,
                case((same, walk.c.place + 1), else_=1), walk.c.seen + 1)
         .select_from(walk)
-        .join(step, step.c.id == func.coalesce(_next_of_kind(walk), _next_kind(walk)))
+        .join(step, step.c.id == func.coalesce(_next_of_kind(walk), *_next_kind(walk)))
         .where(walk.c.seen < MOST_SEEN)
     )  # fmt: skip
     walk = walk.union_all(following)
@@ -212,7 +212,8 @@ def _next_of_kind(walk: CTE) -> ColumnElement[Any]:
         and_(
             behind.c.destination == walk.c.destination,
             behind.c.target == walk.c.target,
-            behind.c.failures == walk.c.failures,
+            # An equality would let PostgreSQL go by time alone, through what others have waiting.
+            behind.c.failures.between(walk.c.failures, walk.c.failures),
             behind.c.next_attempt_at <= NOW,
             tuple_(behind.c.next_attempt_at, behind.c.id)
             > tuple_(walk.c.next_attempt_at, walk.c.id),
@@ -222,16 +223,19 @@ def _next_of_kind(walk: CTE) -> ColumnElement[Any]:
     return case((and_(walk.c.next_attempt_at <= NOW, walk.c.place < walk.c.places), alike))
 
 
-def _next_kind(walk: CTE) -> ScalarSelect[Any]:
-    """The first event of the next endpoint of the host, or with the next number of failures."""
-    behind = deliveries.alias("other")
-    return _first(
-        and_(
-            behind.c.destination == walk.c.destination,
-            tuple_(behind.c.target, behind.c.failures) > tuple_(walk.c.target, walk.c.failures),
-        ),
-        behind,
-    )
+def _next_kind(walk: CTE) -> list[ScalarSelect[Any]]:
+    """The first event with the next number of failures; that of the next endpoint of the host.
+
+    One after the other: as one comparison of both SQLite would go through all that wait there.
+    """
+    more, other = deliveries.alias("more"), deliveries.alias("other")
+    same_host = more.c.destination == walk.c.destination
+    same = and_(same_host, more.c.target == walk.c.target)
+    next_host = other.c.destination == walk.c.destination
+    return [
+        _first(and_(same, more.c.failures > walk.c.failures), more),
+        _first(and_(next_host, other.c.target > walk.c.target), other),
+    ]
 
 
 def _first(condition: ColumnElement[bool], rows: FromClause) -> ScalarSelect[Any]:

@@ -2,11 +2,11 @@
 
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -41,6 +41,8 @@ from reelwatch.models import Base, UtcDateTime
 from reelwatch.naming import HERE
 from reelwatch.postgresql import IMPATIENT
 from reelwatch.postgresql import new_engine as postgresql_engine
+
+Item = TypeVar("Item")
 
 READ_ONLY = "reelwatch_read_only"
 BUSY_SECONDS = 30  # how long SQLite waits for another writer
@@ -248,6 +250,27 @@ def is_away(error: Exception) -> bool:
     return isinstance(error, OperationalError) or (
         isinstance(error, DBAPIError) and error.connection_invalidated
     )
+
+
+def write_all(
+    write: Callable[[Sequence[Item]], None],
+    items: Sequence[Item],
+    give_up: Callable[[Item], None],
+) -> None:
+    """Write a group as one; if one of it can't be written, the others all the same.
+
+    Raises what says that the database is away; for whatever else an item brings, it is given up.
+    """
+    try:
+        write(items)
+    except Exception as error:
+        if is_away(error):
+            raise
+        if len(items) == 1:
+            give_up(items[0])
+            return
+        for item in items:
+            write_all(write, [item], give_up)
 
 
 def read_only(url: str) -> bool:

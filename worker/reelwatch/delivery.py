@@ -7,7 +7,7 @@ makes the event arrive twice, with the same id; none is lost.
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from json import loads
@@ -143,6 +143,17 @@ class _Courier:
         return at + timedelta(seconds=time.monotonic() - then)
 
     def record(self, results: Sequence[Attempted]) -> None:
+        """Write a group down as one; if one of it can't be written, the others all the same."""
+        db.write_all(self._record, results, self._record_bare)
+
+    def _record_bare(self, attempted: Attempted) -> None:
+        """Without what the receiver said: an attempt that is never counted is made for ever."""
+        log.exception("attempt_not_written", delivery=attempted.row["id"])
+        said = attempted.outcome.error and "what went wrong can't be written down"
+        bare = replace(attempted, outcome=replace(attempted.outcome, error=said, excerpt=None))
+        db.write_all(self._record, [bare], _not_written)
+
+    def _record(self, results: Sequence[Attempted]) -> None:
         now, retry_schedule = self._now(), self._settings.retry_schedule
         followed = [(done, _after(done, now, retry_schedule)) for done in results]
         with db.transaction(self._settings.database_url) as session:
@@ -181,6 +192,10 @@ def post(settings: Settings, target: str, body: str, headers: Mapping[str, str])
     """Post once, to what may be reached and within its time. Raises `TransferError`."""
     sender = _sender(settings.webhook_allow, settings.webhook_timeout, os.getpid())
     return sender.post(target, body.encode("utf-8"), headers)
+
+
+def _not_written(attempted: Attempted) -> None:
+    log.exception("attempt_not_written", delivery=attempted.row["id"])
 
 
 @cache

@@ -262,16 +262,7 @@ class _Poller:
 
     def record(self, results: Sequence[Looked]) -> None:
         """Write a group down as one; if one of it can't be written, the others all the same."""
-        try:
-            self._record(results)
-        except Exception as error:
-            if db.is_away(error):
-                raise
-            if len(results) > 1:
-                for looked in results:
-                    self.record([looked])
-            else:
-                log.exception("look_not_written", job=results[0].claimed.row["id"])
+        db.write_all(self._record, results, _not_written)
 
     def _record(self, results: Sequence[Looked]) -> None:
         self._prepare(results)
@@ -288,6 +279,10 @@ class _Poller:
         for looked in results:
             if looked.look is not None and isinstance(looked.look.answer, Report):
                 self._rules.plans.plan(looked.claimed.row["model"] or looked.look.answer.model)
+
+
+def _not_written(looked: Looked) -> None:
+    log.exception("look_not_written", job=looked.claimed.row["id"])
 
 
 # ------------------------------------------------------------------- claim

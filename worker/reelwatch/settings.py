@@ -45,6 +45,7 @@ UNITS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.
 DURATION_FORMS = "500ms, 45s, 10m, 2h, 7d, or a number of seconds"
 MEMORY_BROKER = "memory://localhost//"
 LONGEST_SECONDS = 3_650 * 86_400.0  # what is added to a time must leave one that can be stored
+LONGEST_WEBHOOK = 120.0  # seconds; the lease of an event and the limit of a batch are longer
 
 
 def parse_duration(value: object) -> float:
@@ -67,8 +68,17 @@ def parse_retry_schedule(value: object) -> tuple[float, ...]:
         raise ValueError(f"a comma-separated list of durations ({DURATION_FORMS})") from error
 
 
+def parse_webhook_timeout(value: object) -> float:
+    """A duration that a worker's batch outlasts, so that each attempt is written down."""
+    seconds = parse_duration(value)
+    if seconds > LONGEST_WEBHOOK:
+        raise ValueError(f"a duration of at most {LONGEST_WEBHOOK:g}s")
+    return seconds
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+WebhookTimeout = Annotated[float, BeforeValidator(parse_webhook_timeout), Field(gt=0)]
 
 
 def _env(name: str, default: Any = None, *, secret: bool = False) -> Any:
@@ -106,7 +116,7 @@ class Settings(BaseModel):
         "REELWATCH_RETRY_SCHEDULE",
         (5.0, 60.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0),
     )
-    webhook_timeout: PositiveDuration = _env("REELWATCH_WEBHOOK_TIMEOUT", 15.0)
+    webhook_timeout: WebhookTimeout = _env("REELWATCH_WEBHOOK_TIMEOUT", 15.0)
     log_format: Literal["console", "json"] | None = _env("LOG_FORMAT")
     log_level: Literal["debug", "info", "warning", "error"] = _env("LOG_LEVEL", "info")
 
