@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 from standardwebhooks.webhooks import Webhook
@@ -28,7 +28,7 @@ from reelwatch.listener import Listener, Received
 from reelwatch.models import Attempt, Delivery, Destination, Endpoint
 from reelwatch.sandbox_answers import Answer
 from reelwatch.sandbox_server import LocalService, Request
-from reelwatch.settings import Settings
+from reelwatch.settings import Settings, parse_webhook_timeout
 from tests import seeding
 from tests.logs import Lines
 from tests.peers import closed_port
@@ -482,6 +482,60 @@ def test_the_lease_outlasts_the_timeout(sqlite_url: str) -> None:
         receiver.release.set()
         worker.join(30)
     assert row_of(sqlite_url, event_id)["state"] == "delivered"
+
+
+def test_a_lease_and_a_batch_outlast_the_longest_attempt() -> None:
+    """An attempt that is cut off by its batch's end would be made again and again, unrecorded."""
+    longest = parse_webhook_timeout("120s")
+    with pytest.raises(ValueError, match="at most 120s"):
+        parse_webhook_timeout("120.1s")
+    assert delivery.lease_for(longest).total_seconds() >= longest + delivery.LEASE_MARGIN
+    assert delivery.TURN_SECONDS + longest + delivery.LEASE_MARGIN < tasks.TURN_LIMIT
+
+
+NOT_TO_BE_WRITTEN = {
+    "sqlite": [
+        """CREATE TRIGGER poisoned BEFORE INSERT ON attempts
+           WHEN new.response_excerpt LIKE '%poison%'
+           BEGIN SELECT RAISE(ABORT, 'not this one'); END"""
+    ],
+    "postgresql": [
+        "ALTER TABLE attempts ADD CHECK (response_excerpt NOT LIKE '%poison%')",
+    ],
+}
+
+
+def test_one_outcome_that_cannot_be_written_takes_no_other_along(
+    database_url: str, logged: Lines
+) -> None:
+    """It is counted without what was said: an attempt that is never counted is made for ever."""
+    with db.engine(database_url).begin() as connection:
+        for statement in NOT_TO_BE_WRITTEN[connection.dialect.name]:
+            connection.execute(text(statement))
+    with Receiver() as well, Receiver(says(500, {}, b"poison")) as odd:
+        owed = [owe(database_url, well.url) for _ in range(6)]
+        poisoned = owe(database_url, odd.url)
+        assert turn(database_url) == 7
+        assert len(well.requests) == 6
+    assert {row_of(database_url, i)["state"] for i in owed} == {"delivered"}
+    row = row_of(database_url, poisoned)
+    assert (row["state"], row["attempts"], row["lease_token"]) == ("pending", 1, None)
+    (attempt,) = attempts_of(database_url, poisoned)
+    assert (attempt.http_status, attempt.error) == (500, "what went wrong can't be written down")
+    assert [line["delivery"] for line in logged.named("attempt_not_written")] == [poisoned]
+
+
+def test_an_attempt_at_an_event_that_is_gone_takes_no_other_along(database_url: str) -> None:
+    """Its job was pruned meanwhile, say."""
+    gone, well = owe(database_url), owe(database_url)
+    with db.transaction(database_url) as session:
+        rows = delivery.claim(session, 10, db.now(session))
+        session.execute(delete(Delivery).where(Delivery.id == gone))
+    courier = delivery._Courier(options(database_url), refuse_callbacks)
+    arrived = delivery.Outcome(datetime.now(UTC), 5, 200)
+    courier.record([delivery.Attempted(row, arrived) for row in rows])
+    assert row_of(database_url, well)["state"] == "delivered"
+    assert len(attempts_of(database_url, well)) == 1
 
 
 def test_claims_at_once_never_share_an_event(database_url: str) -> None:

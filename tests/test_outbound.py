@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from reelwatch.callback_url import Allowlist, check_url, is_public, parse_allowlist
-from reelwatch.errors import Refused
+from reelwatch.errors import NotConfigured, Refused
 from reelwatch.outbound import Sender
 from reelwatch.transport import (
     AddressBlocked,
@@ -139,6 +139,7 @@ ACCEPTED = {
     "https://my_app.example.com/": "https://my_app.example.com/",
     "https://1.example.com/": "https://1.example.com/",
     "https://localhost.example.com/": "https://localhost.example.com/",
+    "https://hooks.example.com./a": "https://hooks.example.com/a",
     f"https://{PUBLIC}/": f"https://{PUBLIC}/",
     f"https://[{PUBLIC_6.upper()}]:8443/": f"https://[{PUBLIC_6}]:8443/",
     "https://[2606:4700:0:0::1111]": "https://[2606:4700::1111]/",
@@ -197,8 +198,8 @@ REFUSED = {
     "https://hooks\u00ad.example.com/": r"U\+00AD",
     "https://hooks.example.com/\ud800": r"U\+D800",
     # hosts that are no names
-    "https://hooks.example.com./": "not a host name",
-    "https://127.0.0.1./": "not a host name",
+    "https://hooks.example.com../": "not a host name",
+    "https://127.0.0.1./": "not an address in its plain form",
     "https://.example.com/": "not a host name",
     "https://hooks..example.com/": "not a host name",
     "https://-hooks.example.com/": "not a host name",
@@ -331,7 +332,7 @@ def test_what_is_allowed_is_accepted(url: str) -> None:
         "https://[::1]/",
         "https://[fe80::8]/",
         "http://me@receiver/",
-        "http://receiver./",
+        "http://receiver../",
         "http://elsewhere.example.com/",
         "ftp://receiver/",
     ],
@@ -339,6 +340,34 @@ def test_what_is_allowed_is_accepted(url: str) -> None:
 def test_nothing_beside_what_is_allowed_is_accepted(url: str) -> None:
     with pytest.raises(Refused, match="WEBHOOK_ALLOW"):
         check_url(url, parse_allowlist(ALLOW))
+
+
+KUBERNETES = "http://receiver.ns.svc.cluster.local"
+
+
+def test_a_name_may_end_in_a_dot_where_it_is_listed_and_where_it_is_used() -> None:
+    for listed in ("receiver.ns.svc.cluster.local", "receiver.ns.svc.cluster.local.:80"):
+        for url in (f"{KUBERNETES}/x", f"{KUBERNETES}./x"):
+            assert check_url(url, parse_allowlist(listed)) == f"{KUBERNETES}/x"
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://receiver/x", "receiver"),
+        (f"{KUBERNETES}.:8000/x", "receiver.ns.svc.cluster.local"),
+        ("http://receiver.example.com/x", "receiver.example.com"),
+        ("https://receiver.example.com:8000/x", "receiver.example.com"),
+    ],
+)
+def test_who_has_listed_a_network_is_told_to_list_the_name(url: str, name: str) -> None:
+    """A URL is accepted by its text: where its name points to is not known then."""
+    hint = f"WEBHOOK_ALLOW has networks, but not this name: list {name} there, too"
+    with pytest.raises(NotConfigured, match=hint):
+        check_url(url, parse_allowlist("10.0.0.0/8, other"))
+    with pytest.raises(NotConfigured) as raised:
+        check_url(url, parse_allowlist("other"))
+    assert "has networks" not in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["", " ", ",", " , "])
@@ -349,7 +378,7 @@ def test_nothing_is_allowed_by_nothing(text: str) -> None:
 @pytest.mark.parametrize(
     "entry",
     [
-        *("http://receiver", "receiver/path", "*.internal", "*", "re ceiver", "receiver.", ".x"),
+        *("http://receiver", "receiver/path", "*.internal", "*", "re ceiver", "receiver..", ".x"),
         *("receiver:", "receiver:0", "receiver:65536", "receiver:http", "me@receiver", ":80"),
         *("10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/8:80", "10/8", "127.1", "0x7f.0.0.1", "300.1.1.1"),
         *("[::1", "::1]", "[::1]:x", "fe80::1%eth0", "::g", "fd00::/8/8", wide("1.1.1.1")),

@@ -3,12 +3,12 @@
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import event, select
 
-from reelwatch import breaker, db, destinations
+from reelwatch import breaker, db, delivery, destinations
 from reelwatch.breaker import Verdict, Wait
 from reelwatch.destinations import Call
-from reelwatch.models import Endpoint
+from reelwatch.models import Destination, Endpoint
 from tests import seeding
 
 DEAD, WELL = "https://hooks.example.com/dead", "https://hooks.example.com/well"
@@ -85,3 +85,35 @@ def test_of_endpoints_that_are_well_nothing_is_kept(database_url: str) -> None:
         accepted = Call(HOST, DEAD, Verdict.ACCEPTED, True)
         destinations.judge(session, [accepted] * 2, db.now(session))
     assert names() == []
+
+
+def test_what_others_take_during_a_survey_is_counted(postgresql_url: str) -> None:
+    """Each statement sees what was committed before it: a host must not get twice its calls."""
+    for _ in range(3 * breaker.ALLOWANCE_MAX):
+        owe(postgresql_url, WELL)
+    with db.transaction(postgresql_url) as session:
+        full = {"failures": 0, "openings": 0, "allowance": breaker.ALLOWANCE_MAX}
+        session.add(Destination(name=HOST, open_until=None, **full))
+    taken: list[str] = []
+    nested = False
+
+    def claim_in_between(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        nonlocal nested
+        surveys = statement.startswith("SELECT deliveries.destination") or "RECURSIVE" in statement
+        if surveys and not nested:
+            nested = True
+            taken.extend(claim(postgresql_url))
+            nested = False
+
+    engine = db.engine(postgresql_url)
+    event.listen(engine, "before_cursor_execute", claim_in_between)
+    try:
+        taken.extend(claim(postgresql_url))
+    finally:
+        event.remove(engine, "before_cursor_execute", claim_in_between)
+    assert len(taken) == len(set(taken)) == breaker.ALLOWANCE_MAX
+
+
+def claim(url: str) -> list[str]:
+    with db.transaction(url) as session:
+        return [str(row["id"]) for row in delivery.claim(session, 64, db.now(session))]

@@ -7,6 +7,7 @@ exchange ended by its deadline and long before its peer would have let it go.
 import contextlib
 import gzip
 import io
+import ipaddress
 import logging
 import os
 import random
@@ -843,20 +844,62 @@ def test_a_kept_connection_that_was_closed_meanwhile_is_replaced(session: reques
         assert look(session, peer.url).body == b"2"
 
 
-def test_a_kept_connection_that_dies_in_use_is_not_tried_again(session: requests.Session) -> None:
-    """Whether to ask once more is not for the transport to say: the request may have arrived."""
+@pytest.mark.parametrize("end", [Line.close, Line.reset])
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_kept_connection_that_dies_in_use_is_replaced_once(
+    session: requests.Session, end: Callable[[Line], None], tls: bool
+) -> None:
+    """The peer may close what it kept at the very moment it is used: that is no failure of it."""
 
     def script(line: Line) -> None:
         line.request()
         line.send(answer(b"%d" % line.number))
         line.request()
+        end(line)
+
+    with Peer(script, tls=tls) as peer:
+        for number in (b"1", b"2", b"3"):
+            assert look(session, peer.url, method="POST", body=b"{}").body == number
+        assert len(peer.lines) == 3
+    assert len(peer.requests) == 5
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 20", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
+def test_a_request_whose_answer_had_begun_is_not_sent_again(
+    session: requests.Session, said: bytes
+) -> None:
+    def script(line: Line) -> None:
+        line.request()
+        line.send(answer(b"%d" % line.number))
+        line.request()
+        line.send(said)
 
     with Peer(script) as peer:
         assert look(session, peer.url).body == b"1"
+        with pytest.raises(ConnectFailed):
+            look(session, peer.url)
+        assert len(peer.requests) == 2
+
+
+def test_a_fresh_connection_that_dies_is_not_tried_again(session: requests.Session) -> None:
+    with Peer(Line.request) as peer:
         with pytest.raises(ConnectFailed, match="without an answer"):
             look(session, peer.url)
-        assert look(session, peer.url).body == b"2"
-    assert len(peer.requests) == 3
+        assert len(peer.requests) == 1
+
+
+def test_a_request_that_ran_out_of_time_is_not_sent_again(session: requests.Session) -> None:
+    def script(line: Line) -> None:
+        line.request()
+        line.send(answer(b"1"))
+        line.request()
+        line.hang()
+
+    with Peer(script) as peer:
+        assert look(session, peer.url).body == b"1"
+        with pytest.raises(DeadlinePassed):
+            look(session, peer.url, deadline_seconds=0.5)
+        assert len(peer.requests) == 2
 
 
 def test_interim_answers_are_not_taken_for_the_answer(session: requests.Session) -> None:
@@ -917,6 +960,38 @@ def test_an_address_that_hangs_leaves_time_for_the_next() -> None:
     ):
         url = f"http://two.example.com:{peer.port}/"
         assert look(session, url, deadline_seconds=2).body == b"here"
+
+
+def test_an_address_that_hangs_holds_up_the_next_for_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where IPv6 leads nowhere, each connection would begin with most of its time gone."""
+    began: list[tuple[str, float]] = []
+    connecting = connections._connecting
+
+    def note(address: connections.Address, *rest: Any) -> socket.socket:
+        began.append((str(address), time.monotonic()))
+        return connecting(address, *rest)
+
+    monkeypatch.setattr(connections, "_connecting", note)
+    addresses = resolving("127.0.0.2", "127.0.0.1")
+    with (
+        Peer(answering(answer(b"here"))) as peer,
+        accepting_nobody("127.0.0.2", peer.port),
+        new_session(pool_size=1, resolver=addresses) as session,
+    ):
+        url = f"http://two.example.com:{peer.port}/"
+        assert look(session, url, deadline_seconds=60).body == b"here"
+    assert [address for address, _ in began] == ["127.0.0.2", "127.0.0.1"]
+    assert began[1][1] - began[0][1] < LONG_BEFORE  # a share of the time would be 30 s
+
+
+def test_both_versions_are_tried_in_turn() -> None:
+    """All of one version may lead nowhere."""
+    texts = ("::1", "::2", "::3", "127.0.0.1", "127.0.0.2")
+    found = connections._alternating([ipaddress.ip_address(each) for each in texts])
+    assert [str(each) for each in found] == ["::1", "127.0.0.1", "::2", "127.0.0.2", "::3"]
+    assert connections._alternating([]) == []
 
 
 def test_a_handshake_may_take_all_the_time_there_is() -> None:

@@ -182,7 +182,7 @@ def _normal(url: str, allow: Allowlist) -> str:
     place = _place(parts["authority"].lower())
     port = place.port or DEFAULT_PORTS[scheme]
     if not allow.names(place.host, port):
-        _check_public(scheme, place.host, port)
+        _check_public(scheme, place.host, port, allow)
     host = f"[{place.host}]" if ":" in place.host else place.host
     suffix = "" if port == DEFAULT_PORTS[scheme] else f":{port}"
     rest = parts["rest"] if parts["rest"].startswith("/") else "/" + parts["rest"]
@@ -200,17 +200,21 @@ def _check_text(url: str) -> None:
             raise ValueError(f"it holds a space or control character (U+{ord(character):04X})")
 
 
-def _check_public(scheme: str, host: str, port: int) -> None:
+def _check_public(scheme: str, host: str, port: int, allow: Allowlist) -> None:
     """What a stranger's URL must be, unless WEBHOOK_ALLOW names its host."""
     address = _address(host)
     if address is not None and not is_public(address):
         raise _NotPublic(f"{host} is not a public address")
+    # A name is judged by its text: where it points to may be known to nobody when it is handed in.
+    hint = ""
+    if address is None and any(not isinstance(each.target, str) for each in allow.entries):
+        hint = f" (WEBHOOK_ALLOW has networks, but not this name: list {host} there, too)"
     if address is None and ("." not in host or _NEARBY.fullmatch(host)):
-        raise _NotPublic(f"{host} is not the full name of a public host")
+        raise _NotPublic(f"{host} is not the full name of a public host{hint}")
     if scheme != "https":
-        raise _NotPublic("it is not https")
+        raise _NotPublic(f"it is not https{hint}")
     if port not in PORTS:
-        raise _NotPublic(f"port {port} is not permitted")
+        raise _NotPublic(f"port {port} is not permitted{hint}")
 
 
 def _place(authority: str) -> _Place:
@@ -237,6 +241,7 @@ def _host(text: str) -> str:
             raise ValueError(f"{text!r} is not an IPv6 address")
         return str(address)
     name = text if text.isascii() else _ascii_name(text)
+    name = name.removesuffix(".")  # a full name may end so; certificates and lists have it without
     if _NUMBER.fullmatch(name.rpartition(".")[2]):
         if name != text or _address(name) is None:
             raise ValueError(f"{text!r} is not an address in its plain form, like 192.0.2.1")

@@ -56,21 +56,15 @@ _cut_at: dict[str, str] = {}
 
 def survey(session: Session, limit: int, now: datetime) -> list[str]:
     """The ids of up to `limit` due events that may go now; nothing is written or locked."""
-    under_way = _under_way(session, now)
-    calls_of_host: Counter[str] = Counter()
-    for (host, _), calls in under_way.items():
-        calls_of_host[host] += calls
-    free = {
-        row.name: (row.allowance or ALLOWANCE_FIRST) - calls_of_host[row.name]
-        for row in session.execute(HOSTS)
-    }
-    hosts = [name for name in free if free[name] > 0 or name == CELERY]
+    allowances = {
+        row.name: row.allowance or ALLOWANCE_FIRST for row in session.execute(HOSTS)
+    }  # fmt: skip
+    hosts = list(allowances)
     random.shuffle(hosts)  # where a claim can't take all, none is always the last
     chosen: list[str] = []
     for start in range(0, len(hosts), HOSTS_AT_ONCE):
-        some = hosts[start : start + HOSTS_AT_ONCE]
-        chosen += _of_hosts(session, {name: free[name] for name in some}, under_way,
-                            limit - len(chosen), now)  # fmt: skip
+        some = {host: allowances[host] for host in hosts[start : start + HOSTS_AT_ONCE]}
+        chosen += _of_hosts(session, some, limit - len(chosen), now)
         if len(chosen) >= limit:
             break
     return chosen
@@ -93,34 +87,38 @@ def take(session: Session, ids: Sequence[str], now: datetime, lease: timedelta) 
 # ------------------------------------------------------------------ the survey
 
 
-def _under_way(session: Session, now: datetime) -> Mapping[tuple[str, str], int]:
-    """How many calls are under way, by host and endpoint."""
-    rows = session.execute(UNDER_WAY, {"now": now})
-    return {(row.destination, row.target): row.calls for row in rows}
-
-
 def _of_hosts(
-    session: Session,
-    free: Mapping[str, int],
-    under_way: Mapping[tuple[str, str], int],
-    limit: int,
-    now: datetime,
+    session: Session, allowances: Mapping[str, int], limit: int, now: datetime
 ) -> list[str]:
     """The ids of the events of these hosts that may go now."""
     starts = [
         [host, _cut_at.pop(host, ""), str(limit if host == CELERY else places)]
-        for host, places in free.items()
+        for host, places in allowances.items()
     ]
     values = {"hosts": json.dumps(starts), "now": now, "window": WINDOW}
     rows = session.execute(_walk(db.dialect(session)), values).mappings().all()
     _cut_at.update({row["destination"]: row["target"] for row in rows if row["seen"] >= WINDOW})
     due = [row for row in rows if row["next_attempt_at"] <= now]
-    room = {
-        row["target"]: allowed(_standing(row), now)
-        - under_way.get((row["destination"], row["target"]), 0)
-        for row in due
-    }
-    return breaker.share(map(_waiting, due), room, free, limit)
+    if not due:
+        return []
+    # Counted after the walk: what somebody takes meanwhile is counted, or can't be taken again.
+    at_endpoint, at_host = _under_way(session, now)
+    return breaker.share(
+        map(_waiting, due),
+        {row["target"]: allowed(_standing(row), now) - at_endpoint[row["target"]] for row in due},
+        {host: places - at_host[host] for host, places in allowances.items()},
+        limit,
+    )
+
+
+def _under_way(session: Session, now: datetime) -> tuple[Counter[str], Counter[str]]:
+    """How many calls are under way at each endpoint, and at each host."""
+    at_endpoint: Counter[str] = Counter()
+    at_host: Counter[str] = Counter()
+    for row in session.execute(UNDER_WAY, {"now": now}):
+        at_endpoint[row.target] += row.calls
+        at_host[row.destination] += row.calls
+    return at_endpoint, at_host
 
 
 def _standing(row: RowMapping) -> Breaker:

@@ -13,11 +13,13 @@ import math
 import os
 import queue
 import re
+import selectors
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
@@ -41,6 +43,7 @@ SocketOptions = Iterable[tuple[int, int, int | bytes]]
 
 HEAD_BYTES = 64 * 1024  # status line and headers of one answer, interim answers included
 HEADERS = 100  # of one answer
+HEAD_START = 0.25  # seconds that an address has before the next one is tried beside it
 LOOKUPS = 32  # names that one session looks up at the same time
 
 STATUS_LINE = re.compile(rb"HTTP/1\.(\d)\s+([1-9]\d\d)(?:\s.*)?", re.DOTALL)
@@ -81,15 +84,13 @@ class Dialer:
     def dial(
         self, deadline: Deadline, host: str, port: int, options: SocketOptions
     ) -> socket.socket:
-        """A socket connected to the first address that answers; each gets a share of the time."""
+        """A socket connected to the first address that answers."""
         addresses = self._checked(deadline, host, port)
-        reason = "the name has no address"
-        for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
-            try:
-                return _connect(deadline, address, port, options, deadline.remaining() / left)
-            except OSError as error:
-                reason = error.strerror or "no answer"
-        deadline.remaining()
+        try:
+            return _race(deadline, _alternating(addresses), port, options)
+        except OSError as error:
+            deadline.remaining()
+            reason = error.strerror or "no answer"
         raise ConnectFailed(f"no connection to {host} port {port}: {reason}")
 
     def _checked(self, deadline: Deadline, host: str, port: int) -> list[Address]:
@@ -138,19 +139,60 @@ class Dialer:
             self._slots.release()
 
 
-def _connect(
-    deadline: Deadline, address: Address, port: int, options: SocketOptions, seconds: float
+def _alternating(addresses: Sequence[Address]) -> list[Address]:
+    """The addresses in their order, but the two versions in turn: one may lead nowhere here."""
+    first = [each for each in addresses if each.version == addresses[0].version]
+    others = [each for each in addresses if each not in first]
+    pairs = zip_longest(first, others)
+    return [each for pair in pairs for each in pair if each is not None]
+
+
+def _race(
+    deadline: Deadline, addresses: Sequence[Address], port: int, options: SocketOptions
 ) -> socket.socket:
-    """Connect to an address, never to a name: nothing is looked up a second time."""
-    v6 = isinstance(address, ipaddress.IPv6Address)
-    sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET)
+    """Connect to the first address that answers; another one joins every quarter of a second.
+
+    To addresses, never to a name: nothing is looked up a second time. OSError: none answered.
+    """
+    left, failure = list(addresses), OSError(0, "the name has no address")
+    racing = selectors.DefaultSelector()
+    try:
+        while left or racing.get_map():
+            patience = deadline.remaining()
+            if left:
+                patience = min(HEAD_START, patience)
+                try:
+                    racing.register(_connecting(left.pop(0), port, options), selectors.EVENT_WRITE)
+                except OSError as error:  # a version that this machine has no way for, say
+                    failure = error
+                    continue
+            for key, _ in racing.select(patience):
+                sock = cast(socket.socket, key.fileobj)
+                racing.unregister(sock)
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if code == 0:
+                    sock.settimeout(deadline.seconds)
+                    deadline.guard(os.dup(sock.fileno()))
+                    return sock
+                sock.close()
+                failure = OSError(code, os.strerror(code))
+    finally:
+        for key in list(racing.get_map().values()):
+            cast(socket.socket, key.fileobj).close()
+        racing.close()
+    raise failure
+
+
+def _connecting(address: Address, port: int, options: SocketOptions) -> socket.socket:
+    """A socket on its way to an address."""
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    sock = socket.socket(family)
     try:
         for option in options:
             sock.setsockopt(*option)
-        sock.settimeout(seconds)
-        deadline.guard(os.dup(sock.fileno()))
-        sock.connect((str(address), port))
-        sock.settimeout(deadline.seconds)
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            sock.connect((str(address), port))
     except BaseException:
         sock.close()
         raise
@@ -158,6 +200,10 @@ def _connect(
 
 
 # ------------------------------------------------------------------ answers
+
+
+class _NothingCame(http.client.RemoteDisconnected):
+    """The peer closed the connection before the first byte of an answer."""
 
 
 class _BoundedReader(io.BufferedReader):
@@ -195,6 +241,7 @@ class _Answer(http.client.HTTPResponse):
         http.client skips only 100. Any other would be taken for the answer, and the real answer for
         that to the next request on the same connection.
         """
+        self._expect_something()
         minor, self.status, fields = self._read_head()
         while self.status < http.HTTPStatus.OK:
             if self.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
@@ -215,6 +262,14 @@ class _Answer(http.client.HTTPResponse):
         if amt and not piece and self.length:  # http.client leaves that to its callers
             raise http.client.IncompleteRead(b"", self.length)
         return piece
+
+    def _expect_something(self) -> None:
+        try:
+            if self._reader.peek(1):
+                return
+        except ConnectionError as error:
+            raise _NothingCame("") from error
+        raise _NothingCame("")
 
     def _read_head(self) -> tuple[int, int, HTTPHeaderDict]:
         """The minor version, the status, and the headers; lines that are none are ignored."""
@@ -306,6 +361,16 @@ class _HTTPPool(HTTPConnectionPool):
         """
         conn = cast(_HTTPConnection, self._get_conn())
         conn.call = call
+        again = conn.twin is not None
+        while True:
+            try:
+                return self._ask(conn)
+            except _NothingCame as error:
+                if not again or call.deadline.passed():
+                    raise error.__cause__ or error from None
+                again = False  # what was kept had ended just then: anew, over a fresh one
+
+    def _ask(self, conn: _HTTPConnection) -> "Reply":
         try:
             self._make_ready(conn)
             return Reply(conn.ask(), conn, self)

@@ -59,7 +59,7 @@ FOLLOWED = COUNTED.values(
 )
 
 LEASE = timedelta(seconds=60)  # longer than the webhook timeout and writing down together
-LEASE_MARGIN = 30.0
+LEASE_MARGIN = 30.0  # seconds, for looking up names late and writing down
 THREADS = 64
 TURN_SECONDS = 10.0
 IDLE_AGAIN = 0.5
@@ -92,6 +92,11 @@ class Attempted:
     outcome: Outcome
 
 
+def lease_for(timeout: float) -> timedelta:
+    """How long an event is leased where an attempt may take so many seconds."""
+    return max(LEASE, timedelta(seconds=timeout + LEASE_MARGIN))
+
+
 def owed(now: datetime) -> Select[Any]:
     """One row, a null, if any event should be tried by now; else none."""
     return select(null()).where(exists().where(is_due(now)))
@@ -120,7 +125,7 @@ class _Courier:
         self._clock: tuple[datetime, float] | None = None
 
     def claim(self, limit: int) -> fanout.Batch[RowMapping]:
-        lease = max(LEASE, timedelta(seconds=self._settings.webhook_timeout + LEASE_MARGIN))
+        lease = lease_for(self._settings.webhook_timeout)
         rows: list[RowMapping] = []
         with db.reading(self._settings.database_url) as session:  # no writer waits for it
             if self._clock is None:

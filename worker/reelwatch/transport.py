@@ -1,7 +1,8 @@
 """One HTTP exchange with one deadline and a bounded answer, on top of requests and urllib3.
 
 The deadline covers name look-up, connect, TLS, sending, headers and body. Nothing comes from the
-environment, nothing is tried twice, no redirect is followed, no cookie is kept.
+environment, no redirect is followed, no cookie is kept. Nothing is tried twice, but for a request
+over a connection that was kept and that the peer closed before a byte of its answer.
 """
 
 import contextlib
