@@ -24,11 +24,11 @@ import requests
 from rich.console import Console
 from sqlalchemy import insert, update
 
-from reelwatch import db, embedded, history, secrecy, settings, webhook_secrets
+from reelwatch import cli_doctor, db, embedded, history, secrecy, settings, webhook_secrets
 from reelwatch.cli_render import change_line
 from reelwatch.errors import SettingsError
 from reelwatch.listener import Listener
-from reelwatch.models import Destination, Heartbeat, Job
+from reelwatch.models import Endpoint, Heartbeat, Job
 from reelwatch.sandbox import SCRIPTS, Sandbox
 from tests import seeding
 from tests.commands import command_environment, done, on_screen, run
@@ -203,8 +203,8 @@ def test_a_healthy_installation_is_all_green(healthy: pytest.MonkeyPatch, sandbo
     lines = result.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == [
         "✓ settings", "✓ database", "✓ broker", "✓ tick", "✓ account default",
-        "✓ webhook secret", "✓ dead events", "✓ receivers", "✓ looks", "✓ waiting ids",
-        "✓ refused messages",
+        "✓ webhook secret", "✓ jobs", "✓ dead events", "✓ endpoints", "✓ looks",
+        "✓ waiting ids", "✓ refused messages",
     ]  # fmt: skip
     assert result.stderr == ""
     assert sandbox.stats()["requests"] == 1
@@ -351,7 +351,7 @@ def test_resting_and_forgotten_accounts_are_wrong(
         seeding.add_job(session, account="left")
     checks = examined(1)
     rests = checks["account default rests"]["message"]
-    assert re.fullmatch(r"rests, its jobs wait: quota: used up; a look tries again in \w+", rests)
+    assert re.fullmatch(r"rests, its jobs wait: quota: used up; a poll tries again in \w+", rests)
     assert checks["account left"]["status"] == "wrong"
     assert "1 jobs wait" in checks["account left"]["message"]
     assert "account idle" not in checks
@@ -370,24 +370,107 @@ def test_webhooks_without_a_secret_are_a_warning_until_one_is_owed(
     assert "1 webhooks can't be signed" in examined(1)["webhook secret"]["message"]
 
 
-def test_dead_events_and_late_looks_are_warnings(
+def test_late_polls_are_a_warning(healthy: pytest.MonkeyPatch, database_url: str) -> None:
+    with db.transaction(database_url) as session:
+        seeding.add_account(session)
+        seeding.add_job(
+            session, next_poll_at=seeding.at(minutes=2), deadline_at=seeding.at(hours=-1)
+        )
+    found = examined(0)["looks"]
+    assert found["status"] == "warning"
+    assert "1 are more than a minute late" in found["message"]
+
+
+def test_jobs_past_their_deadline_and_those_with_errors_alone_are_told_by_account(
+    healthy: pytest.MonkeyPatch, database_url: str
+) -> None:
+    refused: seeding.Row = {
+        "errors_in_row": 9, "last_error": "unauthorized", "errors_since": seeding.at(hours=5),
+    }  # fmt: skip
+    with db.transaction(database_url) as session:
+        seeding.add_account(session)
+        seeding.add_account(session, "acme")
+        over: seeding.Row = {"account": "acme", "deadline_at": seeding.at(hours=3)}
+        for _ in range(3):
+            seeding.add_job(session, "expired", **over, **refused)
+        seeding.add_job(session, "expired", **over)
+        ahead: seeding.Row = {"deadline_at": seeding.at(hours=-3)}
+        seeding.add_job(session, **ahead, **refused | {"errors_since": seeding.at(minutes=30)})
+        young = refused | {"errors_since": seeding.at(minutes=1), "last_error": "timeout"}
+        seeding.add_job(session, **ahead, **young)
+        seeding.add_job(session, "completed", deadline_at=seeding.at(hours=3))
+    checks = examined(1)  # nothing names acme's key here
+    assert "jobs" not in checks
+    acme, default = checks["jobs of acme"], checks["jobs of default"]
+    assert acme["status"] == default["status"] == "warning"
+    refusal = "upstream refused the account's key"
+    assert acme["message"] == (
+        f"4 past their deadline, the oldest for 3h00m (3: {refusal}, 1: upstream names no end); "
+        f"3 with errors alone, the oldest for 5h00m ({refusal}): "
+        "`reelwatch list --account acme --state expired`, `reelwatch show ID`"
+    )
+    assert re.fullmatch(
+        rf"1 with errors alone, the oldest for 30m\d\ds \({refusal}\): "
+        "`reelwatch list --account default`, `reelwatch show ID`",
+        default["message"],
+    )
+
+
+def test_an_account_paused_by_hand_is_told_with_how_to_resume_it() -> None:
+    row = {"paused_until": None, "pause_reason": "by hand: new key on Monday"}
+    (check,) = cli_doctor._rest("acme", row)
+    assert check.status == "warning"
+    assert check.message == (
+        "paused by hand: new key on Monday, its jobs wait: `reelwatch accounts --resume acme`"
+    )
+
+
+def test_dead_events_are_told_by_endpoint_with_what_it_said(
     healthy: pytest.MonkeyPatch, database_url: str
 ) -> None:
     with db.transaction(database_url) as session:
         seeding.add_account(session)
-        job = seeding.add_job(session, next_poll_at=seeding.at(minutes=2))
-        step = seeding.add_transition(session, job)
-        seeding.add_delivery(session, job, step, "dead")
-        for number in range(6):
-            standing = {"failures": 5, "openings": 1, "allowance": 1}
-            name = f"r{number}.example.com"
-            session.add(Destination(name=name, open_until=seeding.at(), **standing))
+        job = seeding.add_job(session)
+        for number, target in enumerate(("https://a.example/x?k=s3cret", "https://b.example/")):
+            for place in range(number + 1):
+                step = seeding.add_transition(session, job, sequence=10 * number + place + 1)
+                event = seeding.add_delivery(
+                    session, job, step, "dead", target=target, created_at=seeding.at(minutes=5)
+                )
+                seeding.add_attempt(session, event, error=f"{number}: no")
     checks = examined(0)
-    assert checks["receivers"]["status"] == "warning"
-    assert "r4.example.com …: failed again and again" in checks["receivers"]["message"]
-    assert checks["dead events"]["status"] == checks["looks"]["status"] == "warning"
-    assert "1 never reached" in checks["dead events"]["message"]
-    assert "1 are more than a minute late" in checks["looks"]["message"]
+    assert checks["dead events"]["message"] == (
+        "3 never reached their receiver: `reelwatch deliveries --state dead` lists them, "
+        "`reelwatch redeliver --dead` sends them again"
+    )
+    said = checks["dead events of https://b.example/"]["message"]
+    assert re.fullmatch(r"2, the last 5m\d\ds old, and it said: 1: no", said)
+    assert checks["dead events of https://a.example/x"]["status"] == "warning"
+    assert "s3cret" not in json.dumps(checks)
+
+
+def test_endpoints_that_fail_now_are_told_with_what_waits_for_them(
+    healthy: pytest.MonkeyPatch, database_url: str
+) -> None:
+    with db.transaction(database_url) as session:
+        seeding.add_account(session)
+        job = seeding.add_job(session)
+        now = db.now(session)
+        for number, until in ((1, None), (2, now + timedelta(minutes=5))):
+            url, host = f"https://r{number}.example/x", f"r{number}.example"
+            standing: seeding.Row = {"failures": number, "openings": 1, "allowance": 1}
+            session.add(Endpoint(name=url, host=host, open_until=until, changed_at=now, **standing))
+            step = seeding.add_transition(session, job, sequence=number)
+            seeding.add_delivery(session, job, step, "pending", target=url)
+    checks = examined(0)
+    assert checks["endpoint https://r1.example/x"] == {
+        "name": "endpoint https://r1.example/x",
+        "status": "warning",
+        "message": "1 attempts failed in a row; 1 events wait",
+    }
+    message = checks["endpoint https://r2.example/x"]["message"]
+    assert re.search(r"1 events wait; it is not called until [\d:-]+( [\d:]+)? \(UTC\)$", message)
+    assert "endpoints" not in checks
 
 
 # ---------------------------------------------------------------- accounts

@@ -1,7 +1,7 @@
 """`reelwatch doctor`: is everything there that looking and telling need? And if not, what to do."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from reelwatch import (
     broker_check,
+    cli_checks,
     cli_errors,
     cli_render,
     database_check,
@@ -26,18 +27,18 @@ from reelwatch import (
 from reelwatch import cli_options as options
 from reelwatch.accounts import WEBHOOK_SECRET, Account
 from reelwatch.answers import ErrorKind, Report
+from reelwatch.cli_checks import OK, WARNING, WRONG, Check
 from reelwatch.errors import ReelwatchError, SettingsError
+from reelwatch.outlook import TICK_MISSED
 from reelwatch.redaction import shown_url
 from reelwatch.wording import plain, span
 
-OK, WARNING, WRONG = "ok", "warning", "wrong"
 SIGNS: Mapping[str, tuple[str, str]] = {
     OK: ("✓", "green"),
     WARNING: ("!", "yellow"),
     WRONG: ("✗", "red"),
 }
 
-TICK_SECONDS = 15.0  # a tick comes every second; workers start to do without after this
 REFUSALS_SHOWN = 5
 NO_SUCH_ID = "reelwatch-doctor"  # what an account is asked about: no model makes such ids
 REFUSED = {
@@ -47,15 +48,6 @@ REFUSED = {
 }
 BASE_URL = f"is the base URL right? It is what stands before {upstream.ROUTE}"
 BUSY = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.SATURATED})
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    status: str
-    message: str
 
 
 @click.command()
@@ -112,7 +104,8 @@ def examine() -> Iterator[Check]:
     yield from _strangers(current, standing)
     yield from _secrets(current, figures)
     if figures is not None:
-        yield from _backlog(figures)
+        with db.reading(current.database_url) as session:
+            yield from cli_checks.of_work(session, figures, db.now(session))
         yield from _intake(current)
 
 
@@ -225,7 +218,7 @@ def _tick(current: settings.Settings, figures: Mapping[str, Any]) -> Check:
         # With nothing but `up` to make ticks this is a fresh installation, not a broken one.
         status = WARNING if current.in_memory else WRONG
         return Check("tick", status, f"never: nothing looks at jobs until {start} runs")
-    if age >= TICK_SECONDS:
+    if age >= TICK_MISSED.total_seconds():
         found = f"the last one was {span(age)} ago, it should come every second"
         return Check("tick", WRONG, f"{found}: does {start} run?")
     return Check("tick", OK, f"{max(0.0, age):.1f} s ago")
@@ -243,11 +236,20 @@ def _account(
         yield Check(name, WARNING if idle else WRONG, f"no API key: set {account.api_key_env}")
         return
     yield _asked(name, account)
-    until = row.get("paused_until")
+    yield from _rest(account.name, row)
+
+
+def _rest(account: str, row: Mapping[str, Any]) -> Iterator[Check]:
+    """Does it rest, and until when?"""
+    until, reason = row.get("paused_until"), row.get("pause_reason")
     if until is not None:
         wait = max(0.0, (until - row["now"]).total_seconds())
-        message = f"rests, its jobs wait: {row['pause_reason']}; a look tries again in {span(wait)}"
-        yield Check(f"{name} rests", WRONG, message)
+        message = f"rests, its jobs wait: {reason}; a poll tries again in {span(wait)}"
+        yield Check(f"account {account} rests", WRONG, message)
+    elif reason is not None:
+        resume = f"`reelwatch accounts --resume {account}`"
+        message = f"paused {reason}, its jobs wait: {resume}"
+        yield Check(f"account {account} rests", WARNING, message)
 
 
 def _asked(name: str, account: Account) -> Check:
@@ -314,34 +316,3 @@ def _unsigned(current: settings.Settings, variable: str) -> int:
         known = {row["name"] for row in history.list_accounts(session)} | set(current.accounts)
         names = [name for name in known if current.secret_variable(name) == variable]
         return sum(history.undelivered_webhooks(session, name) for name in names)
-
-
-def _backlog(figures: Mapping[str, Any]) -> Iterator[Check]:
-    resting = figures["resting_receivers"]
-    judged: tuple[tuple[str, int, Callable[[int], str]], ...] = (
-        ("dead events", figures["dead"], _dead),
-        ("receivers", len(resting), lambda _count: _resting(resting)),
-        ("looks", figures["overdue"], _overdue),
-    )
-    for name, count, message in judged:
-        yield Check(name, WARNING, message(count)) if count else Check(name, OK, NOTHING[name])
-
-
-NOTHING: Mapping[str, str] = {
-    "dead events": "none",
-    "receivers": "none is left alone for failing",
-    "looks": "none is more than a minute late",
-}
-
-
-def _dead(count: int) -> str:
-    return f"{count} never reached their receiver: `reelwatch deliveries --state dead` lists them"
-
-
-def _resting(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
-    return f"{shown}: failed again and again; left alone for a while, its events wait"
-
-
-def _overdue(count: int) -> str:
-    return f"{count} are more than a minute late: more workers, or a higher request rate?"
