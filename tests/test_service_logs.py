@@ -13,6 +13,7 @@ import pytest
 
 from reelwatch import lines
 from reelwatch.listener import Listener
+from reelwatch.redaction import shown_url
 from reelwatch.sandbox import Sandbox
 from reelwatch.sandbox_scripts import scripted_id
 from tests.environment import SECRET
@@ -59,7 +60,8 @@ def test_an_outage_takes_few_and_short_lines(
         assert deployed.terminate_all() == [0, 0]
         said, ticked = told(worker), told(beat)
         assert "hush-hush" not in deployed.log()
-    assert "worker_starting" in {line["event"] for line in said}
+    (starting,) = [line for line in said if line["event"] == "worker_starting"]
+    assert starting["broker"] == shown_url(redis_url)
     assert "beat_starting" in {line["event"] for line in ticked}
     assert any("Warm shutdown" in line["event"] for line in said)
     assert not any("exception" in line for line in said + ticked)

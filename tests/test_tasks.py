@@ -86,7 +86,14 @@ def test_cancel_and_recheck(url: str) -> None:
         ("track", "a\ud800", {}, "U+D800"),
         ("track", ID, {"webhook_url": "https://u:p@h.example.com/"}, "callback URL refused"),
         ("track", ID, {"metadata": {"a": "b" * 20_000}}, "metadata: 20009 bytes"),
-        ("track", ID, {"metdata": {}}, "unexpected keyword argument 'metdata'"),
+        (
+            "track",
+            ID,
+            {"metdata": {}},
+            "is no option; is 'metadata' meant?; accepted: web",
+        ),
+        ("track", ID, {"priority": 9}, "'priority' is no option; accepted: webhook_url, callback"),
+        ("cancel", ID, {"acount": "a"}, "'acount' is no option; is 'account' meant?"),
         ("track", ID, {"session": "s"}, "session: it can't come with a message"),
         ("cancel", {"a": 1}, {}, "video id: {'a': 1} is not a text"),
         ("cancel", "a\0b", {}, "U+0000"),
@@ -549,6 +556,16 @@ def test_the_command_shows_that_message_alone(tmp_path: Path) -> None:
         assert "Traceback" not in child.output
 
 
+@pytest.mark.parametrize("command", ["worker", "beat"])
+def test_all_that_is_missing_is_told_at_once(tmp_path: Path, command: str) -> None:
+    hook = {"WEBHOOK_URL": "https://hooks.example.com/"}
+    with process(["celery", "-A", "reelwatch", command], hook, tmp_path) as child:
+        assert child.wait(60) == 1
+        assert child.output.count("\n") == 1
+        told = ["BROKER_URL is not set", "DATABASE_URL is not set", "WEBHOOK_SECRET is not: "]
+        assert [each for each in told if each in child.output] == told
+
+
 def test_a_worker_gives_every_account_its_row(url: str) -> None:
     application._before_work()
     with db.reading(url) as session:
@@ -709,6 +726,9 @@ UNFIT: dict[str, tuple[Any, str]] = {
         "it is compressed ('application/x-bz2'), which is not accepted",
     ),
     "an unknown task": (packed(task="reelwatch.nope"), "unknown task 'reelwatch.nope'"),
+    "a misspelt task": (
+        packed(task="reelwatch.trak"), "unknown task 'reelwatch.trak'; is 'reelwatch.track' meant?"
+    ),
     "a long task": (packed(task=LARGE), "its headers are no object, or too large"),
     "no task": (packed() | {"headers": {}}, "it names no task"),
     "args are a text": (packed(["abc", {}, EMBED]), "its args are no list"),
@@ -723,7 +743,7 @@ UNFIT: dict[str, tuple[Any, str]] = {
     ),
     "a video id of 1 MB": (packed([[LARGE], {}, EMBED]), "a message of 1000079 bytes"),
     "a large name": (packed([["a"], {"account": "m" * 200_000}, EMBED]), "account: 'mmm"),
-    "unknown names": (packed([["a"], {"nope": 1}, EMBED]), "unexpected keyword argument 'nope'"),
+    "unknown names": (packed([["a"], {"nope": 1}, EMBED]), "'nope' is no option; accepted"),
     "no time": (packed(eta="nope"), "eta 'nope' is no ISO 8601 time"),
     "no day": (packed(eta="2026-99-99"), "eta '2026-99-99' is no ISO 8601 time"),
     "an empty time": (packed(eta=""), "eta '' is no ISO 8601 time"),

@@ -59,11 +59,11 @@ def configuration() -> dict[str, Any]:
     except SettingsError as error:
         raise SystemExit(log.last_words(str(error))) from None
     if current.broker_url is None and current.redis_url is None:
-        missing = (
+        no_broker = (
             "BROKER_URL is not set: accepted: redis(s)://… or amqp(s)://… "
             "(or run everything in one process with `reelwatch up`)"
         )
-        raise SystemExit(log.last_words(missing))
+        raise SystemExit(log.last_words("; and ".join([no_broker, *settings.missing(current)])))
     broker = tls.read(current.broker)
     return {
         "broker_url": broker.url,

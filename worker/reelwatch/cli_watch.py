@@ -11,10 +11,13 @@ import click
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from reelwatch import board, cli_render, db, history, wording
 from reelwatch import cli_options as options
+from reelwatch.cli_errors import database_text
 from reelwatch.errors import UnknownJob
 
 EVERY_SECONDS = 1.0
@@ -22,6 +25,8 @@ FIGURES_EVERY = 5  # drawings: counting a million jobs takes a while
 ROWS = 200  # without ids: more than any screen holds, few enough to read every second
 # Transitions that commit late have lower ids than others already seen: look back so far.
 LOOK_BACK = 2_000
+# A database that restarts, fails over or is busy: whoever watches waits for it.
+AWAY = (OperationalError, InterfaceError, PoolTimeout)
 
 
 @click.command()
@@ -67,15 +72,23 @@ class _Watcher:
 
     def live(self) -> None:
         """A table that is drawn anew every second."""
+        figures: dict[str, Any] = {}
+        picture: RenderableType = ""
         with Live(console=cli_render.console(), auto_refresh=False) as screen:
             for number in itertools.count():
-                with db.reading(self._url) as session:
-                    now, rows = db.now(session), self._jobs(session)
-                    if number % FIGURES_EVERY == 0:
-                        figures = history.summary(session, now)
-                screen.update(self._picture(rows, figures, now), refresh=True)
-                if self._over(rows):
-                    return
+                try:
+                    with db.reading(self._url) as session:
+                        now, rows = db.now(session), self._jobs(session)
+                        if not figures or number % FIGURES_EVERY == 0:
+                            figures = history.summary(session, now)
+                except AWAY as error:  # what was seen last stays, and says that it is older
+                    note = Text(wording.plain(database_text(error)), "yellow")
+                    screen.update(Group(picture, note), refresh=True)
+                else:
+                    picture = self._picture(rows, figures, now)
+                    screen.update(picture, refresh=True)
+                    if self._over(rows):
+                        return
                 time.sleep(EVERY_SECONDS)
 
     def lines(self, as_json: bool) -> None:
@@ -89,13 +102,23 @@ class _Watcher:
         )
         for row in rows:
             _print(row if as_json else cli_render.job_line(row), as_json)
+        away = False
         while not self._over(rows):
             time.sleep(EVERY_SECONDS)
-            with db.reading(self._url) as session:
-                changes = self._changes(session, newest)
-                new = [change for change in changes if change["id"] not in seen]
-                told = history.with_etas_now(session, new)
-                rows = self._jobs(session) if self._ids else []
+            try:
+                with db.reading(self._url) as session:
+                    changes = self._changes(session, newest)
+                    new = [change for change in changes if change["id"] not in seen]
+                    told = history.with_etas_now(session, new)
+                    rows = self._jobs(session) if self._ids else []
+            except AWAY as error:  # nothing has been told of this round: the next one does
+                if not away:
+                    click.echo(f"{database_text(error)}; waiting until it is back", err=True)
+                away = True
+                continue
+            if away:
+                click.echo("the database is back", err=True)
+            away = False
             for change in told:
                 _print(change if as_json else cli_render.change_line(change), as_json)
             seen = {change["id"] for change in changes}

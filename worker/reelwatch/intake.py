@@ -23,6 +23,7 @@ from reelwatch import db
 from reelwatch.cleaning import clean_text
 from reelwatch.errors import NotConfigured, Refused, SettingsError, UnknownJob
 from reelwatch.models import RefusedMessage, WaitingMessage
+from reelwatch.spelling import nearest
 
 PATIENCE = timedelta(minutes=2)  # for an id that is not tracked: its `track` may be under way
 LONGEST_WAIT = 300.0  # seconds between two tries
@@ -31,6 +32,7 @@ AT_ONCE = 200
 TURN_SECONDS = 10.0
 REASON_LIMIT = 500  # characters: a reason may quote what was sent
 SHOWN_ID = 200
+SHOWN_NAME = 60
 REFUSED_LIMIT = 1_000  # rows; the oldest make room
 DUE = "*"  # what stands for waiting messages among the names of accounts: none is called so
 NOT_YET = "no job with this id is tracked for this account"
@@ -83,7 +85,7 @@ def _obstacle(message: Message, action: Action) -> Exception | None:
     try:
         inspect.signature(action).bind(message.video_id, **message.options)
     except TypeError as error:
-        return Refused(str(error))
+        return Refused(_unknown_option(message, action) or str(error))
     try:
         action(message.video_id, **message.options)
     except (SettingsError, SQLAlchemyError, db.NotMigrated) as error:
@@ -98,6 +100,18 @@ def _obstacle(message: Message, action: Action) -> Exception | None:
         log.exception("intake_failed", task=message.task, message=message.id)
         return RuntimeError(f"a bug, please report it: {type(error).__name__}: {error}")
     return None
+
+
+def _unknown_option(message: Message, action: Action) -> str | None:
+    """What to say of the first option that the action does not take, if there is one."""
+    parameters = list(inspect.signature(action).parameters)[1:]  # the first is the id
+    known = [name for name in parameters if name != "session"]  # which comes with no message
+    unknown = next((name for name in message.options if name not in parameters), None)
+    if unknown is None:
+        return None
+    near = nearest(unknown, known)
+    meant = f"; is {near!r} meant?" if near else ""
+    return f"{unknown[:SHOWN_NAME]!r} is no option{meant}; accepted: {', '.join(known)}"
 
 
 def _refuse(session: Session, message: Message, reason: Exception) -> None:

@@ -14,6 +14,8 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.message import Message
 from kombu.utils.json import dumps
 
+from reelwatch.spelling import nearest
+
 INTAKE = "reelwatch"  # where producers send `reelwatch.track`, `.cancel`, `.recheck`
 WORK = "reelwatch.work"  # ticks and turns: a flood of new ids must not hold them up
 INTAKE_TASKS = frozenset({"reelwatch.track", "reelwatch.cancel", "reelwatch.recheck"})
@@ -161,7 +163,8 @@ def _unfit_parts(payload: Any) -> str | None:
 def _unfit_head(head: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:
     task = head.get("task")
     if not isinstance(task, str) or task not in known or not task.startswith(OURS):
-        return f"unknown task {_shown(task)}"
+        near = nearest(task, INTAKE_TASKS) if isinstance(task, str) and len(task) < 100 else None
+        return f"unknown task {_shown(task)}" + (f"; is {near!r} meant?" if near else "")
     if not isinstance(head.get("id"), str):
         return "its id is no text"
     for name in ("id", "root_id", "parent_id", "group", "shadow", "eta", "expires"):

@@ -33,6 +33,7 @@ from celery.utils.nodenames import default_nodename, gethostname, host_format
 
 from reelwatch import fanout, log, secrecy, settings
 from reelwatch.errors import SettingsError
+from reelwatch.redaction import shown_url
 from reelwatch.stopping import ends_by_hangup
 
 NAME = "reelwatch"
@@ -72,7 +73,7 @@ class Node(program.Worker):
             pool=worker.pool_cls.__module__.rpartition(".")[2],
             concurrency=worker.concurrency,
             queues=sorted(worker.app.amqp.queues.consume_from),
-            broker=worker.app.connection().as_uri(),
+            broker=shown_url(settings.current().broker),
         )
 
     def install_platform_tweaks(self, worker: Any) -> None:

@@ -44,6 +44,11 @@ DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 UNITS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 DURATION_FORMS = "500ms, 45s, 10m, 2h, 7d, or a number of seconds"
 MEMORY_BROKER = "memory://localhost//"
+NO_DATABASE = (
+    f"DATABASE_URL is not set: accepted: {DATABASE_FORMS}. Workers, beat and whoever hands in ids "
+    "name the database they share; only `reelwatch up` and the commands beside it use "
+    f"{urls.DEFAULT_DATABASE} by default"
+)
 LONGEST_SECONDS = 3_650 * 86_400.0  # what is added to a time must leave one that can be stored
 LONGEST_WEBHOOK = 120.0  # seconds; the lease of an event and the limit of a batch are longer
 
@@ -174,11 +179,7 @@ class Settings(BaseModel):
     def database_url(self) -> str:
         """The database's URL. Raises `SettingsError` where there is none."""
         if self.database is None:
-            raise SettingsError(
-                f"DATABASE_URL is not set: accepted: {DATABASE_FORMS}. Workers, beat and whoever "
-                "hands in ids name the database they share; only `reelwatch up` and the commands "
-                f"beside it use {urls.DEFAULT_DATABASE} by default"
-            )
+            raise SettingsError(NO_DATABASE)
         return self.database
 
     def check_database(self) -> None:
@@ -312,15 +313,23 @@ def check_sending(settings: Settings) -> None:
 
     One that only hands in ids needs neither a secret nor anybody's certificates.
     """
-    settings.check_database()
+    if lacking := missing(settings):
+        raise SettingsError("; and ".join(lacking))
     trust.check()
-    for account in settings.accounts.values():
-        if account.webhook_url and not settings.secrets_of(account.name):
-            raise SettingsError(
-                "WEBHOOK_URL (or an account's webhook_url) is set, "
-                f"{settings.secret_variable(account.name)} is not: webhooks are signed; accepted: "
-                "one or more whsec_… (`reelwatch secret` makes one)"
-            )
+
+
+def missing(settings: Settings) -> list[str]:
+    """What such a process needs and has not, a sentence each: told at once, not one by one."""
+    unsigned = {
+        settings.secret_variable(account.name)
+        for account in settings.accounts.values()
+        if account.webhook_url and not settings.secrets_of(account.name)
+    }
+    return [NO_DATABASE] * (settings.database is None) + [
+        f"WEBHOOK_URL (or an account's webhook_url) is set, {variable} is not: webhooks are "
+        "signed; accepted: one or more whsec_… (`reelwatch secret` makes one)"
+        for variable in sorted(unsigned)
+    ]
 
 
 def _check_place() -> None:
