@@ -100,6 +100,7 @@ GROUPS = {
         "deadline",
         "beat",
         "broker_check",
+        "installations",
         "database_check",
         "messages",
         "tls",

@@ -54,7 +54,8 @@ def examine(url: str) -> list[Finding]:
     return [*found, *look(broker)]
 
 
-def _connected(broker: tls.Broker) -> Connection:
+def connected(broker: tls.Broker) -> Connection:
+    """A connection that is up. Raises `Unreachable`."""
     quick = {"socket_timeout": SECONDS, "socket_connect_timeout": SECONDS}
     connection = Connection(
         broker.url,
@@ -75,7 +76,7 @@ def _connected(broker: tls.Broker) -> Connection:
 
 
 def _redis(broker: tls.Broker) -> Iterator[Finding]:
-    with closing(_connected(broker)) as connection:
+    with closing(connected(broker)) as connection:
         channel: Any = connection.default_channel
         client: Redis = channel.client
         yield from _server(client)
@@ -165,7 +166,7 @@ def _said(error: Exception) -> str:
 
 
 def _rabbitmq(broker: tls.Broker) -> Iterator[Finding]:
-    with closing(_connected(broker)) as connection:
+    with closing(connected(broker)) as connection:
         control = Queue("", Exchange(PIDBOX, "fanout", durable=False), exclusive=True)
         ours = Exchange(INTAKE, "direct")
         queues = [(f"queue {name}", Queue(name, ours, name)) for name in (INTAKE, WORK)]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
+from redis.exceptions import RedisError
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -17,6 +18,7 @@ from reelwatch import (
     database_check,
     db,
     history,
+    installations,
     intake,
     libpq,
     recognition,
@@ -96,6 +98,8 @@ def examine() -> Iterator[Check]:
     database = _database(current)
     yield database
     yield from _broker(current)
+    if database.status == OK:
+        yield from _others(current)
     figures, standing = _read(current) if database.status == OK else (None, {})
     if figures is not None:
         yield _tick(current, figures)
@@ -188,6 +192,19 @@ def _broker(current: settings.Settings) -> Iterator[Check]:
     yield Check("broker", OK, where)
     for each in found:
         yield Check(f"broker {each.what}", WRONG if each.wrong else WARNING, each.message)
+
+
+def _others(current: settings.Settings) -> Iterator[Check]:
+    """Does another installation take ids from the same queue?"""
+    try:
+        with db.reading(current.database_url) as session:
+            mine = installations.identity(session)
+        found = installations.others(current.broker, mine) if mine else []
+    except (broker_check.Unreachable, RedisError, OSError):
+        return  # as has been said
+    if found:
+        message = f"{', '.join(found[:3])} of another installation takes ids of this queue too"
+        yield Check("broker is shared", WRONG, f"{message}: {installations.ADVICE}")
 
 
 def _intake(current: settings.Settings) -> Iterator[Check]:

@@ -442,6 +442,15 @@ class RefusedMessage(Base):
     __table_args__ = (CheckConstraint("count > 0", name="count_positive"),)
 
 
+class Installation(Base):
+    """What tells this database from another one's: its one row."""
+
+    __tablename__ = HERE.table("installation")
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    made_at: Mapped[datetime]
+
+
 def table_of(name: str) -> Table:
     """The table that is documented as `name`, whatever it is called here."""
     return Base.metadata.tables[HERE.key(name)]

@@ -23,6 +23,7 @@ from reelwatch import (
     delivery,
     fanout,
     heartbeat,
+    installations,
     intake,
     learning,
     messages,
@@ -300,6 +301,7 @@ class Standby:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._node = ""
+        self._signs_at = 0.0
 
     def start(self, node: str = "") -> None:
         """Begin to watch, in the worker of that name."""
@@ -325,6 +327,7 @@ class Standby:
         started = time.monotonic()
         while not self._stop.wait(STANDBY_LOOK_SECONDS):
             self._note_refusals()
+            self._sign()
             if time.monotonic() - started < TICK_MISSED_SECONDS:
                 continue  # beat and worker start at once: give the first tick its time
             try:
@@ -349,6 +352,22 @@ class Standby:
         except Exception as error:  # they are in the log; this thread goes on
             log.warning("refusals_not_counted", error=first_line(error))
             messages.dropped.extendleft(reversed(dropped))
+
+    def _sign(self) -> None:
+        """Let other installations know that ids of this queue are taken; say if others' are."""
+        if time.monotonic() < self._signs_at:
+            return
+        self._signs_at = time.monotonic() + installations.SIGN_SECONDS
+        try:
+            current = settings.current()
+            with db.reading(current.database_url) as session:
+                mine = installations.identity(session)
+            others = installations.others(current.broker, mine, self._node) if mine else []
+        except Exception as error:  # a database or a broker that is away is told elsewhere
+            log.debug("not_signed", error=first_line(error))
+            return
+        if others:
+            log.error("broker_is_shared", workers=others[:3], hint=installations.ADVICE)
 
     def look(self) -> bool:
         """Do one round of work, if no tick has been seen for a while; says whether it did."""
