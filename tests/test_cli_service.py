@@ -24,7 +24,7 @@ import requests
 from rich.console import Console
 from sqlalchemy import insert, update
 
-from reelwatch import cli_doctor, db, embedded, history, secrecy, settings, webhook_secrets
+from reelwatch import db, embedded, history, secrecy, settings, webhook_secrets
 from reelwatch.cli_render import change_line
 from reelwatch.errors import SettingsError
 from reelwatch.listener import Listener
@@ -351,7 +351,8 @@ def test_resting_and_forgotten_accounts_are_wrong(
         seeding.add_job(session, account="left")
     checks = examined(1)
     rests = checks["account default rests"]["message"]
-    assert re.fullmatch(r"rests, its jobs wait: quota: used up; a poll tries again in \w+", rests)
+    again = r"until [\d:]+, a poll tries again in \w+"
+    assert re.fullmatch(rf"its jobs wait: quota: used up; {again}", rests)
     assert checks["account left"]["status"] == "wrong"
     assert "1 jobs wait" in checks["account left"]["message"]
     assert "account idle" not in checks
@@ -416,12 +417,14 @@ def test_jobs_past_their_deadline_and_those_with_errors_alone_are_told_by_accoun
     )
 
 
-def test_an_account_paused_by_hand_is_told_with_how_to_resume_it() -> None:
-    row = {"paused_until": None, "pause_reason": "by hand: new key on Monday"}
-    (check,) = cli_doctor._rest("acme", row)
-    assert check.status == "warning"
-    assert check.message == (
-        "paused by hand: new key on Monday, its jobs wait: `reelwatch accounts --resume acme`"
+def test_an_account_paused_by_hand_is_told_with_how_to_resume_it(
+    healthy: pytest.MonkeyPatch, database_url: str
+) -> None:
+    done("accounts", "--pause", "default", "--reason", "new key on Monday")
+    check = examined(0)["account default rests"]
+    assert check["status"] == "warning"
+    assert check["message"] == (
+        "paused by hand: new key on Monday, its jobs wait: `reelwatch accounts --resume default`"
     )
 
 
@@ -495,7 +498,9 @@ def test_accounts_show_their_standing(
         seeding.add_account(session, "both", look_price=12.5, **slowed)
     lines = {line.split()[0]: line for line in done("accounts").splitlines()}
     assert re.search(r"set +1.25 of 5 +0 +slowed by 429 +https://", lines["slow"])
-    assert re.search(r"missing +5 +0 +rests [89]\d s more: quota: used up", lines["rests"])
+    assert re.search(
+        r"missing +5 +0 +rests [89]\d s more, until [\d:]+: quota: used up", lines["rests"]
+    )
     assert re.search(r"not configured +5 +1 +works$", lines["left"])
     assert re.search(r"missing +5 +0 +works", lines["fresh"])
     short = "short of requests: jobs wait for their looks"

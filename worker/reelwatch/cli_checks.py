@@ -29,12 +29,16 @@ class Check:
     message: str
 
 
-def of_work(session: Session, figures: Mapping[str, Any], now: datetime) -> Iterator[Check]:
-    """The checks of what is in the database; `figures` is what `history.summary` found."""
+def of_work(
+    session: Session, figures: Mapping[str, Any], slowed: Sequence[str], now: datetime
+) -> Iterator[Check]:
+    """The checks of what is in the database; `figures` is what `history.summary` found, `slowed`
+    the accounts whose rate upstream's 429s have cut.
+    """
     yield from _jobs(findings.stuck(session, now), now)
     yield from _dead(findings.dead(session, ENDPOINTS_SHOWN), figures["dead"], now)
     yield from _failing(findings.failing(session, ENDPOINTS_SHOWN), now)
-    yield _late(figures["overdue"])
+    yield _late(figures["overdue"], slowed)
 
 
 def _jobs(found: Sequence[Stuck], now: datetime) -> Iterator[Check]:
@@ -100,8 +104,10 @@ def _failing(found: Sequence[Failing], now: datetime) -> Iterator[Check]:
         yield Check("endpoints", OK, "none is failing")
 
 
-def _late(count: int) -> Check:
+def _late(count: int, slowed: Sequence[str]) -> Check:
     if not count:
         return Check("looks", OK, "none is more than a minute late")
     advice = "more workers, or a higher request rate?"
+    if slowed:  # a higher rate would be refused
+        advice = f"upstream answers 429 to more requests for {', '.join(slowed)}"
     return Check("looks", WARNING, f"{at_most(count)} are more than a minute late: {advice}")

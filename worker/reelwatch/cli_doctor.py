@@ -33,7 +33,8 @@ from reelwatch.cli_checks import OK, WARNING, WRONG, Check
 from reelwatch.errors import ReelwatchError, SettingsError
 from reelwatch.outlook import TICK_MISSED
 from reelwatch.redaction import shown_url
-from reelwatch.wording import plain, span
+from reelwatch.standing import HELD, Rest, rest_of
+from reelwatch.wording import clock, plain, span
 
 SIGNS: Mapping[str, tuple[str, str]] = {
     OK: ("✓", "green"),
@@ -109,7 +110,7 @@ def examine() -> Iterator[Check]:
     yield from _secrets(current, figures)
     if figures is not None:
         with db.reading(current.database_url) as session:
-            yield from cli_checks.of_work(session, figures, db.now(session))
+            yield from cli_checks.of_work(session, figures, _slowed(standing), db.now(session))
         yield from _intake(current)
 
 
@@ -250,23 +251,29 @@ def _account(
     name = f"account {account.name}"
     if not account.api_key:
         idle = len(current.accounts) > 1 and not row.get("open_jobs")
-        yield Check(name, WARNING if idle else WRONG, f"no API key: set {account.api_key_env}")
-        return
-    yield _asked(name, account)
-    yield from _rest(account.name, row)
+        message = f"no API key here: set {account.api_key_env}; its jobs are left to others"
+        yield Check(name, WARNING if idle else WRONG, message)
+    else:
+        yield _asked(name, account)
+    rest = rest_of(row, row["now"]) if row else None
+    if rest is not None:
+        yield _rests(account.name, rest, row["now"])
 
 
-def _rest(account: str, row: Mapping[str, Any]) -> Iterator[Check]:
-    """Does it rest, and until when?"""
-    until, reason = row.get("paused_until"), row.get("pause_reason")
-    if until is not None:
-        wait = max(0.0, (until - row["now"]).total_seconds())
-        message = f"rests, its jobs wait: {reason}; a poll tries again in {span(wait)}"
-        yield Check(f"account {account} rests", WRONG, message)
-    elif reason is not None:
+def _slowed(standing: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [name for name, row in standing.items() if row["slowed_at"] is not None]
+
+
+def _rests(account: str, rest: Rest, now: datetime) -> Check:
+    """By hand it is meant, and a hold ends by itself."""
+    name = f"account {account} rests"
+    if rest.until is None:
         resume = f"`reelwatch accounts --resume {account}`"
-        message = f"paused {reason}, its jobs wait: {resume}"
-        yield Check(f"account {account} rests", WARNING, message)
+        return Check(name, WARNING, f"paused {rest.reason}, its jobs wait: {resume}")
+    wait = span((rest.until - now).total_seconds())
+    again = f"until {clock(rest.until, now)}, a poll tries again in {wait}"
+    status = WARNING if rest.reason == HELD else WRONG
+    return Check(name, status, f"its jobs wait: {rest.reason}; {again}")
 
 
 def _asked(name: str, account: Account) -> Check:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from datetime import timedelta
 from importlib.metadata import version
 from typing import Any
 
@@ -18,6 +17,7 @@ from reelwatch import (
     history,
     log,
     migrating,
+    pausing,
     sandbox,
     secrecy,
     settings,
@@ -25,6 +25,8 @@ from reelwatch import (
 from reelwatch.accounts import Account
 from reelwatch.cli_errors import not_served
 from reelwatch.redaction import shown_url
+from reelwatch.standing import rest_of
+from reelwatch.wording import clock
 
 
 @click.command()
@@ -150,21 +152,38 @@ def _tell_sandbox(url: str) -> None:
 
 
 @click.command("accounts")
+@click.option("--pause", "pause", metavar="NAME", help="Poll none of its jobs until it is resumed.")
+@click.option(
+    "--resume", "resume", metavar="NAME", help="Poll its due jobs now, whatever it rests for."
+)
+@click.option("--reason", default="", metavar="TEXT", help="Why it is paused; shown with it.")
 @options.as_json
-def accounts(as_json: bool) -> None:
+def accounts(pause: str | None, resume: str | None, reason: str, as_json: bool) -> None:
     """Show each upstream account: its key, the rate now in force, and whether it rests.
 
     \b
     reelwatch accounts
+    reelwatch accounts --pause studio --reason "a new key on Monday"
+    reelwatch accounts --resume studio
 
     An account rests while upstream refuses its key or its quota is used up; its jobs wait. A single
-    look finds out when it works again.
+    poll finds out when it works again. One that was paused by hand rests until it is resumed; the
+    deadlines of its jobs are told all the same.
 
     Its rate is lower than configured after a 429 and rises again while there is quiet. An account
     is short of requests while its jobs want more looks than the rate allows: those that have most
     likely ended are then looked at first.
     """
-    with db.reading(options.database()) as session:
+    url = options.database()
+    if reason and pause is None:
+        raise click.UsageError("--reason goes with --pause")
+    if pause is not None and resume is not None:
+        raise click.UsageError("--pause and --resume: one of them")
+    if pause is not None:
+        pausing.pause_account(pause, reason)
+    if resume is not None:
+        pausing.resume_account(resume)
+    with db.reading(url) as session:
         now, stored = db.now(session), history.list_accounts(session)
     rows = list(_joined(stored, settings.current().accounts))
     if as_json:
@@ -206,9 +225,12 @@ def _account_cells(row: Mapping[str, Any], now: Any) -> tuple[str, ...]:
 
 
 def _standing(row: Mapping[str, Any], now: Any, *, slowed: bool) -> str:
-    if row["paused_until"]:
-        wait = max(timedelta(0), row["paused_until"] - now).total_seconds()
-        return f"rests {wait:.0f} s more: {row['pause_reason']}"
+    rest = rest_of(row, now)
+    if rest is not None and rest.until is None:
+        return f"paused until it is resumed: {rest.reason}"
+    if rest is not None:
+        wait = (rest.until - now).total_seconds() if rest.until else 0.0
+        return f"rests {wait:.0f} s more, until {clock(rest.until or now, now)}: {rest.reason}"
     said = ["slowed by 429"] if slowed else []
     if row["look_price"] > 0:
         said.append("short of requests: jobs wait for their looks")

@@ -17,6 +17,7 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     Table,
+    and_,
     func,
     literal,
     or_,
@@ -373,7 +374,10 @@ def _count(session: Session, table: Table, *conditions: ColumnElement[bool]) -> 
 
 def _overdue(session: Session, now: datetime) -> int:
     """Jobs whose look is late though their account may ask."""
-    may_ask = or_(accounts.c.paused_until.is_(None), accounts.c.paused_until <= now)
+    may_ask = and_(
+        or_(accounts.c.pause_reason.is_(None), accounts.c.paused_until <= now),
+        or_(accounts.c.slowed_at.is_(None), accounts.c.slowed_at <= now),
+    )
     late = (
         select(literal(1))
         .select_from(jobs)
@@ -387,7 +391,11 @@ def _overdue(session: Session, now: datetime) -> int:
 
 def _resting(session: Session, now: datetime) -> list[Row]:
     columns = (accounts.c.name, accounts.c.paused_until, accounts.c.pause_reason)
-    query = select(*columns).where(accounts.c.paused_until > now).order_by(accounts.c.name)
+    rests = and_(
+        accounts.c.pause_reason.is_not(None),
+        or_(accounts.c.paused_until.is_(None), accounts.c.paused_until > now),
+    )
+    query = select(*columns).where(rests).order_by(accounts.c.name)
     return _rows(session, query)
 
 

@@ -1,0 +1,227 @@
+"""People's hands on an account: paused until it is resumed, resumed at once, and all see why."""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+import reelwatch
+from reelwatch import db, lifecycle, polling, settings
+from reelwatch.accounts import Account as Configured
+from reelwatch.answers import Answer, ErrorKind, Meaning, Report, Trouble
+from reelwatch.models import Account, Delivery, Job
+from reelwatch.polling import Claimed, Looked
+from reelwatch.upstream import Look
+from tests import seeding
+from tests.commands import done, run
+from tests.test_cli_service import examined
+from tests.test_cli_service import healthy as healthy_command_line
+
+healthy = healthy_command_line  # a fixture of both
+KEY = "sk-test-0123456789"
+CONFIGURED = Configured("default", "http://127.0.0.1:1", KEY, 5.0)
+RUNNING = Report("running", Meaning.IN_PROGRESS, body={"status": "running"})
+REFUSED = Trouble(ErrorKind.UNAUTHORIZED, "invalid token", 401)
+LIMITED = Trouble(ErrorKind.RATE_LIMITED, "slow down", 429, retry_after=3_600.0)
+
+
+@pytest.fixture
+def url(commands: pytest.MonkeyPatch, database_url: str) -> Iterator[str]:
+    """A database with two accounts, the first with six due jobs; `default` is configured here."""
+    settings.current.cache_clear()
+    with db.transaction(database_url) as session:
+        seeding.add_account(session)
+        seeding.add_account(session, "studio")
+        for _ in range(6):
+            later = db.now(session) + timedelta(hours=1)
+            seeding.add_job(session, next_poll_at=seeding.at(minutes=1), deadline_at=later)
+    yield database_url
+    settings.current.cache_clear()
+
+
+def claim(url: str) -> list[Claimed]:
+    with db.transaction(url) as session:
+        return list(polling.claim(session, CONFIGURED, 64).items)
+
+
+def answered(url: str, claimed: list[Claimed], answer: Answer) -> None:
+    results = [Looked(each, Look(answer, answer.http_status, 7)) for each in claimed]
+    with db.transaction(url) as session:
+        polling.apply(session, lifecycle.Rules(), results)
+
+
+def standing(url: str, name: str = "default") -> dict[str, Any]:
+    with db.reading(url) as session:
+        query = select(Account.__table__).where(Account.name == name)
+        return dict(session.execute(query).mappings().one())
+
+
+def now_of(url: str) -> datetime:
+    with db.reading(url) as session:
+        return db.now(session)
+
+
+class TestPaused:
+    def test_nothing_is_polled(self, url: str) -> None:
+        reelwatch.pause_account("default", "the key is changed")
+        assert claim(url) == []
+        assert standing(url)["pause_reason"] == "by hand: the key is changed"
+
+    @pytest.mark.parametrize("answer", [RUNNING, REFUSED, LIMITED], ids=["good", "401", "429"])
+    def test_no_answer_that_was_under_way_changes_it(self, url: str, answer: Answer) -> None:
+        claimed = claim(url)
+        reelwatch.pause_account("default")
+        answered(url, claimed, answer)
+        row = standing(url)
+        assert (row["pause_reason"], row["paused_until"]) == ("by hand", None)
+        assert claim(url) == []
+
+    @pytest.mark.parametrize("answer", [RUNNING, REFUSED], ids=["good", "401"])
+    def test_nor_does_a_probe(self, url: str, answer: Answer) -> None:
+        answered(url, claim(url), REFUSED)
+        with db.transaction(url) as session:
+            rests = update(Account).where(Account.pause_reason.is_not(None))
+            session.execute(rests.values(paused_until=db.now(session), next_slot_at=None))
+            session.execute(update(Job).values(next_poll_at=db.now(session)))
+        (probe,) = claim(url)
+        reelwatch.pause_account("default")
+        answered(url, [probe], answer)
+        assert standing(url)["pause_reason"] == "by hand"
+
+    def test_nor_does_a_probe_that_was_not_sent(self, url: str) -> None:
+        answered(url, claim(url), REFUSED)
+        with db.transaction(url) as session:
+            rests = update(Account).where(Account.pause_reason.is_not(None))
+            session.execute(rests.values(paused_until=db.now(session), next_slot_at=None))
+            session.execute(update(Job).values(next_poll_at=db.now(session)))
+        (probe,) = claim(url)
+        reelwatch.pause_account("default")
+        with db.transaction(url) as session:
+            polling.apply(session, lifecycle.Rules(), [Looked(probe, None)])
+        assert standing(url)["paused_until"] is None
+
+    def test_deadlines_are_told(self, url: str) -> None:
+        reelwatch.pause_account("default", "on holiday")
+        with db.transaction(url) as session:
+            past = db.now(session) - timedelta(seconds=1)
+            session.execute(update(Job).values(deadline_at=past, callback_task="shop.done"))
+        assert claim(url) == []
+        with db.reading(url) as session:
+            told = session.scalars(select(Delivery.event_type)).all()
+            (why,) = set(session.scalars(select(Job.error_message)))
+        assert told == ["video.expired"] * 6
+        assert str(why).endswith(": its account rests, by hand: on holiday")
+
+    def test_the_database_is_asked_for_it_once_a_minute(self, url: str) -> None:
+        reelwatch.pause_account("default")
+        claim(url)
+        with db.reading(url) as session:
+            assert session.scalars(polling.due_accounts(db.now(session))).all() == []
+
+
+class TestResumed:
+    def test_its_jobs_are_polled_at_once(self, url: str) -> None:
+        reelwatch.pause_account("default")
+        claim(url)
+        reelwatch.resume_account("default")
+        assert len(claim(url)) > 1
+
+    @pytest.mark.parametrize("answer", [REFUSED, LIMITED], ids=["401", "429"])
+    def test_whatever_it_rested_for(self, url: str, answer: Answer) -> None:
+        answered(url, claim(url), answer)
+        assert standing(url)["paused_until"] > now_of(url)
+        assert claim(url) == []
+        reelwatch.resume_account("default")
+        with db.transaction(url) as session:
+            session.execute(update(Job).values(next_poll_at=db.now(session)))
+        taken = claim(url)
+        assert len(taken) > 1
+        assert not any(each.probe for each in taken)
+
+    def test_a_rate_that_was_refused_is_kept_clear_of(self, url: str) -> None:
+        with db.transaction(url) as session:
+            held = db.now(session) + timedelta(seconds=9)
+            slowed = {"slowed_at": held, "next_slot_at": held, "refused_rate": 2.0}
+            session.execute(update(Account).values(requests_per_second=0.1, **slowed))
+        reelwatch.resume_account("default")
+        claim(url)
+        row = standing(url)
+        assert (row["requests_per_second"], row["refused_rate"]) == (pytest.approx(1.64), 2.0)
+
+    def test_of_others_nothing_changes(self, url: str) -> None:
+        reelwatch.pause_account("studio")
+        reelwatch.resume_account("default")
+        assert standing(url, "studio")["pause_reason"] == "by hand"
+
+
+class TestHands:
+    """On the command line."""
+
+    def row(self, name: str) -> dict[str, Any]:
+        (found,) = (row for row in json.loads(done("accounts", "--json")) if row["name"] == name)
+        return dict(found)
+
+    def test_an_account_rests_until_it_is_resumed(self, url: str) -> None:
+        shown = done("accounts", "--pause", "studio", "--reason", "a new key\non Monday")
+        assert "paused until it is resumed: by hand: a new key on Monday" in shown
+        row = self.row("studio")
+        assert (row["pause_reason"], row["paused_until"]) == ("by hand: a new key on Monday", None)
+        assert self.row("default")["pause_reason"] is None
+        shown = done("accounts", "--resume", "studio")
+        assert "paused" not in shown
+        assert self.row("studio")["pause_reason"] is None
+
+    def test_a_reason_is_not_demanded(self, url: str) -> None:
+        done("accounts", "--pause", "studio")
+        assert self.row("studio")["pause_reason"] == "by hand"
+
+    def test_one_that_no_worker_has_met_can_be_paused(
+        self, commands: pytest.MonkeyPatch, database_url: str
+    ) -> None:
+        done("accounts", "--pause", "default")
+        assert self.row("default")["pause_reason"] == "by hand"
+
+    @pytest.mark.parametrize("option", ["--pause", "--resume"])
+    def test_an_unknown_name_is_refused_with_the_nearest(self, url: str, option: str) -> None:
+        result = run("accounts", option, "studoi")
+        assert result.exit_code == 2
+        assert "'studoi' is unknown (is 'studio' meant?); known: default, studio" in result.stderr
+
+    @pytest.mark.parametrize(
+        "arguments", [("--reason", "x"), ("--pause", "studio", "--resume", "studio")]
+    )
+    def test_what_makes_no_sense_is_refused(self, url: str, arguments: tuple[str, ...]) -> None:
+        assert run("accounts", *arguments).exit_code == 2
+        assert self.row("studio")["pause_reason"] is None
+
+    def test_doctor_and_accounts_say_until_when_and_why(
+        self, healthy: pytest.MonkeyPatch, url: str
+    ) -> None:
+        with db.transaction(url) as session:
+            until = db.now(session) + timedelta(minutes=9)
+            why = "rate_limited: slow down; to be asked again in 3600 s"
+            held = {"paused_until": until, "pause_reason": why, "slowed_at": until}
+            session.execute(update(Account).where(Account.name == "default").values(held))
+            session.execute(update(Job).values(next_poll_at=seeding.at(minutes=5)))
+        assert re.search(rf"rests 5\d\d s more, until \d\d:\d\d:\d\d: {why}", done("accounts"))
+        checks = examined(1)
+        assert why in checks["account default rests"]["message"]
+        assert re.search(r"until \d\d:\d\d:\d\d", checks["account default rests"]["message"])
+        assert checks["looks"]["status"] == "ok"  # they are not late for want of a higher rate
+
+    def test_doctor_advises_no_higher_rate_where_upstream_refuses_more(
+        self, healthy: pytest.MonkeyPatch, url: str
+    ) -> None:
+        with db.transaction(url) as session:
+            slowed = {"slowed_at": db.now(session), "requests_per_second": 0.1, "refused_rate": 0.2}
+            session.execute(update(Account).where(Account.name == "default").values(slowed))
+            session.execute(update(Job).values(next_poll_at=seeding.at(minutes=5)))
+        message = examined(0)["looks"]["message"]
+        assert (
+            message
+            == "6 are more than a minute late: upstream answers 429 to more requests for default"
+        )
