@@ -847,6 +847,20 @@ class TestMixups:
         (error,) = rows(database_url, PollError)
         assert error["message"] == "the answer is about another tracked job: internal_7f3a"
 
+    def test_nor_is_a_name_under_which_another_has_been_tracked_since(
+        self, database_url: str
+    ) -> None:
+        """A relay's mix-up gave it that name, while nobody had tracked the other one yet."""
+        add_account(database_url)
+        add_jobs(database_url, ["sora-2:a"])
+        look_at(database_url, replace(RUNNING, foreign_id="sora-2:b"))
+        assert job(database_url, "sora-2:a")["upstream_id"] == "sora-2:b"
+        add_jobs(database_url, ["sora-2:b"], after(600))
+        look_at(database_url, replace(DONE, foreign_id="sora-2:b"), after(60))
+        assert job(database_url, "sora-2:a")["state"] == "running"
+        (error,) = rows(database_url, PollError)
+        assert error["message"] == "the answer is about another tracked job: sora-2:b"
+
     def test_those_of_a_group_are_told_apart(self, database_url: str) -> None:
         add_account(database_url)
         add_jobs(database_url, ["a", "b", "c"], upstream_id="z")

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
-from reelwatch.errors import NotOurs
+from reelwatch.errors import NotOurs, first_line
 from reelwatch.models import Base
 from reelwatch.naming import HERE, VARIABLE
 
@@ -97,7 +97,7 @@ def take_over(connection: Connection, revision: str) -> str:
 
 def name_taken(error: DBAPIError) -> NotOurs | None:
     """The refusal, if a step failed because a name that it needs is somebody else's."""
-    reason = str(error.orig).strip().splitlines()[0]
+    reason = first_line(error.orig or error)
     return (
         NotOurs(_refusal("a name that Reelwatch needs", reason))
         if "already exists" in reason
@@ -116,7 +116,7 @@ def _make_schema(connection: Connection) -> None:
     try:
         connection.execute(text(f"CREATE SCHEMA {HERE.schema}"))
     except ProgrammingError as error:
-        reason = str(error.orig).strip().splitlines()[0]
+        reason = first_line(error.orig or error)
         raise NotOurs(
             f"{VARIABLE}={HERE.schema}: there is no such schema, and it can't be made ({reason}); "
             f"have its owner run CREATE SCHEMA {HERE.schema} AUTHORIZATION …"

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from reelwatch import db, log
-from reelwatch.errors import ReelwatchError, Refused, SettingsError
+from reelwatch.errors import ReelwatchError, Refused, SettingsError, first_line
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -80,7 +80,7 @@ def database_text(error: SQLAlchemyError) -> str:
         return "the database is at an older revision than this program: run `reelwatch migrate`"
     if isinstance(cause, PoolTimeout):
         return "the database: all connections of this process are in use"
-    first = next(iter(str(cause).strip().splitlines()), type(cause).__name__).strip()
+    first = first_line(cause or error).strip()
     if any(sign in said for sign in NO_WRITING):
         return f"the database can't be written to: {first}; what was accepted before is kept"
     return f"the database (DATABASE_URL): {first}"

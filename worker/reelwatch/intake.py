@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from reelwatch import db
 from reelwatch.cleaning import clean_text
-from reelwatch.errors import NotConfigured, Refused, SettingsError, UnknownJob
+from reelwatch.errors import NotConfigured, Refused, SettingsError, UnknownJob, first_line
 from reelwatch.models import RefusedMessage, WaitingMessage
 from reelwatch.spelling import nearest
 
@@ -90,7 +90,7 @@ def _obstacle(message: Message, action: Action) -> Exception | None:
         action(message.video_id, **message.options)
     except (SettingsError, SQLAlchemyError, db.NotMigrated) as error:
         if isinstance(error, DataError):  # what no database could store, at no time
-            return Refused(str(error.orig))
+            return Refused(first_line(error.orig or error))
         raise
     except Refused as error:  # or `NotConfigured`
         return error

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from reelwatch import accounts, db, ledger, settings
-from reelwatch.errors import SettingsError, UnknownJob
+from reelwatch.errors import SettingsError, UnknownJob, first_line
 from reelwatch.models import Account, Job
 from reelwatch.naming import HERE, VARIABLE
 
@@ -30,7 +30,7 @@ def joined(session: Session | None) -> Iterator[Session]:
         except DBAPIError as error:
             if not any(sign in db.said_by(error.orig) for sign in (*db.NO_TABLE, *db.NO_COLUMN)):
                 raise
-            said = str(error.orig).partition("\n")[0]
+            said = first_line(error.orig or error)
             raise db.NotMigrated(
                 f"the session's database has not Reelwatch's tables in this place ({said}): "
                 f"run `reelwatch migrate` there, and set {VARIABLE} here as its workers have it"

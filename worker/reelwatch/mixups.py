@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from reelwatch.answers import Answer, ErrorKind, Report, Trouble
 from reelwatch.ledger import jobs
+from reelwatch.words import ENDS
 
 IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 OWNERS = select(jobs.c.id, jobs.c.video_id, jobs.c.upstream_id).where(
@@ -28,12 +29,13 @@ def sorted_out(
     """The answers, given with their jobs' rows; one about another tracked job is an error instead.
 
     `models` are those that the account's jobs are known to have: an answer's id may lack its
-    prefix. An answer by the asked id, or by the name its job had in the last one, costs nothing.
+    prefix. An answer by the asked id costs nothing, and unless it is an end, nor does one by the
+    name its job had in the last one: a job may have been tracked under that since.
     """
     written = {
         row["id"]: _written(answer.foreign_id, {*models, row["model"], answer.model})
         for row, answer in asked
-        if isinstance(answer, Report) and answer.foreign_id not in (None, row["upstream_id"])
+        if isinstance(answer, Report) and _may_be_anothers(answer, row["upstream_id"])
     }
     if not written:
         return [answer for _, answer in asked]
@@ -41,9 +43,13 @@ def sorted_out(
     ids = sorted(set().union(*written.values()))
     owners = session.execute(OWNERS, {"account": account, "ids": ids}).all()
     return [
-        _another(answer) if _is_anothers(row["id"], written, owners) else answer
-        for row, answer in asked
+        _another(answer) if _is_anothers(row, written, owners) else answer for row, answer in asked
     ]
+
+
+def _may_be_anothers(report: Report, name: str | None) -> bool:
+    foreign = report.foreign_id
+    return foreign is not None and (foreign != name or report.meaning in ENDS)
 
 
 def _written(foreign_id: str | None, models: Collection[str | None]) -> set[str]:
@@ -53,11 +59,14 @@ def _written(foreign_id: str | None, models: Collection[str | None]) -> set[str]
 
 
 def _is_anothers(
-    job_id: int, written: Mapping[int, set[str]], owners: Sequence[Row[int, str, str | None]]
+    row: Mapping[str, Any],
+    written: Mapping[int, set[str]],
+    owners: Sequence[Row[int, str, str | None]],
 ) -> bool:
-    names = written.get(job_id, set())
+    names = written.get(row["id"], set())
     return any(
-        owner != job_id and (video_id in names or upstream_id in names)
+        owner != row["id"]
+        and (video_id in names or (upstream_id in names and upstream_id != row["upstream_id"]))
         for owner, video_id, upstream_id in owners
     )
 
