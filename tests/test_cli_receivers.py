@@ -328,6 +328,18 @@ def test_where_no_server_can_be(host: str, said: str) -> None:
         assert re.search(f"^reelwatch: {said}", result.stderr)
 
 
+def test_listen_on_ipv6(tmp_path: Path) -> None:
+    port = free_port()
+    args = ["reelwatch", "listen", "--host", "::1", "--port", str(port)]
+    with process(args, {"WEBHOOK_SECRET": SECRET}, tmp_path) as receiver:
+        receiver.wait_for(f"and track with --webhook-url http://[::1]:{port}/")
+        assert "  export WEBHOOK_ALLOW=::1\n" in receiver.output
+        said = {"WEBHOOK_SECRET": SECRET, "WEBHOOK_ALLOW": "::1"}
+        command = ["reelwatch", "test-event", f"http://[::1]:{port}/"]
+        with process(command, said, tmp_path) as sender:
+            assert sender.wait(60) == 0, sender.output
+
+
 @pytest.mark.parametrize(
     "body", [b'{"type": 5, "data": [1]}', b'{"data": null}', b'{"data": "text"}']
 )

@@ -89,8 +89,8 @@ def test_up_makes_everything_it_needs_and_two_of_them_do_no_harm(
             receiver.stop_signal(signal.SIGINT)
             assert receiver.wait() == 0
             assert "2 received, 2 verified, 2 distinct, 0 duplicates" in receiver.output
-        for each in (first, second):
-            each.stop_signal()
+        first.stop_signal(signal.SIGINT)
+        second.stop_signal()
         assert first.wait() == second.wait() == 0
         said = [first.output, second.output]
     assert re.search(r"grok:ok.1s-a  .*→ completed  https://", changes)

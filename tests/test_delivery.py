@@ -22,13 +22,14 @@ from svix.webhooks import WebhookVerificationError
 from reelwatch import breaker, db, delivery, redelivery, surveys, tasks
 from reelwatch.celery import configuration
 from reelwatch.destinations import deliveries
+from reelwatch.durations import parse_webhook_timeout
 from reelwatch.errors import Refused
 from reelwatch.filters import EventFilter
 from reelwatch.listener import Listener, Received
 from reelwatch.models import Attempt, Delivery, Destination, Endpoint
 from reelwatch.sandbox_answers import Answer
 from reelwatch.sandbox_server import LocalService, Request
-from reelwatch.settings import Settings, parse_webhook_timeout
+from reelwatch.settings import Settings
 from tests import seeding
 from tests.logs import Lines
 from tests.peers import closed_port

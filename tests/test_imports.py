@@ -109,6 +109,7 @@ GROUPS = {
     # Pure: what follows from what.
     "rules": {
         "urls",
+        "durations",
         "webhook_secrets",
         "video_ids",
         "id_files",

@@ -24,12 +24,13 @@ from tests.servers import eventually, free_port
 KEY = "sk-live-" + secrets.token_hex(16)
 SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
 OLDER = "whsec_" + base64.b64encode(secrets.token_bytes(33)).decode()
+STUDIOS = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()  # of an account
 OWN_TASK = "shop.on_video"
 OWN_QUEUE = "shop"
 
-OK, POLICY, FAILING, FLAKY, ABSENT = (
+OK, POLICY, FAILING, FLAKY, ABSENT, OF_STUDIO = (
     scripted_id("veo3.1-fast", script, 0.2, f"n{number}")
-    for number, script in enumerate(("ok", "policy", "ok", "flaky", "silent"))
+    for number, script in enumerate(("ok", "policy", "ok", "flaky", "silent", "ok"))
 )
 
 COMMANDS = (
@@ -45,6 +46,7 @@ COMMANDS = (
     ("track", "refused", "--webhook-url", "http://10.0.0.1/"),
     ("track", "refused", "--account", "nobody"),
     ("redeliver", "evt_unknown"),
+    ("test-event", "http://127.0.0.1:1/", "--account", "studio"),
 )
 
 
@@ -75,7 +77,8 @@ def needles(database_url: str, broker_url: str) -> dict[str, str]:
         "the database's password": make_url(database_url).password or "",
         "the broker's password": make_url(broker_url).password or "",
     }
-    for name, secret in (("the secret", SECRET), ("the older secret", OLDER)):
+    signing = {"the secret": SECRET, "the older secret": OLDER, "the studio's secret": STUDIOS}
+    for name, secret in signing.items():
         bare = secret.removeprefix("whsec_")
         raw = base64.b64decode(bare)
         found |= {
@@ -93,9 +96,16 @@ def answer(event: Received) -> Reaction:
     return 500 if event.body["data"]["video_id"] == FAILING else 200
 
 
-def deployment(database_url: str, broker_url: str) -> AbstractContextManager[Fleet]:
-    """Signs with two secrets; its receiver knows the older one only, as in a change of secrets."""
+def deployment(database_url: str, broker_url: str, folder: Path) -> AbstractContextManager[Fleet]:
+    """Signs with two secrets; its receiver knows the older one only, as in a change of secrets.
+
+    An account signs with its own, which the receiver does not know at all.
+    """
+    accounts = folder / "accounts.toml"
+    accounts.write_text('[accounts.studio]\nwebhook_secret_env = "STUDIO_SECRET"\n')
     more = {
+        "REELWATCH_ACCOUNTS_FILE": str(accounts),
+        "STUDIO_SECRET": STUDIOS,
         "QUICKROUTER_API_KEY": KEY,
         "REELWATCH_POLL_MIN": "200ms",
         "REELWATCH_POLL_MAX": "1s",
@@ -106,7 +116,7 @@ def deployment(database_url: str, broker_url: str) -> AbstractContextManager[Fle
 
 
 def work(deployed: Fleet) -> None:
-    """Five jobs, and all kinds of trouble, until nothing is open any more."""
+    """Six jobs, and all kinds of trouble, until nothing is open any more."""
     hook = f"{deployed.listener.url}/hook"
     worker = deployed.start(WORKER, "--task-events")
     worker.wait_for("ready", 60)
@@ -117,9 +127,10 @@ def work(deployed: Fleet) -> None:
     eventually(lambda: deployed.rows(paused), 30, deployed.log)
     deployed.sandbox.set_fault("none")
     with db.transaction(deployed.database_url) as session:
-        session.execute(text("UPDATE accounts SET paused_until = now()"))
+        session.execute(text("UPDATE accounts SET paused_until = now() WHERE name = 'default'"))
     deployed.send("reelwatch.track", POLICY, FLAKY, webhook_url=hook, callback_task=OWN_TASK)
     deployed.send("reelwatch.track", FAILING, webhook_url=hook)
+    deployed.send("reelwatch.track", OF_STUDIO, account="studio", webhook_url=hook)
     nobody = f"http://127.0.0.1:{free_port()}/"
     deployed.send("reelwatch.track", ABSENT, webhook_url=nobody, callback_task=OWN_TASK,
                   callback_queue=OWN_QUEUE)  # fmt: skip
@@ -129,7 +140,7 @@ def work(deployed: Fleet) -> None:
     worker.wait_for("unknown task")
     counted = "SELECT count(*) FROM jobs"
     eventually(
-        lambda: deployed.rows(counted)[0][0] == 5 and not deployed.open_work(), 40, deployed.log
+        lambda: deployed.rows(counted)[0][0] == 6 and not deployed.open_work(), 40, deployed.log
     )
 
 
@@ -175,6 +186,7 @@ def collect(deployed: Fleet, haystack: Haystack) -> None:
     for name, (variable, value) in {
         "a database that is away": ("DATABASE_URL", f"postgresql://app:{KEY}@127.0.0.1:1/x"),
         "a wrong secret": ("WEBHOOK_SECRET", SECRET.removeprefix("whsec_")),
+        "a studio's wrong secret": ("STUDIO_SECRET", STUDIOS.removeprefix("whsec_")),
         "a wrong key": ("QUICKROUTER_API_KEY", f"{KEY} {KEY}"),
     }.items():
         with pytest.MonkeyPatch.context() as patch:
@@ -213,7 +225,7 @@ def test_none_is_found_anywhere(
     postgresql_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     haystack = Haystack()
-    with deployment(postgresql_url, redis_url) as deployed:
+    with deployment(postgresql_url, redis_url, tmp_path) as deployed:
         with overheard(redis_url, haystack):
             work(deployed)
             with command_environment(postgresql_url, tmp_path, monkeypatch):
@@ -236,7 +248,10 @@ def test_none_is_found_anywhere(
             "ps": "celery -A reelwatch worker",
         }.items():
             assert content in haystack.places[place], place
-        assert {event.verified for event in deployed.listener.events} == {True}
+        theirs = [
+            (event.body["data"]["account"], event.verified) for event in deployed.listener.events
+        ]
+        assert set(theirs) == {("default", True), ("studio", False)}
         wanted = needles(postgresql_url, redis_url)
     assert haystack.holding(wanted) == []
     plant_each(haystack, wanted)

@@ -8,9 +8,10 @@ import pytest
 
 from reelwatch import secrecy, settings
 from reelwatch.accounts import Account
+from reelwatch.durations import parse_duration
 from reelwatch.errors import SettingsError
 from reelwatch.planning import rules_of
-from reelwatch.settings import Settings, load, parse_duration
+from reelwatch.settings import Settings, load
 from tests.environment import SECRET
 
 OLDER = "whsec_" + base64.b64encode(b"an old secret of the producer").decode()

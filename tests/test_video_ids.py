@@ -126,6 +126,15 @@ def test_each_way_in_refuses_it(commands: pytest.MonkeyPatch, database_url: str)
     assert "video id: … can't be one: it has a comment behind it" in doctor
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("command", ["show", "cancel", "recheck", "watch"])
+def test_who_asks_for_what_is_no_id_is_told(commands: pytest.MonkeyPatch, command: str) -> None:
+    said = run(command, '"veo3:a"')
+    assert said.exit_code == 1
+    assert "can't be one: it has quotes: leave them out" in said.stderr
+    assert "can't be" not in run(command, "veo3:a").stderr
+
+
 # --------------------------------------------------------------------- files
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from reelwatch import log, settings
+from reelwatch import durations, log, settings
 from reelwatch.cli_errors import Failure
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -42,9 +42,9 @@ def _units(value: object) -> str:
 
 
 def _moment(text: str) -> datetime:
-    span = settings.DURATION.fullmatch(text.casefold())
+    span = durations.DURATION.fullmatch(text.casefold())
     if span and span[2]:  # without a unit it is a date, or a mistake
-        return datetime.now(UTC) - timedelta(seconds=settings.parse_duration(text))
+        return datetime.now(UTC) - timedelta(seconds=durations.parse_duration(text))
     at = datetime.fromisoformat(text)
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
 
@@ -59,9 +59,9 @@ class Span(click.ParamType):  # type: ignore[type-arg]
     ) -> timedelta:
         """The span."""
         try:
-            return timedelta(seconds=settings.parse_duration(value))
+            return timedelta(seconds=durations.parse_duration(value))
         except (ValueError, OverflowError):
-            self.fail(f"{value!r}; accepted: {settings.DURATION_FORMS}", param, ctx)
+            self.fail(f"{value!r}; accepted: {durations.DURATION_FORMS}", param, ctx)
 
 
 class SpanWithUnit(Span):

@@ -19,6 +19,7 @@ from reelwatch import board, cli_render, db, history, wording
 from reelwatch import cli_options as options
 from reelwatch.cli_errors import database_text
 from reelwatch.errors import UnknownJob
+from reelwatch.video_ids import mix_up
 
 EVERY_SECONDS = 1.0
 FIGURES_EVERY = 5  # drawings: counting a million jobs takes a while
@@ -68,7 +69,8 @@ class _Watcher:
             known = {row["video_id"] for row in self._jobs(session)}
         unknown = [video_id for video_id in self._ids or () if video_id not in known]
         if unknown:
-            raise UnknownJob(f"not tracked: {', '.join(map(repr, unknown))}")
+            said = f"not tracked: {', '.join(map(repr, unknown))}"
+            raise UnknownJob(said + mix_up(unknown[0]))
 
     def live(self) -> None:
         """A table that is drawn anew every second."""

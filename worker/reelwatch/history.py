@@ -44,6 +44,7 @@ from reelwatch.models import Job, table_of
 from reelwatch.pages import Page, Place, page, rows_of
 from reelwatch.remaining import FORETOLD, as_json, remaining
 from reelwatch.status import FINAL, OPEN, State
+from reelwatch.video_ids import mix_up
 
 Row = dict[str, Any]
 
@@ -402,5 +403,5 @@ def _resting(session: Session, now: datetime) -> list[Row]:
 def _unknown(session: Session, video_id: str, account: str) -> str:
     query = select(jobs.c.account).where(named(session, [video_id], None)).order_by(jobs.c.account)
     others = [repr(name) for name in session.execute(query).scalars()]
-    hint = f"; it is for {', '.join(others)} (--account)" if others else ""
+    hint = f"; it is for {', '.join(others)} (--account)" if others else mix_up(video_id)
     return f"no job {video_id!r} is tracked for the account {account!r}{hint}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from reelwatch import accounts, events, settings
+from reelwatch import accounts, durations, events, settings
 from reelwatch.answers import clean
 from reelwatch.callback_url import check_url
 from reelwatch.errors import NotConfigured, Refused
@@ -125,10 +125,10 @@ def _checked_deadline(deadline: object) -> float:
         seconds = (
             deadline.total_seconds()
             if isinstance(deadline, timedelta)
-            else settings.parse_duration(deadline)
+            else durations.parse_duration(deadline)
         )
     except ValueError:
-        raise Refused(f"deadline: {deadline!r}; accepted: {settings.DURATION_FORMS}") from None
+        raise Refused(f"deadline: {deadline!r}; accepted: {durations.DURATION_FORMS}") from None
     if not math.isfinite(seconds) or not 0 < seconds <= DEADLINE_LIMIT:
         raise Refused(f"deadline: {deadline!r}; accepted: more than 0, at most 30d")
     return seconds

@@ -57,7 +57,8 @@ class LocalService(ABC):
     def url(self) -> str:
         """`http://host:port` without a slash at the end. Raises RuntimeError when not serving."""
         host, port = self._serving().server_address[:2]
-        return f"http://{host!s}:{port}"
+        name = f"[{host!s}]" if ":" in str(host) else host
+        return f"http://{name!s}:{port}"
 
     def _serving(self) -> "_Server":
         if self._server is None:
@@ -96,6 +97,8 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 256
 
     def __init__(self, address: tuple[str, int], handler: Any) -> None:
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
         self.closing = threading.Event()
         self._connections: set[socket.socket] = set()
         super().__init__(address, handler)

@@ -7,7 +7,6 @@ seconds as floats once read.
 """
 
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -34,51 +33,19 @@ from reelwatch.accounts import (
     read_accounts,
 )
 from reelwatch.callback_url import Allowlist, check_url, parse_allowlist
+from reelwatch.durations import parse_duration, parse_retry_schedule, parse_webhook_timeout
 from reelwatch.errors import Refused, SettingsError
 from reelwatch.pace import TARGET_DELAY
 from reelwatch.secrecy import secret_file
 from reelwatch.servers import DATABASE_FORMS, check_broker_url, normal_database_url
 from reelwatch.webhook_secrets import parse_secrets
 
-DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
-UNITS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-DURATION_FORMS = "500ms, 45s, 10m, 2h, 7d, or a number of seconds"
 MEMORY_BROKER = "memory://localhost//"
 NO_DATABASE = (
     f"DATABASE_URL is not set: accepted: {DATABASE_FORMS}. Workers, beat and whoever hands in ids "
     "name the database they share; only `reelwatch up` and the commands beside it use "
     f"{urls.DEFAULT_DATABASE} by default"
 )
-LONGEST_SECONDS = 3_650 * 86_400.0  # what is added to a time must leave one that can be stored
-LONGEST_WEBHOOK = 120.0  # seconds; the lease of an event and the limit of a batch are longer
-
-
-def parse_duration(value: object) -> float:
-    """Seconds from `500ms`, `45s`, `10m`, `2h`, `7d` or a number of seconds; else ValueError."""
-    match = DURATION.fullmatch(str(value).strip().casefold())
-    if match is None:
-        raise ValueError(f"a duration: {DURATION_FORMS}")
-    seconds = float(match[1]) * UNITS[match[2]]
-    if seconds > LONGEST_SECONDS:
-        raise ValueError(f"a duration of at most {LONGEST_SECONDS / UNITS['d']:.0f}d")
-    return seconds
-
-
-def parse_retry_schedule(value: object) -> tuple[float, ...]:
-    """Delays in seconds from a comma-separated list of durations."""
-    parts = value if isinstance(value, tuple | list) else str(value).split(",")
-    try:
-        return tuple(parse_duration(part) for part in parts)
-    except ValueError as error:
-        raise ValueError(f"a comma-separated list of durations ({DURATION_FORMS})") from error
-
-
-def parse_webhook_timeout(value: object) -> float:
-    """A duration that a worker's batch outlasts, so that each attempt is written down."""
-    seconds = parse_duration(value)
-    if seconds > LONGEST_WEBHOOK:
-        raise ValueError(f"a duration of at most {LONGEST_WEBHOOK:g}s")
-    return seconds
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]

@@ -96,6 +96,15 @@ def refuse_controls(what: str, text: str) -> None:
             raise Refused(f"{what}: it holds the control character U+{ord(character):04X}")
 
 
+def mix_up(text: str) -> str:
+    """What to add where nobody knows a job of that id: why it can't be one, if that is so."""
+    try:
+        check_video_id(text)
+    except Refused as error:
+        return f"; {error}"
+    return ""
+
+
 def can_be(text: str) -> bool:
     """Would it be accepted?"""
     try:
