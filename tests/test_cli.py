@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -380,6 +381,23 @@ def test_a_list_says_when_jobs_are_looked_at_next(
     assert re.search(r"c .*deadline, given up", text)
 
 
+def test_what_holds_jobs_up_is_told_in_each_line_of_a_pipe_and_once_at_a_terminal(
+    commands: pytest.MonkeyPatch, database_url: str
+) -> None:
+    with db.transaction(database_url) as session:
+        until = db.now(session) + timedelta(minutes=5)
+        seeding.add_account(session, paused_until=until, pause_reason="quota: \x1b[2Jused up")
+        session.add(Heartbeat(name="tick", at=seeding.at()))
+        for name in ("a", "b"):
+            seeding.add_job(session, video_id=name)
+    reason = r"account default rests until [\d:-]+(?: [\d:]+)? UTC: quota: +\[2Jused up"
+    assert len(re.findall(rf"next poll in [45]m\d\ds \({reason}\)", done("list"))) == 2
+    text = " ".join(on_screen(commands, "list").split())
+    assert len(re.findall(reason, text)) == 1
+    assert len(re.findall(r"next poll in [45]m\d\ds \(1\)", text)) == 2
+    assert re.search(rf"\(1\) {reason}$", text)
+
+
 def test_a_list_and_a_story_say_how_long_a_job_still_takes(
     commands: pytest.MonkeyPatch, database_url: str
 ) -> None:
@@ -491,7 +509,7 @@ def test_deliveries_tell_who_has_what(told: dict[str, Any], commands: pytest.Mon
     line = done("deliveries", "grok:told")
     moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ"
     assert re.fullmatch(
-        rf"{moment}  delivered  video.completed  grok:told  {told['event']} to "
+        rf"{moment}  ✓ delivered  video.completed  grok:told  {told['event']} to "
         rf"https://hooks.example.com/x  delivered at {moment} by attempt 2 in 12 ms\n",
         line,
     )

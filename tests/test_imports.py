@@ -139,6 +139,7 @@ GROUPS = {
         "events",
         "narrative",
         "outlook",
+        "rests",
         "wording",
         "sandbox_answers",
         "sandbox_scripts",

@@ -18,6 +18,7 @@ from reelwatch.outlook import (
     next_poll,
     sentence,
 )
+from reelwatch.rests import Rest
 
 NOW = datetime(2026, 2, 6, 12, 38, 0, tzinfo=UTC)
 
@@ -28,9 +29,9 @@ def after(seconds: float) -> datetime:
 
 TICKING = Ticks(after(-1), NOW)
 FREE = Traffic("default", 5.0)
-RESTS = Traffic("default", 5.0, rest_until=after(120), rest_reason="unauthorized: key refused")
-PROBES = Traffic("default", 5.0, rest_until=after(-1), rest_reason="unauthorized: key refused")
-BY_HAND = Traffic("default", 5.0, rest_reason="by hand: new key on Monday")
+RESTS = Traffic("default", 5.0, rest=Rest(after(120), "unauthorized: key refused"))
+PROBES = Traffic("default", 5.0, rest=Rest(NOW, "unauthorized: key refused"))
+BY_HAND = Traffic("default", 5.0, rest=Rest(None, "by hand: new key on Monday"))
 CROWDED = Traffic("default", 5.0, due=312)
 SLOWED = Traffic("default", 0.5, due=10, slowed=True)
 
@@ -42,7 +43,7 @@ SLOWED = Traffic("default", 0.5, due=10, slowed=True)
         (-1, FREE, TICKING, 0, None),
         (-300, FREE, TICKING, 0, "due for 5m00s: no worker has taken it yet"),
         (-1, RESTS, TICKING, 120,
-         "account default rests until 12:40:00: unauthorized: key refused"),
+         "account default rests until 12:40:00 UTC: unauthorized: key refused"),
         (300, RESTS, TICKING, 300, None),
         (-1, PROBES, TICKING, None,
          "account default tries whether it works again: unauthorized: key refused"),
@@ -87,7 +88,7 @@ HOOK = "https://hooks.example.com/x"
          "due for 90s: it waits for its turn at its host"),
         (20, Turn(after(20), Wait.ANSWER, HOOK), TICKING, 0, "an attempt is under way"),
         (-1, Turn(after(120), Wait.RESTING, HOOK, 5), TICKING, 120,
-         f"{HOOK} is not called until 12:40:00: 5 attempts failed in a row"),
+         f"{HOOK} is not called until 12:40:00 UTC: 5 attempts failed in a row"),
         (-1, Turn(after(120), Wait.RESTING, HOOK, 5), Ticks(None, NOW), None,
          "no worker has run so far"),
     ],
@@ -130,7 +131,8 @@ def test_now_without_a_reason_means_that_nothing_is_in_the_way(
     due: datetime, rate: float, waiting: int, until: datetime | None, reason: str | None,
     tick: datetime | None, leased: bool,
 ) -> None:  # fmt: skip
-    traffic = Traffic("a", rate, due=waiting, rest_until=until, rest_reason=reason)
+    rest = None if reason is None else Rest(until, reason)
+    traffic = Traffic("a", rate, due=waiting, rest=rest)
     ticks = Ticks(tick, NOW)
     found = next_poll(due, traffic, ticks, leased=leased)
     assert found.at is None or found.at >= NOW

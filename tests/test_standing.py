@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from reelwatch.standing import Rest, rest_of
+from reelwatch.rests import Rest, rest_of
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 

@@ -33,7 +33,7 @@ from reelwatch.cli_checks import OK, WARNING, WRONG, Check
 from reelwatch.errors import ReelwatchError, SettingsError
 from reelwatch.outlook import TICK_MISSED
 from reelwatch.redaction import shown_url
-from reelwatch.standing import HELD, Rest, rest_of
+from reelwatch.rests import HELD, Rest, rest_of
 from reelwatch.wording import clock, plain, span
 
 SIGNS: Mapping[str, tuple[str, str]] = {

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +22,7 @@ from reelwatch.wording import plain, receiver, span
 
 Row = Mapping[str, Any]
 
-STYLES = {"delivered": "green", "pending": "yellow", "dead": "red"}
+SYMBOLS = {**board.SYMBOLS, "delivered": ("✓", "green"), "dead": ("✗", "red")}
 PIPE_WIDTH = 100_000  # nothing is wrapped or cut where a program reads
 
 
@@ -69,7 +70,7 @@ def clock(at: datetime | None) -> str:
 
 def state_text(state: str) -> Text:
     """A job's or delivery's state with its sign and colour."""
-    sign, style = board.SYMBOLS.get(state, ("", STYLES.get(state, "")))
+    sign, style = SYMBOLS.get(state, ("", ""))
     return Text(f"{sign} {state}".strip(), style)
 
 
@@ -102,21 +103,28 @@ def _text(cell: str | Text) -> Text:
 
 
 def print_jobs(rows: Sequence[Row], now: datetime) -> None:
-    """Jobs as a table."""
+    """Jobs as a table; at a terminal what holds several of them up is told once, below it."""
     titles = ("VIDEO", "STATE", "AGE", "LEFT", "LOOKS", "NOTE")
-    print_table(titles, [_job_cells(row, now) for row in rows])
+    reasons = dict.fromkeys(filter(None, (row["next_poll_reason"] for row in rows)))
+    numbers = {reason: str(place) for place, reason in enumerate(reasons, 1)}
+    marks = numbers if at_terminal() else {}
+    print_table(titles, [_job_cells(row, now, marks) for row in rows])
+    for reason, number in marks.items():
+        console().print(_beside(f"({number})", reason))
 
 
-def _job_cells(row: Row, now: datetime) -> Sequence[str | Text]:
+def _job_cells(row: Row, now: datetime, marks: Mapping[str, str]) -> Sequence[str | Text]:
     end = row["finished_at"] or now
     age = span((end - row["tracked_at"]).total_seconds())
     name, state, looks = board.job_name(row), state_text(row["state"]), str(row["polls"])
-    return name, state, age, board.left(row), looks, _note(row, now)
+    return name, state, age, board.left(row), looks, _note(row, now, marks)
 
 
-def _note(row: Row, now: datetime) -> str:
+def _note(row: Row, now: datetime, marks: Mapping[str, str]) -> str:
     word = row["upstream_status"] if row["next_poll_at"] else None
-    parts = (word, board.note(row), _next_poll(row, now))
+    reason = row["next_poll_reason"]
+    marked = {**row, "next_poll_reason": marks.get(reason, reason)}
+    parts = (word, board.note(row), _next_poll(marked, now))
     return ", ".join(str(part) for part in parts if part)
 
 
@@ -179,14 +187,18 @@ def _facts(job: Row, now: datetime) -> Iterable[tuple[str, str]]:
 
 
 def print_deliveries(rows: Sequence[Row], now: datetime) -> None:
-    """Events: three lines each at a terminal, one in a pipe."""
-    screen, separator = console(), "\n    " if at_terminal() else "  "
+    """Events: a paragraph each at a terminal, one line in a pipe."""
+    screen = console()
     for row in rows:
         head = Text(f"{clock(row['created_at'])}  ").append(state_text(row["state"]))
         head.append(f"  {row['event_type']}  {board.job_name(row)}", "bold")
-        for part in _delivery_parts(row, now):
-            head.append(f"{separator}{plain(part)}", "")
-        screen.print(head, soft_wrap=True)
+        parts = [Text(plain(part)) for part in _delivery_parts(row, now)]
+        if at_terminal():
+            screen.print(head, soft_wrap=True)
+            for part in parts:
+                screen.print(Padding(part, (0, 0, 0, 4)))
+        else:
+            screen.print(Text("  ").join([head, *parts]), soft_wrap=True)
 
 
 def _delivery_parts(row: Row, now: datetime) -> Iterable[str]:

@@ -25,7 +25,7 @@ from reelwatch import (
 from reelwatch.accounts import Account
 from reelwatch.cli_errors import not_served
 from reelwatch.redaction import shown_url
-from reelwatch.standing import rest_of
+from reelwatch.rests import rest_of
 from reelwatch.wording import clock
 
 

@@ -161,7 +161,8 @@ def _footer(figures: dict[str, Any]) -> Iterator[str]:
 def _resting(figures: dict[str, Any]) -> Iterator[str]:
     """Why jobs do not move, where an account is the reason."""
     for account in figures["resting"]:
-        yield f"account {account['name']} rests, its jobs wait: {account['pause_reason']}"
+        rests = "rests" if account["paused_until"] else "is paused"
+        yield f"account {account['name']} {rests}, its jobs wait: {account['pause_reason']}"
 
 
 def _print(what: Any, as_json: bool) -> None:

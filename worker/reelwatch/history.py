@@ -126,13 +126,13 @@ def live_jobs(
 ) -> list[Row]:
     """For watching: jobs that go on, the newest first, then those that ended last.
 
-    With `lease_token`, which tells that a look is under way. Each part has an index to go by.
+    Each part has an index to go by.
     """
     conditions = (
         account is not None and jobs.c.account == account,
         ids is not None and named(session, ids, account),
     )
-    query = _where(select(*_public(jobs), jobs.c.lease_token), conditions)
+    query = _where(select(*_public(jobs)), conditions)
     newest = (jobs.c.tracked_at.desc(), jobs.c.id.desc())
     rows = _rows(session, query.where(OPEN_JOBS).order_by(*newest).limit(limit))
     left = None if limit is None else limit - len(rows)

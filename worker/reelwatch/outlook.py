@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from reelwatch.breaker import Wait
+from reelwatch.rests import Rest
 from reelwatch.wording import clock, span
 
 TICK_MISSED = timedelta(seconds=15)  # a tick comes every second; after this, workers do without
@@ -26,17 +27,13 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What the jobs of one account have in common. `due`: how many wait to be polled now.
-
-    It rests while it has a `rest_reason`: until `rest_until`, or, without, until it is resumed.
-    """
+    """What the jobs of one account have in common. `due`: how many wait to be polled now."""
 
     account: str
     rate: float  # requests per second
     slowed: bool = False
     due: int = 0
-    rest_until: datetime | None = None
-    rest_reason: str | None = None
+    rest: Rest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +59,8 @@ def next_poll(due: datetime, traffic: Traffic, ticks: Ticks, *, leased: bool = F
     now = ticks.now
     if leased and due > now:
         return Expected(now, "a worker polls it now")
-    if traffic.rest_reason is not None and traffic.rest_until is None:
-        return _by_hand(traffic.account, traffic.rest_reason)
+    if traffic.rest is not None and traffic.rest.until is None:
+        return _by_hand(traffic.account, traffic.rest.reason)
     if ticks.missing:
         return Expected(due if due > now else None, ticks.missing)
     return _resting(due, traffic, now) or _in_turn(due, traffic, now)
@@ -76,12 +73,12 @@ def _by_hand(account: str, reason: str) -> Expected:
 
 def _resting(due: datetime, traffic: Traffic, now: datetime) -> Expected | None:
     """What a rest makes of it that ends by itself; None if it ends before the job is due."""
-    until, name = traffic.rest_until, f"account {traffic.account}"
-    if until is None or max(until, now) < due:
+    rest, name = traffic.rest, f"account {traffic.account}"
+    if rest is None or rest.until is None or max(rest.until, now) < due:
         return None
-    if until <= now:  # one of its jobs is the probe, and nobody knows which
-        return Expected(None, f"{name} tries whether it works again: {traffic.rest_reason}")
-    return Expected(until, f"{name} rests until {clock(until, now)}: {traffic.rest_reason}")
+    if rest.until <= now:  # one of its jobs is the probe, and nobody knows which
+        return Expected(None, f"{name} tries whether it works again: {rest.reason}")
+    return Expected(rest.until, f"{name} rests until {clock(rest.until, now)} UTC: {rest.reason}")
 
 
 def _in_turn(due: datetime, traffic: Traffic, now: datetime) -> Expected:
@@ -120,7 +117,7 @@ def next_attempt(due: datetime, turn: Turn, ticks: Ticks) -> Expected:
     if turn.wait is Wait.RESTING:
         failed = f"{turn.failures} attempts failed in a row"
         until = clock(turn.at, now)
-        return Expected(turn.at, f"{turn.endpoint} is not called until {until}: {failed}")
+        return Expected(turn.at, f"{turn.endpoint} is not called until {until} UTC: {failed}")
     return _when_due(due, now, "it waits for its turn at its host")
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from reelwatch import destinations, heartbeat, outlook
 from reelwatch.models import table_of
 from reelwatch.outlook import Expected, Ticks, Traffic, Turn
+from reelwatch.rests import rest_of
 
 Row = dict[str, Any]
 
@@ -95,8 +96,7 @@ def _traffic(session: Session, names: set[str], now: datetime) -> dict[str, Traf
             row["requests_per_second"],
             slowed=row["slowed_at"] is not None,
             due=_due(session, row["name"], now),
-            rest_until=row["paused_until"],
-            rest_reason=row["pause_reason"],
+            rest=rest_of(row, now),
         )
         for row in session.execute(query).mappings()
     }

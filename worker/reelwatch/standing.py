@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 
 from reelwatch import schedule
+from reelwatch.rests import BY_HAND
 from reelwatch.status import Account as Effect
 from reelwatch.troubles import Trouble
 
@@ -18,30 +19,6 @@ REFUSALS = 3  # polls in a row, of whichever jobs, until the account rests for t
 LIMITED_SECONDS = 60.0  # two jobs that get a 429 within it were not refused for what they are
 LONG_HOLD = 10.0  # seconds; who is told to wait for longer rests, and asks once when it is over
 PROBE_AGAIN = 5.0  # seconds until the next probe after one that proved nothing
-
-HELD = "upstream asked to slow down"
-BY_HAND = "by hand"
-
-
-@dataclass(frozen=True, slots=True)
-class Rest:
-    """Why an account's jobs are not polled now. `until` None: until somebody resumes it."""
-
-    until: datetime | None
-    reason: str
-
-
-def rest_of(row: Mapping[Any, Any], now: datetime) -> Rest | None:
-    """Why the account of this row of `accounts` rests at `now`; None if it may be asked.
-
-    At `until`, never before `now`, one poll finds out whether it works again.
-    """
-    until, reason, held_until = row["paused_until"], row["pause_reason"], row["slowed_at"]
-    if reason is not None:
-        return Rest(max(until, now) if until else None, reason)
-    if held_until is not None and held_until > now:
-        return Rest(held_until, HELD)
-    return None
 
 
 @dataclass(frozen=True, slots=True)
