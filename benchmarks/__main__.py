@@ -26,8 +26,8 @@ from benchmarks.result import Row
 
 # Each is a module here with `rows(quick: bool) -> list[Row]`, in the order in which they run.
 NAMES = (
-    "schedule", "delay", "look", "cost", "load", "claims", "backlog", "webhooks", "idle", "start",
-    "approaches",
+    "schedule", "delay", "look", "cost", "load", "claims", "backlog", "refused", "webhooks",
+    "idle", "start", "approaches",
 )  # fmt: skip
 LIBRARIES = ("celery", "redis", "sqlalchemy", "psycopg", "requests", "urllib3", "dbos")
 

@@ -16,6 +16,7 @@ from reelwatch.breaker import (
     OPEN_MAX,
     WELL,
     Breaker,
+    Room,
     Verdict,
     Wait,
     Waiting,
@@ -164,7 +165,8 @@ def chosen(
     hosts: Mapping[str, int] | None = None,
     limit: int = 64,
 ) -> list[str]:
-    return share(waiting, endpoints or {}, hosts or dict.fromkeys("abc", 8), limit)
+    room = {name: Room(free, well=False) for name, free in (endpoints or {}).items()}
+    return share(waiting, room, hosts or dict.fromkeys("abc", 8), limit, NOW)
 
 
 def test_first_attempts_go_before_retries_and_older_ones_first() -> None:
@@ -181,7 +183,14 @@ def test_endpoints_of_a_host_take_turns() -> None:
     assert Counter(name[:2] for name in chosen(waiting)) == {"a1": 4, "a2": 4}
 
 
-def test_one_that_refuses_leaves_the_others_of_its_host_all_but_one_call() -> None:
+def test_one_that_refuses_leaves_the_others_of_its_host_all_calls_they_need() -> None:
+    waiting = [*events("a1", 20, due_at=later(-59)), *events("a2", 20)]
+    assert Counter(name[:2] for name in chosen(waiting, {"a1": 1})) == {"a2": 8}
+    waiting = [*events("a1", 20, due_at=later(-59)), *events("a2", 5)]
+    assert Counter(name[:2] for name in chosen(waiting, {"a1": 1})) == {"a1": 1, "a2": 5}
+
+
+def test_one_that_refuses_is_not_starved_by_the_others_of_its_host() -> None:
     waiting = [*events("a1", 20, due_at=later(-60)), *events("a2", 20)]
     assert Counter(name[:2] for name in chosen(waiting, {"a1": 1})) == {"a1": 1, "a2": 7}
 
@@ -208,7 +217,7 @@ def test_callbacks_have_no_limit_but_the_claims() -> None:
 
 
 names = st.sampled_from(["a1", "a2", "b1", "c1", "c2", "c3"])
-rooms = st.dictionaries(names, st.integers(-2, 8))
+rooms = st.dictionaries(names, st.tuples(st.integers(-2, 8), st.booleans()))
 free = st.dictionaries(st.sampled_from("abc"), st.integers(-2, 8))
 
 
@@ -216,7 +225,7 @@ free = st.dictionaries(st.sampled_from("abc"), st.integers(-2, 8))
        st.integers(0, 20))  # fmt: skip
 def test_nobody_gets_more_than_allowed_and_no_place_stays_empty(
     drawn: list[tuple[str, int, int]],
-    at_endpoint: dict[str, int],
+    at_endpoint: dict[str, tuple[int, bool]],
     at_host: dict[str, int],
     limit: int,
 ) -> None:
@@ -224,18 +233,19 @@ def test_nobody_gets_more_than_allowed_and_no_place_stays_empty(
         event(f"{name}.{number}", failures=failures, due_at=later(-age))
         for number, (name, failures, age) in enumerate(drawn)
     ]
-    got = share(waiting, at_endpoint, at_host, limit)
+    room = {name: Room(free, well) for name, (free, well) in at_endpoint.items()}
+    got = share(waiting, room, at_host, limit, NOW)
     assert len(got) == len(set(got)) <= limit
     endpoints, hosts = Counter(n.partition(".")[0] for n in got), Counter(n[0] for n in got)
     for endpoint, count in endpoints.items():
-        assert count <= at_endpoint.get(endpoint, ALLOWANCE_MAX)
+        assert count <= room.get(endpoint, Room()).free
     for host, count in hosts.items():
         assert count <= at_host.get(host, ALLOWANCE_FIRST)
     if len(got) == limit:
         return
     for left in waiting:  # whoever is left out, is at a limit
         if left.id not in got:
-            at_limit = endpoints[left.endpoint] >= at_endpoint.get(left.endpoint, ALLOWANCE_MAX)
+            at_limit = endpoints[left.endpoint] >= room.get(left.endpoint, Room()).free
             assert at_limit or hosts[left.host] >= at_host.get(left.host, ALLOWANCE_FIRST)
 
 

@@ -1,15 +1,18 @@
 """Endpoints and their hosts: who is called when others fail, what people are told, what they do."""
 
+import json
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import event, select
+import pytest
+from sqlalchemy import event, select, update
 
 from reelwatch import breaker, db, delivery, destinations
 from reelwatch.breaker import Verdict, Wait
 from reelwatch.destinations import Call
 from reelwatch.models import Destination, Endpoint
 from tests import seeding
+from tests.commands import done
 
 DEAD, WELL = "https://hooks.example.com/dead", "https://hooks.example.com/well"
 HOST = "hooks.example.com"
@@ -112,6 +115,52 @@ def test_what_others_take_during_a_survey_is_counted(postgresql_url: str) -> Non
     finally:
         event.remove(engine, "before_cursor_execute", claim_in_between)
     assert len(taken) == len(set(taken)) == breaker.ALLOWANCE_MAX
+
+
+# ------------------------------------------------------------------ redeliver --now
+
+
+def later(url: str, **changes: Any) -> dict[str, Any]:
+    with db.reading(url) as session:
+        return {"next_attempt_at": db.now(session) + timedelta(hours=5), **changes}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_repaired_receiver_gets_its_events_at_once(
+    named: bool, commands: pytest.MonkeyPatch, database_url: str
+) -> None:
+    """Those that wait for its rest, or for their next attempt, and those that were given up."""
+    waiting = owe(database_url, DEAD)
+    scheduled = owe(database_url, DEAD, **later(database_url, failures=4))
+    given_up = owe(database_url, DEAD, state="dead", next_attempt_at=None, failures=11)
+    told = {"state": "delivered", "next_attempt_at": None, "delivered_at": seeding.at(hours=1)}
+    owe(database_url, DEAD, **told)
+    others = owe(database_url, WELL, **later(database_url))
+    fail(database_url, DEAD)
+    fail(database_url, WELL)
+    assert claim(database_url) == []
+    mine = {waiting, scheduled, given_up}
+    chosen = mine if named else ("--endpoint", DEAD)
+    result = json.loads(done("redeliver", "--now", *chosen, "--yes", "--json"))
+    assert set(result["ids"]) == mine
+    assert resting(database_url) == [WELL]
+    taken = claim(database_url)
+    while len(taken) < len(mine):  # a host that did not answer gets few calls at first
+        with db.transaction(database_url) as session:
+            session.execute(update(Destination).values(allowance=breaker.ALLOWANCE_MAX))
+        taken += claim(database_url)
+    assert set(taken) == mine
+    assert others not in taken
+
+
+def test_without_now_a_resting_receiver_rests_on(
+    commands: pytest.MonkeyPatch, database_url: str
+) -> None:
+    event_id = owe(database_url, DEAD)
+    fail(database_url, DEAD)
+    done("redeliver", event_id)
+    assert resting(database_url) == [DEAD]
+    assert claim(database_url) == []
 
 
 def claim(url: str) -> list[str]:

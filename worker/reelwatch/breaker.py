@@ -24,6 +24,8 @@ ALLOWANCE_MAX = 8
 OPEN_FIRST = 30.0  # seconds
 OPEN_MAX = 600.0
 
+GIVES_WAY = timedelta(seconds=60)  # so long events for an endpoint that is not well let others go
+
 ASKS_TO_WAIT = frozenset({408, 425, 429})  # the 4xx that say something of the receiver, not of us
 
 
@@ -103,28 +105,42 @@ class Waiting:
     bound: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many calls more an endpoint may get, and whether nothing speaks against it."""
+
+    free: int = ALLOWANCE_MAX
+    well: bool = True
+
+
 def share(
     waiting: Iterable[Waiting],
-    free_at_endpoint: Mapping[str, int],
+    endpoints: Mapping[str, Room],
     free_at_host: Mapping[str, int],
     limit: int,
+    now: datetime,
 ) -> list[str]:
     """The ids of the events to be sent now, `limit` at most; no endpoint or host gets too many.
 
-    First attempts go before retries; endpoints of a host, and hosts, take turns.
+    First attempts go before retries; endpoints of a host, and hosts, take turns. What goes to an
+    endpoint that is not well lets others go first, for a while.
     """
     ordered = sorted(waiting, key=lambda event: (event.failures, event.due_at, event.id))
-    by_endpoint = _turns(ordered, lambda event: (event.host, event.endpoint))
+    room = {event.endpoint: endpoints.get(event.endpoint, Room()) for event in ordered}
+
+    def rank(event: Waiting) -> int:
+        gives_way = not room[event.endpoint].well and now - event.due_at < GIVES_WAY
+        return event.failures + gives_way
+
     may_go = [
-        (turn, event)
-        for turn, event in by_endpoint
-        if not event.bound or turn < free_at_endpoint.get(event.endpoint, ALLOWANCE_MAX)
+        (rank(event), turn, event)
+        for turn, event in _turns(ordered, lambda event: (event.host, event.endpoint))
+        if not event.bound or turn < room[event.endpoint].free
     ]
-    may_go.sort(key=lambda each: (each[1].failures, each[0]))
-    by_host = _turns([event for _, event in may_go], lambda event: event.host)
+    may_go.sort(key=lambda each: each[:2])
     chosen = [
-        (event.failures, turn, event.id)
-        for turn, event in by_host
+        (rank(event), turn, event.id)
+        for turn, event in _turns((event for _, _, event in may_go), lambda event: event.host)
         if not event.bound or turn < free_at_host.get(event.host, ALLOWANCE_FIRST)
     ]
     chosen.sort(key=lambda each: each[:2])

@@ -41,11 +41,20 @@ def deliveries(video_id: str | None, limit: int, as_json: bool, **asked: Any) ->
 @click.command()
 @click.argument("event_ids", metavar="[EVENT…]", nargs=-1)
 @click.option("--dead", is_flag=True, help="Those that were given up: --state dead.")
+@click.option("--now", "release", is_flag=True,
+              help="Their receivers are repaired: call them at once, however long they were to be "
+              "left alone. Without --state: what is pending or dead.")  # fmt: skip
 @options.events_filter
 @cli_many.consent
 @options.as_json
 def redeliver(
-    event_ids: Sequence[str], dead: bool, yes: bool, dry_run: bool, as_json: bool, **asked: Any
+    event_ids: Sequence[str],
+    dead: bool,
+    release: bool,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+    **asked: Any,
 ) -> None:
     """Send events again: same id and body, fresh signature and timestamp.
 
@@ -56,30 +65,32 @@ def redeliver(
     reelwatch redeliver evt_019c306b1f2a5d3c7e90a1b2c3d4
     reelwatch redeliver --dead --endpoint app.example.com
     reelwatch redeliver --since 2026-02-06T03:00:00Z --until 2026-02-06T04:00:00Z --dry-run
+    reelwatch redeliver --now --endpoint https://app.example.com/reelwatch
 
     An endpoint is a callback URL, a host, a Celery task or task@queue.
     """
     if dead and asked["state"] not in (None, "dead"):
         raise click.UsageError("--dead and another --state: nothing is both")
     asked["state"] = "dead" if dead else asked["state"]
+    asked["untold"] = release and not event_ids
     chosen = any(asked.values())
     if bool(event_ids) == chosen:
         raise click.UsageError("choose by EVENT ids, or by --dead, --since and the other options")
     url = options.database()
     if event_ids:
-        _tell_ordered(_again(url, event_ids), as_json)
+        _tell_ordered(_again(url, event_ids, release), as_json)
         return
     found = surveys.to_redeliver(url, EventFilter(**asked))
     if cli_many.agreed("send {} event", found, yes=yes, dry_run=dry_run, as_json=as_json):
-        turns = redelivery.redeliver_chosen(url, found.ids)
+        turns = redelivery.redeliver_chosen(url, found.ids, release=release)
         done = cli_many.through(turns, found.count, "ordered {} event", len)
         _tell_ordered(sorted(chain.from_iterable(done)), as_json)
 
 
-def _again(url: str, event_ids: Sequence[str]) -> list[str]:
+def _again(url: str, event_ids: Sequence[str], release: bool) -> list[str]:
     with db.transaction(url) as session:
         try:
-            return redelivery.redeliver(session, db.now(session), event_ids)
+            return redelivery.redeliver(session, db.now(session), event_ids, release=release)
         except Refused as error:  # an id that does not exist: nothing is wrong with its form
             raise Failure(str(error)) from None
 

@@ -116,10 +116,12 @@ class EventFilter:
     """Events for which all of this holds; `since` and `until` are about when they were made.
 
     `endpoint` is a callback URL (with or without its query), a host or `host:port`, a Celery task
-    or `task@queue`. Raises `Refused` for what can't be looked for.
+    or `task@queue`. `untold` are those in no other state than `pending` and `dead`. Raises
+    `Refused` for what can't be looked for.
     """
 
     state: str | None = None
+    untold: bool = False
     account: str | None = None
     endpoint: str | None = None
     since: datetime | None = None
@@ -134,6 +136,8 @@ class EventFilter:
 
     def parts(self) -> list[Condition]:
         """The events in question as parts, each with an index."""
+        if self.untold and self.state is None:
+            return [*event_parts("pending"), *event_parts("dead")]
         return event_parts(self.state)
 
     def indexed(self) -> list[Condition]:
