@@ -12,7 +12,7 @@ from svix.webhooks import Webhook as SvixWebhook
 from svix.webhooks import WebhookVerificationError
 
 from reelwatch import celery as application
-from reelwatch import db, delivery, secrecy, settings
+from reelwatch import db, delivery, secrecy, settings, track
 from reelwatch.errors import SettingsError
 from reelwatch.models import Account, Destination
 from tests import seeding
@@ -161,6 +161,18 @@ def test_a_wrong_value_stops_the_start_and_is_not_shown(
     for output in (str(caught.value), run("doctor").output):
         assert "hidden-pw" not in output
         assert NEWER.removeprefix("whsec_") not in output
+
+
+def test_a_producer_does_not_read_it(accounts: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What an account's variables hold concerns those who poll and send."""
+    (tmp_path / "accounts.toml").write_text(f'{STUDIO}api_key_env = "STUDIO_KEY"\n')
+    accounts.setenv("STUDIO_SECRET", "no secret")
+    accounts.setenv("STUDIO_KEY", "no key")
+    settings.current.cache_clear()
+    hook = "https://hooks.example.com/"
+    assert track("veo3:a", account="studio", webhook_url=hook).webhook_url == hook
+    with pytest.raises(SettingsError, match="STUDIO_KEY"):
+        settings.load()
 
 
 @pytest.mark.parametrize("name", [NEWER, "whsec_aGlkZGVuLXB3", "WHSEC_hidden", "5", ""])

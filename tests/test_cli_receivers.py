@@ -123,7 +123,7 @@ class TestEvents:
             machine = run("test-event", receiver.url, "--json")
         assert len(receiver.requests) == 2
         assert said.exit_code == machine.exit_code == 1
-        assert f"reelwatch: the receiver answered {answer.status}" in said.stderr
+        assert said.stderr.startswith(f"reelwatch: the receiver answered {answer.status}: ")
         assert hint in said.stderr
         assert "\x1b" not in said.output
         found = json.loads(machine.stdout)

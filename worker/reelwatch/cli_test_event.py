@@ -72,7 +72,7 @@ def test_event(url: str, account: str, as_json: bool) -> None:
     else:
         _tell(result, text)
     if result.error:
-        raise Failure(plain(f"{result.error}\n{result.hint}"))
+        raise Failure(plain(f"{result.error}: {result.hint}"))
 
 
 def _signers(current: settings.Settings, account: str) -> list[Webhook]:

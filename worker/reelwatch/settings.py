@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     field_validator,
     model_validator,
@@ -61,6 +62,9 @@ class Settings(BaseModel):
     """All settings; `load()` makes one from the environment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    # Where the variables are that accounts name: a process that hands in ids has no use for them.
+    _secrets_in: Mapping[str, str] = PrivateAttr(default_factory=lambda: os.environ)
 
     database: str | None = _env("DATABASE_URL", secret=True)
     broker_url: str | None = _env("BROKER_URL", secret=True)
@@ -214,7 +218,7 @@ class Settings(BaseModel):
         )
         if self.accounts_file is None:
             return {"default": default}
-        return {"default": default} | read_accounts(self.accounts_file, default, os.environ)
+        return {"default": default} | read_accounts(self.accounts_file, default, self._secrets_in)
 
     def unsigned(self) -> Iterator[str]:
         """What to say of accounts whose own secret is not there: their webhooks wait."""
@@ -249,6 +253,8 @@ def load(names: Collection[str] = NAMES) -> Settings:
         settings = Settings.model_validate(given)
     except ValidationError as error:
         raise SettingsError(_explain(error, given)) from None
+    if not set(names) >= WORKERS_ONLY:
+        settings._secrets_in = {}
     _check_accounts(settings)
     _check_place()
     return settings
