@@ -339,16 +339,25 @@ def test_a_story_fits_its_terminal_and_leaves_urls_whole(
 def test_foreign_text_can_not_drive_the_terminal(
     commands: pytest.MonkeyPatch, database_url: str
 ) -> None:
-    evil = "\x1b[2J[red]x[/red]"
+    evil = "\x1b[2J\x9b2J\u202e[red]x[/red]"
     with db.transaction(database_url) as session:
         seeding.add_account(session)
         job = seeding.add_job(session, "failed", video_id="grok:a", error_message=evil)
         seeding.add_error(session, job, message=evil)
         step = seeding.add_transition(session, job, to_state="failed")
         seeding.add_attempt(session, seeding.add_delivery(session, job, step, "dead"), error=evil)
-    for args in (("show", "grok:a"), ("list",), ("deliveries",)):
+        seeding.add_job(session, video_id="grok:b", upstream_status=evil)
+        until = db.now(session) + timedelta(minutes=5)
+        seeding.add_account(session, "acme", paused_until=until, pause_reason=evil)
+        seeding.add_job(session, account="acme", video_id="grok:c")
+    tables = (("show", "grok:a"), ("show", "grok:b"), ("list",), ("deliveries",))
+    shown = (*tables, ("show", "grok:c", "--account", "acme"), ("watch", "grok:a"))
+    for args in (*shown, *((*each, "--json") for each in shown)):
         for text in (done(*args), on_screen(commands, *args)):
             assert "\x1b[2J" not in text
+            assert "\x9b" not in text
+            assert "\u202e" not in text
+    assert json.loads(done("show", "grok:a", "--json"))["job"]["error_message"] == evil
     assert "[red]x[/red]" in done("show", "grok:a"), "markup is shown, not obeyed"
 
 

@@ -325,7 +325,9 @@ def test_an_account_without_a_key_is_wrong_where_it_is_needed(
     healthy: pytest.MonkeyPatch, sandbox: Sandbox, tmp_path: Path, database_url: str
 ) -> None:
     healthy.delenv("QUICKROUTER_API_KEY")
-    assert examined(1)["account default"]["message"] == "no API key: set QUICKROUTER_API_KEY"
+    assert examined(1)["account default"]["message"] == (
+        "no API key here: set QUICKROUTER_API_KEY; its jobs are left to others"
+    )
     accounts = tmp_path / "accounts.toml"
     accounts.write_text('[accounts.acme]\napi_key_env = "ACME_KEY"\n')
     healthy.setenv("REELWATCH_ACCOUNTS_FILE", str(accounts))

@@ -43,7 +43,7 @@ SIGNS: Mapping[str, tuple[str, str]] = {
 }
 
 REFUSALS_SHOWN = 5
-NO_SUCH_ID = "reelwatch-doctor"  # what an account is asked about: no model makes such ids
+NO_SUCH_ID = "doctor:unknown.1s-reelwatch"  # no model makes such ids; the sandbox denies it, too
 REFUSED = {
     ErrorKind.UNAUTHORIZED: "refuses the key: check {env}",
     ErrorKind.FORBIDDEN: "denies the key access",

@@ -9,6 +9,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from reelwatch import db, log
 from reelwatch.errors import ReelwatchError, Refused, SettingsError, first_line
+from reelwatch.wording import plain
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -33,7 +34,7 @@ class Failure(click.ClickException):
     def show(self, file: object = None) -> None:
         """Print it."""
         text = log.last_words(self.message) if self.of_service else f"reelwatch: {self.message}"
-        click.echo(text, err=True)
+        click.echo("\n".join(map(plain, text.splitlines())), err=True)
 
 
 class WrongInput(Failure):

@@ -5,6 +5,7 @@ reach the terminal.
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -49,12 +50,21 @@ def at_terminal() -> bool:
 
 def print_json(value: Any) -> None:
     """One JSON document; times as ISO 8601 in UTC with microseconds and `Z`."""
-    click.echo(json.dumps(value, default=_foreign, ensure_ascii=False, indent=2))
+    click.echo(_json(value, indent=2))
 
 
 def print_json_line(value: Any) -> None:
     """One JSON document on one line, for a stream of them."""
-    click.echo(json.dumps(value, default=_foreign, ensure_ascii=False))
+    click.echo(_json(value))
+
+
+# JSON spells out only the first 32 controls. A terminal obeys these as well, or hides text by them.
+UNSPELLED = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    text = json.dumps(value, default=_foreign, ensure_ascii=False, indent=indent)
+    return UNSPELLED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _foreign(value: Any) -> Any:
