@@ -12,7 +12,7 @@ from svix.webhooks import Webhook as SvixWebhook
 from svix.webhooks import WebhookVerificationError
 
 from reelwatch import celery as application
-from reelwatch import db, delivery, secrecy, settings, track
+from reelwatch import cli_service, db, delivery, secrecy, settings, track
 from reelwatch.errors import SettingsError
 from reelwatch.models import Account, Destination
 from tests import seeding
@@ -113,6 +113,14 @@ def test_what_is_missing_is_said_at_the_start_and_by_doctor(
     said = run("doctor")
     assert "✗ webhook secret of studio: 1 webhooks can't be signed: STUDIO_SECRET" in said.output
     assert "✓ webhook secret: 1, WEBHOOK_SECRET" in said.output
+
+
+def test_up_says_what_signs_whose_webhooks(accounts: pytest.MonkeyPatch) -> None:
+    (line,) = (line for line in cli_service._greeting(settings.load()) if "studio: " in line)
+    assert line.endswith("key set, webhooks signed with STUDIO_SECRET")
+    accounts.delenv("STUDIO_SECRET")
+    (line,) = (line for line in cli_service._greeting(settings.load()) if "studio: " in line)
+    assert line.endswith("NO WEBHOOK SECRET: set STUDIO_SECRET; its webhooks wait")
 
 
 def test_doctor_counts_what_waits_for_each_secret(
