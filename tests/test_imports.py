@@ -142,6 +142,7 @@ GROUPS = {
         "rests",
         "wording",
         "sandbox_answers",
+        "sandbox_odd",
         "sandbox_scripts",
     },
 }

@@ -15,9 +15,11 @@ import pytest
 import requests
 from requests.structures import CaseInsensitiveDict
 
-from reelwatch.answers import Meaning, Report, Trouble, interpret
+from reelwatch import upstream
+from reelwatch.answers import ErrorKind, Meaning, Report, Trouble, interpret
 from reelwatch.sandbox import SCRIPTS, Sandbox, Window, answer, expected, fingerprint, scripted_id
 from reelwatch.sandbox_answers import Answer, Look
+from reelwatch.sandbox_odd import ODD
 from reelwatch.sandbox_scripts import fault_answer, read_id
 from reelwatch.words import ENDS
 
@@ -245,7 +247,7 @@ def understood(video_id: str, reply: Answer) -> Report | Trouble:
 
 class TestScripts:
     @pytest.mark.parametrize("model", MODELS)
-    @pytest.mark.parametrize("script", SCRIPTS)
+    @pytest.mark.parametrize("script", [name for name in SCRIPTS if name not in ODD])
     def test_every_script_reaches_its_end_and_stays_there(self, script: str, model: str) -> None:
         looks = [look(made(script, model), 1.5, number, number) for number in range(6, 60)]
         wanted = END_STATUS.get(script, 200)
@@ -263,7 +265,7 @@ class TestScripts:
         assert script in ("flaky", "html", "garbage") or ended == len(looks)
 
     @pytest.mark.parametrize("model", MODELS)
-    @pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "unknown"])
+    @pytest.mark.parametrize("script", [n for n in SCRIPTS if n != "unknown" and n not in ODD])
     def test_no_script_is_over_before_its_time(self, script: str, model: str) -> None:
         usual = [body(made("ok", model), share)["status"] for share in (0.2, 0.35)]
         numbers = (5, 7)  # looks at which no script has a surprise but flaky
@@ -278,6 +280,30 @@ class TestScripts:
             found = body_of(reply)
             assert found.get("data", found).get("status", word) in (word, "IN_PROGRESS")
             assert not isinstance(understood(made(script, model), reply), Trouble)
+
+    @pytest.mark.parametrize(
+        ("script", "kind"),
+        [
+            ("refused", ErrorKind.UNAUTHORIZED),
+            ("unpaid", ErrorKind.QUOTA),
+            ("denied", ErrorKind.FORBIDDEN),
+            ("nomodel", ErrorKind.FORBIDDEN),
+            ("noroute", ErrorKind.BAD_SHAPE),
+            ("limited", ErrorKind.RATE_LIMITED),
+            ("outage", ErrorKind.SERVER_ERROR),
+            ("gibberish", ErrorKind.NOT_JSON),
+        ],
+    )
+    def test_an_odd_job_gets_the_same_error_at_every_poll(
+        self, script: str, kind: ErrorKind
+    ) -> None:
+        for share in (0.0, 0.5, 1.0, 50.0):
+            found = understood(made(script), look(made(script), share, 7))
+            assert isinstance(found, Trouble)
+            assert (found.kind, found.of_its_model) == (kind, script == "nomodel")
+
+    def test_the_odd_job_that_gets_none_waits_for_it(self) -> None:
+        assert look(made("silence"), 50.0, 7).delay >= upstream.DEADLINE_SECONDS
 
     @pytest.mark.parametrize("model", MODELS)
     def test_leftovers_look_like_a_failure_and_are_none(self, model: str) -> None:
@@ -516,7 +542,7 @@ def connection_threads() -> set[str]:
 
 class TestServing:
     @pytest.mark.parametrize("model", ["veo3.1-fast", "sora-2", "grok"])
-    @pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "hang"])
+    @pytest.mark.parametrize("script", [n for n in SCRIPTS if n != "hang" and n not in ODD])
     def test_every_script_reaches_its_end_over_http(
         self, sandbox: Sandbox, client: requests.Session, script: str, model: str
     ) -> None:

@@ -31,12 +31,12 @@ from reelwatch.sandbox_answers import (
     token,
     video_url,
 )
+from reelwatch.sandbox_odd import HANG_SECONDS, ODD
 
 Outcome = Literal["completed", "failed", "expired"]
 Behaviour = Callable[[Look], Answer]
 
 DEFAULT_SECONDS = 20.0
-HANG_SECONDS = 30.0
 
 _ID = re.compile(
     r"(?P<model>[^:]+):(?P<script>[a-z]+)"
@@ -398,3 +398,11 @@ def _forever(look: Look) -> Answer:
 @_script("hang", "completed", None, "leaves its first look without an answer, and completes")
 def _hang(look: Look) -> Answer:
     return FAULTS["hang"] if look.number == 1 else _ok(look)
+
+
+def _always(given: Answer) -> Behaviour:
+    return lambda _look: given
+
+
+for _name, (_what, _given) in ODD.items():
+    _script(_name, "expired", "deadline", f"{_what} for ever")(_always(_given))
