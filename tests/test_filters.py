@@ -55,6 +55,8 @@ ASKED: list[tuple[Mapping[str, Any], set[str]]] = [
     ({"account": "acme"}, {"grok:5"}),
     ({"account": "acme", "prefix": "grok"}, {"grok:5"}),
     ({"account": "acme", "prefix": "veo3"}, set()),
+    ({"account": "default", "prefix": "veo3"}, {"veo3:1", "veo3:2", "veo3%:3"}),
+    ({"account": "default", "metadata": {"order": "42"}}, {"veo3:1", "veo3:2", "veo3%:3"}),
     ({"metadata": {"order": "42"}}, {"veo3:1", "veo3:2", "veo3%:3"}),
     ({"metadata": {"order": 42}}, {"veo3:1", "veo3%:3"}),
     ({"metadata": {"order": 42.0}}, {"veo3:1", "veo3%:3"}),
