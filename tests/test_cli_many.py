@@ -125,7 +125,7 @@ def test_at_a_terminal_it_asks_and_no_is_no(url: str, tmp_path: Path) -> None:
     add_job(url, "grok:b")
     code, shown = at_terminal(url, tmp_path, "n\n", "cancel", "--model", "grok")
     assert code == 1
-    assert "this will cancel 2 jobs, of 20" in shown
+    assert "this would cancel 2 jobs, of 20" in shown
     assert "Go on? [y/N]: " in shown
     assert shown.endswith("reelwatch: nothing was done\n")
     assert set(states(url).values()) == {"running"}
@@ -240,6 +240,22 @@ def test_what_is_owed_is_neither_counted_nor_deleted(url: str) -> None:
     add_event(url, "pending")
     assert pruning.survey(url, seeding.at()).count == 0
     assert done("prune", "--older-than", "0s", "--yes").startswith("deleted 0 jobs")
+
+
+def test_migrating_back_is_not_done_by_a_program_that_does_not_say_yes(
+    url: str, tmp_path: Path
+) -> None:
+    """Not even by one that answers: it could be meant for something else."""
+    add_job(url, "grok:a")
+    result = run("migrate", "--to", "base", given="y\n")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.endswith(
+        "this would go back to base, and delete what is stored since\n"
+        "Nothing was done: --yes does it\n"
+    )
+    code, shown = at_terminal(url, tmp_path, "n\n", "migrate", "--to", "base")
+    assert (code, "Go on? [y/N]: " in shown) == (1, True)
+    assert states(url) == {"grok:a": "running"}
 
 
 # --------------------------------------------------------------- redeliver

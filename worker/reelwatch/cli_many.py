@@ -44,13 +44,20 @@ def agreed(will: str, found: Survey, *, yes: bool, dry_run: bool, as_json: bool)
         click.echo("\n".join(_lines(f"would {will}", found)))
     if dry_run or yes or not found.count:
         return not dry_run
+    confirm("\n".join(_lines(f"this would {will}", found)), "--yes does it, --dry-run only counts")
+    return True
+
+
+def confirm(text: str, otherwise: str) -> None:
+    """Returns if somebody at a terminal agrees to what the text says; else ends the command.
+
+    A program is told what to do otherwise: what it would answer could be meant for something else.
+    """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        text = "\n".join(_lines(f"this would {will}", found))
-        raise WrongInput(f"{text}\nNothing was done: --yes does it, --dry-run only counts")
-    click.echo("\n".join(_lines(f"this will {will}", found)), err=True)
+        raise WrongInput(f"{text}\nNothing was done: {otherwise}")
+    click.echo(text, err=True)
     if not click.confirm("Go on?", err=True):
         raise Failure("nothing was done")
-    return True
 
 
 def counted(text: str, count: int) -> str:

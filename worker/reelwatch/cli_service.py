@@ -9,8 +9,8 @@ from typing import Any
 import click
 import structlog
 
-from reelwatch import cli_options as options
 from reelwatch import (
+    cli_many,
     cli_render,
     db,
     embedded,
@@ -22,6 +22,7 @@ from reelwatch import (
     secrecy,
     settings,
 )
+from reelwatch import cli_options as options
 from reelwatch.accounts import Account
 from reelwatch.cli_errors import not_served
 from reelwatch.redaction import shown_url
@@ -257,7 +258,8 @@ def migrate(to: str, yes: bool, as_json: bool) -> None:
     db.make_file(current.database_url)
     before, head = db.revisions(current.database_url)
     if to not in ("head", head) and not yes:
-        click.confirm(f"{where}: go back to {to}? What is stored there is deleted", abort=True)
+        lost = f"{where}: this would go back to {to}, and delete what is stored since"
+        cli_many.confirm(lost, "--yes does it")
     notes = migrating.migrate(current.database_url, to)
     after, _ = db.revisions(current.database_url)
     if as_json:
