@@ -12,7 +12,7 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
 from reelwatch import db, pruning
-from reelwatch.models import Attempt, Base, Delivery, Job, PollError, Transition
+from reelwatch.models import Attempt, Base, Delivery, Endpoint, Job, PollError, Transition
 from reelwatch.redelivery import redeliver
 from tests import seeding
 from tests.seeding import Row
@@ -230,7 +230,7 @@ def test_while_it_chooses_it_locks_nothing(url: str, monkeypatch: pytest.MonkeyP
         assert pruning.prune(url, seeding.at(days=90)) == 5
     finally:
         event.remove(db.engine(url), "begin", begin)
-    assert begun == [True, False] * 3 + [True, True]
+    assert begun == [True, False] * 3 + [True, True] + [True]  # the last: which endpoints are idle
 
 
 def test_an_index_leads_to_the_old(postgresql_url: str) -> None:
@@ -249,3 +249,19 @@ def test_an_index_leads_to_the_old(postgresql_url: str) -> None:
     assert "Index Scan using ix_jobs_ended_at" in plan
     (condition,) = [line for line in plan.splitlines() if "Index Cond: (" in line and "<" in line]
     assert "finished_at >= " in condition  # what comes before the place is not even looked at
+
+
+def test_endpoints_that_nothing_is_owed_to_are_forgotten(url: str) -> None:
+    """Where each job has a URL of its own there would be one for each that failed."""
+    long_ago = seeding.at(days=100)
+    with db.transaction(url) as session:
+        seeding.add_owed(session, "https://h.example.com/owed")
+        for name, at in (("owed", long_ago), ("old", long_ago), ("new", seeding.at(days=1))):
+            session.add(
+                Endpoint(name=f"https://h.example.com/{name}", host="h.example.com", failures=9,
+                         openings=3, allowance=1, open_until=at, changed_at=at)
+            )  # fmt: skip
+    pruning.prune(url, seeding.at(days=90))
+    with db.reading(url) as session:
+        left = set(session.scalars(select(Endpoint.name)))
+    assert left == {"https://h.example.com/owed", "https://h.example.com/new"}

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import structlog
-from sqlalchemy import ColumnElement, and_, delete, literal_column, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, literal_column, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
@@ -136,7 +136,7 @@ def _tell(name: str, before: Breaker, after: Breaker) -> None:
 
 
 def release(session: Session, names: Iterable[str]) -> list[str]:
-    """Have endpoints (callback URLs, `task@queue`) called again at once; returns those that rested.
+    """Forget what speaks against endpoints (callback URLs); returns those that rested.
 
     What is owed to them is due when its `next_attempt_at` says, which is not touched here.
     """
@@ -144,6 +144,17 @@ def release(session: Session, names: Iterable[str]) -> list[str]:
     for name in held:
         session.execute(delete(endpoints).where(endpoints.c.name == name))
     return [name for name, standing in held.items() if standing.open_until is not None]
+
+
+def idle(session: Session, before: datetime) -> list[str]:
+    """The endpoints that nothing is owed to, and that nobody has called since then."""
+    owed = exists().where(
+        PENDING, deliveries.c.destination == endpoints.c.host,
+        deliveries.c.target == endpoints.c.name,
+    )  # fmt: skip
+    return list(
+        session.scalars(select(endpoints.c.name).where(endpoints.c.changed_at < before, ~owed))
+    )
 
 
 def release_for(session: Session, ids: Collection[str]) -> list[str]:

@@ -31,6 +31,7 @@ class Received:
     received_at: datetime
     error: str | None
     headers: dict[str, str]
+    path: str = "/"
 
 
 Reaction = int | tuple[int, dict[str, str]]
@@ -139,6 +140,7 @@ def read_event(signers: Sequence[Webhook], request: Request, now: datetime) -> t
         received_at=now,
         error=error,
         headers=dict(request.headers),
+        path=request.path,
     )
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Select, and_, delete, exists, or_, select,
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from reelwatch import db
+from reelwatch import db, destinations
 from reelwatch.filters import JobFilter
 from reelwatch.models import Delivery, Job
 from reelwatch.surveys import PAGE, Survey
@@ -31,7 +31,8 @@ def prune(
     """Delete the jobs that ended, or were given up, before that time; returns how many.
 
     A job whose event is still to be told stays; one that somebody works on stays until the next
-    time. `progress` is told the count after each transaction.
+    time. How an endpoint was doing that nothing is owed to is forgotten, too. `progress` is told
+    the count after each transaction.
     """
     deleted = 0
     for count in in_turns(database_url, before):
@@ -47,6 +48,11 @@ def in_turns(database_url: str, before: datetime, wanted: JobFilter = ALL) -> It
             settled = _settled(session, _locked(session, [row["id"] for row in rows], before))
             session.execute(delete(Job).where(Job.id.in_(settled)))
         yield len(settled)
+    with db.reading(database_url) as session:
+        idle = destinations.idle(session, before)
+    if idle:
+        with db.transaction(database_url) as session:
+            destinations.release(session, idle)
 
 
 def survey(database_url: str, before: datetime, wanted: JobFilter = ALL) -> Survey:

@@ -5,7 +5,7 @@ does not come right by itself. Its docstring is how reports call it. What it see
 it tells `Drill.expect`.
 """
 
-from tests.drill.faults import broker, database, peers, processes, producer
+from tests.drill.faults import broker, database, endpoints, peers, processes, producer
 from tests.drill.faults.kinds import FAULTS, Fault
 
-__all__ = ["FAULTS", "Fault", "broker", "database", "peers", "processes", "producer"]
+__all__ = ["FAULTS", "Fault", "broker", "database", "endpoints", "peers", "processes", "producer"]
