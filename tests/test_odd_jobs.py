@@ -15,7 +15,7 @@ from requests.structures import CaseInsensitiveDict
 from sqlalchemy import insert, select
 from structlog.testing import capture_logs
 
-from reelwatch import db, lifecycle, migrating, polling, schedule, standing
+from reelwatch import db, lifecycle, migrating, polling, standing
 from reelwatch.accounts import Account as Configured
 from reelwatch.answers import Answer, ErrorKind, Meaning, Report, Trouble, interpret
 from reelwatch.models import Account, Job
@@ -78,7 +78,6 @@ def play(url: str, answer: Upstream, seconds: float = 2 * PHASE) -> Played:
     """Claim and write down as workers do, for so long."""
     played, rules = Played(), lifecycle.Rules()
     under_way: list[tuple[datetime, Looked]] = []
-    plans = schedule.Plans()
     now = START
     with capture_logs() as logs:
         while now < after(seconds):
@@ -88,7 +87,7 @@ def play(url: str, answer: Upstream, seconds: float = 2 * PHASE) -> Played:
                 polling.apply(session, rules, [looked for _, looked in ready], now)
             with db.transaction(url) as session:
                 room = polling.THREADS - len(under_way)
-                taken = polling.claim(session, CONFIGURED, room, now=now, plans=plans).items
+                taken = polling.claim(session, CONFIGURED, room, now=now, rules=rules).items
             for claimed in taken:
                 at = claimed.slot.at or now
                 found = answer(claimed.row["video_id"], at)

@@ -447,7 +447,7 @@ class TestMoreAreDueThanMayBeLookedAt:
         add_looked_at(url, ["a", "b"], 20, 100, model="soon")
         with db.transaction(url) as session:
             batch = polling.claim(session, replace(ACCOUNT, requests_per_second=2.0), 64, now=NOW,
-                                  plans=plans)  # fmt: skip
+                                  rules=lifecycle.Rules(plans=plans))  # fmt: skip
         assert {each.row["video_id"] for each in batch.items} == {"a", "b"}
 
     def test_new_ones_wait_for_their_turn(self, url: str) -> None:

@@ -68,13 +68,19 @@ def decide(job: Job, answer: Answer, now: datetime, rules: Rules, jitter: float 
     return _by_trouble(job, answer, now, rules, jitter)
 
 
-def overdue(job: Job, now: datetime, why: str, rules: Rules) -> Decision | None:
+def overdue(
+    job: Job, now: datetime, why: str, rules: Rules, refused_for: float = 0.0
+) -> Decision | None:
     """The decision that tells of a deadline which passed while nobody could look, and `why`.
 
-    None where it has not passed, or has been told.
+    Or gives the job up, where its account has been refused for so long (seconds, without an answer
+    about any job) that its own looks would have done so, had its turns come. None: nothing to tell.
     """
-    if job.final or job.state is State.EXPIRED or now < job.deadline_at:
+    if job.final or now < job.deadline_at:
         return None
+    if job.state is State.EXPIRED:
+        over = refused_for >= rules.abandon_after and now >= abandon_at(job, rules)
+        return _still_open(job, job.state, job.status, now, why, over=True) if over else None
     decision = _still_open(job, job.state, job.status, now, why, over=False)
     return replace(decision, due=_slow_due(job, now, rules, 0.5))
 
@@ -159,8 +165,8 @@ def _by_report(job: Job, report: Report, now: datetime, rules: Rules, jitter: fl
 
 def _watched_since(job: Job, now: datetime, rules: Rules) -> datetime | None:
     """When good answers began to come without a break; None: since the job has been tracked."""
-    last_good = job.errors_since if job.errors_in_row else job.last_polled_at
     longest = max(BREAK_SECONDS, 4 * rules.pace.ceiling)
+    last_good = job.errors_since if job.errors_in_row else job.last_polled_at
     broken = (now - (last_good or job.tracked_at)).total_seconds() > longest
     return now if broken else job.watched_since
 

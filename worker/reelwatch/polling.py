@@ -20,7 +20,7 @@ from random import random
 from typing import Any
 
 import structlog
-from sqlalchemy import Select, Update, bindparam, exists, or_, select, update
+from sqlalchemy import Select, Update, and_, bindparam, exists, or_, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
@@ -122,6 +122,7 @@ CHOSEN = (
     .with_for_update(skip_locked=True, key_share=True)
 )
 
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 OVERDUE_MOST = 500
 OVERDUE = (
     select(jobs)
@@ -129,7 +130,10 @@ OVERDUE = (
         jobs.c.account == bindparam("name"),
         jobs.c.next_poll_at <= bindparam("due_by"),
         jobs.c.deadline_at <= bindparam("now"),
-        jobs.c.state.in_([status.State.PENDING, status.State.RUNNING]),
+        or_(
+            jobs.c.state.in_([status.State.PENDING, status.State.RUNNING]),
+            and_(jobs.c.state == status.State.EXPIRED, jobs.c.tracked_at <= bindparam("long_ago")),
+        ),
     )
     .order_by(jobs.c.next_poll_at, jobs.c.id)
     .limit(OVERDUE_MOST)
@@ -244,7 +248,7 @@ class _Poller:
     def claim(self, limit: int) -> fanout.Batch[Claimed]:
         started = time.monotonic()
         with db.transaction(self._settings.database_url) as session:
-            batch = claim(session, self._account, limit, self._lead, plans=self._rules.plans)
+            batch = claim(session, self._account, limit, self._lead, rules=self._rules)
         if batch.items:
             self._rests = False
         took = time.monotonic() - started
@@ -294,13 +298,14 @@ def claim(
     limit: int,
     lead: float = LEAD_MIN,
     now: datetime | None = None,
-    plans: schedule.Plans | None = None,
+    rules: lifecycle.Rules | None = None,
 ) -> fanout.Batch[Claimed]:
     """Take up to `limit` due jobs of the account, each with a slot within its rate.
 
-    If the rate allows no more while more are due, those whose looks are worth most by `plans`: who
-    is likely to have ended for a while.
+    If the rate allows no more while more are due, those whose looks are worth most by the rules'
+    plans: who is likely to have ended for a while.
     """
+    rules = rules or lifecycle.Rules()
     row = _locked_account(session, account.name)
     clock = _Clock.read(session, now)
     stored = Standing.of(row)
@@ -310,14 +315,15 @@ def claim(
         return fanout.Batch([], (stored.paused_until - clock.now).total_seconds())
     probe = stored.rests
     if probe:
-        _tell_overdue(session, account.name, f"its account rests, {row['pause_reason']}", clock.now)
+        why, refused_for = f"its account rests, {row['pause_reason']}", stored.refused_seconds
+        _tell_overdue(session, account.name, why, clock.now, rules, refused_for=refused_for)
     standing = stored.now(account.requests_per_second, clock.now)
     distance = timedelta(seconds=(1 + SLACK) / standing.requests_per_second)
     first = max(clock.now + timedelta(seconds=lead), standing.next_slot_at or clock.now)
     free = _slots_within(first - clock.now, distance, max(HORIZON, lead))
     wanted = min(1 if probe else limit, free)
     taken, price = _take(
-        session, row, wanted, clock.now, plans or schedule.Plans(),
+        session, row, wanted, clock.now, rules.plans,
         ranked=free <= limit or wanted >= RANKED_LEAST, probe=probe,
     )  # fmt: skip
     slots = [first + distance * place for place in range(len(taken) + 1)]
@@ -379,15 +385,31 @@ def _slots_within(wait: timedelta, distance: timedelta, horizon: float) -> int:
 
 
 def _tell_overdue(
-    session: Session, name: str, why: str, now: datetime, due_for: timedelta = timedelta(0)
+    session: Session,
+    name: str,
+    why: str,
+    now: datetime,
+    rules: lifecycle.Rules | None = None,
+    *,
+    due_for: timedelta = timedelta(0),
+    refused_for: float = 0.0,
 ) -> None:
     """Expire the jobs, due for so long, of an account that rests: but for one at a time nobody
-    polls them.
+    polls them. Give up those that have expired once it has been refused for long enough.
     """
-    due = {"name": name, "now": now, "due_by": now - due_for}
-    rules = lifecycle.Rules()
+    rules = rules or lifecycle.Rules()
+    over = refused_for >= rules.abandon_after
+    due = {
+        "name": name,
+        "now": now,
+        "due_by": now - due_for,
+        "long_ago": now - timedelta(seconds=rules.abandon_after) if over else NEVER,
+    }
     jobs_now = [dict(row) for row in session.execute(OVERDUE, due).mappings()]
-    decided = [(job, lifecycle.overdue(ledger.job_of(job), now, why, rules)) for job in jobs_now]
+    decided = [
+        (job, lifecycle.overdue(ledger.job_of(job), now, why, rules, refused_for))
+        for job in jobs_now
+    ]
     changes = [ledger.Change(job, decision) for job, decision in decided if decision]
     if changes:
         ledger.write(session, changes, now)

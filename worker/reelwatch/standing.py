@@ -83,6 +83,13 @@ class Standing:
         limited = since is not None and (self.worked_at is None or self.worked_at < since)
         return self.refusals > 0 or limited
 
+    @property
+    def refused_seconds(self) -> float:
+        """For how long it has been refused at least: what it has rested for that."""
+        longest = 12  # pauses later all are as long
+        grown = sum(map(schedule.pause_seconds, range(1, min(self.pauses_in_row, longest) + 1)))
+        return grown + schedule.PAUSE_MAX * max(0, self.pauses_in_row - longest)
+
     def now(self, configured: float, now: datetime) -> Self:
         """With the rate that is in force at `now`: what was cut comes back while it is quiet."""
         full = replace(self, requests_per_second=configured, slowed_at=None, refused_rate=None)
