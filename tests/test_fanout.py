@@ -151,6 +151,42 @@ def test_a_turn_ends_though_there_is_more_to_do() -> None:
     assert endless.done[-1] == done - 1
 
 
+def test_a_turn_that_waits_for_one_goes_on_with_the_others() -> None:
+    """The process can do nothing else meanwhile: one job that hangs would cost all the others."""
+    let_go, quick = threading.Event(), threading.Event()
+    work = Work(range(40), again=0.01)
+
+    def do(item: int) -> int:
+        if item == 0:
+            let_go.wait(LONG)
+        if item > 20:
+            quick.set()
+        return item
+
+    def release() -> None:
+        quick.wait(LONG)
+        let_go.set()
+
+    threading.Thread(target=release).start()
+    began = time.monotonic()
+    fan_out(work.claim, do, work.record, threads=2, turn_seconds=0.05, overtime=LONG)
+    assert time.monotonic() - began < LONG
+    assert work.done[0] == 0
+    assert len(work.done) > 20
+    assert len(work.done) == work.claimed
+
+
+def test_but_not_for_longer_than_it_may() -> None:
+    work = Work(range(1_000), again=0.01)
+
+    def do(item: int) -> int:
+        time.sleep(0.4 if item == 0 else 0.01)
+        return item
+
+    done = fan_out(work.claim, do, work.record, threads=2, turn_seconds=0.05, overtime=0.1)
+    assert 1 < done < 40
+
+
 def test_a_turn_without_time_claims_nothing() -> None:
     work = Work(range(3))
     assert work.run(turn=0.0) == 0

@@ -44,6 +44,7 @@ def fan_out(
     urgent: Callable[[Result], bool] = lambda _: True,
     linger: bool = False,
     hand_over: Callable[[], None] = lambda: None,
+    overtime: float = 0.0,
 ) -> int:
     """Go on claiming, doing and recording until nothing is left; returns how much was done.
 
@@ -52,19 +53,20 @@ def fan_out(
     that a turn ends. A slow item holds up no other. `do` must not raise: an item whose `do` does
     stays claimed until its lease runs out, and is logged. A result that is not `urgent` may wait a
     moment longer for others to be recorded with. `hand_over` is called when the time is over and
-    more may be left to claim; what is in hand is still to be done then.
+    more may be left to claim; what is in hand is still to be done then. While that takes long, more
+    is claimed for `overtime` seconds at most: this process can serve nobody else meanwhile.
 
     Where the system allows fewer threads, there are fewer, and less is in hand; where it allows
     none, this thread does one item after the other. Nothing that was claimed is given up for it.
     """
-    turn = _Turn(do, threads, time.monotonic() + turn_seconds, urgent)
+    turn = _Turn(do, threads, time.monotonic() + turn_seconds, overtime, urgent)
     done = 0
     try:
         while True:
+            if turn.hands_over():
+                hand_over()
             if turn.may_claim():
                 turn.start(claim(turn.room))
-            elif turn.hands_over():
-                hand_over()
             if not turn.in_hand and not (linger and turn.wait()):
                 return done
             results = turn.gather()
@@ -83,21 +85,24 @@ class _Turn(Generic[Item, Result]):
         do: Callable[[Item], Result],
         threads: int,
         end: float,
+        overtime: float,
         urgent: Callable[[Result], bool],
     ) -> None:
         self.in_hand = 0
+        self._in_time = 0  # of them were claimed before the end
         self._do = do
         self._urgent = urgent
         self._threads = threads
-        self._end = end
+        self._end, self._overtime = end, overtime
         self._claim_at = 0.0
         self._empty = False  # was the last claim?
         self._handed_over = False
         self._when_freed = False
         self._short = False  # of threads: does the system allow no more?
         self._crew: list[threading.Thread] = []
-        self._work: SimpleQueue[Item | None] = SimpleQueue()
-        self._outcomes: SimpleQueue[Result | BaseException] = SimpleQueue()
+        # Both with whether the item was claimed in time.
+        self._work: SimpleQueue[tuple[bool, Item] | None] = SimpleQueue()
+        self._outcomes: SimpleQueue[tuple[bool, Result | BaseException]] = SimpleQueue()
 
     @property
     def room(self) -> int:
@@ -106,7 +111,8 @@ class _Turn(Generic[Item, Result]):
 
     def may_claim(self) -> bool:
         now = time.monotonic()
-        return self.room > 0 and self._claim_at <= now < self._end and not stopping.is_set()
+        end = self._end + self._overtime if self._in_time else self._end
+        return self.room > 0 and self._claim_at <= now < end and not stopping.is_set()
 
     def hands_over(self) -> bool:
         """Is the time over, for the first time, while there may be more to claim?"""
@@ -127,9 +133,11 @@ class _Turn(Generic[Item, Result]):
         self._empty = not batch.items
         self._claim_at = time.monotonic() + batch.again
         self._when_freed = batch.when_freed
+        in_time = time.monotonic() < self._end
         self.in_hand += len(batch.items)
+        self._in_time += len(batch.items) if in_time else 0
         for item in batch.items:
-            self._work.put(item)
+            self._work.put((in_time, item))
         if not self._short:
             self._man(self.in_hand)  # never more than there was to do at once
 
@@ -166,10 +174,11 @@ class _Turn(Generic[Item, Result]):
         while self.in_hand and len(results) < GROUP:
             patience = max(0.0, end - time.monotonic()) if self._crew else 0.0
             try:
-                outcome = self._outcomes.get(timeout=patience)
+                in_time, outcome = self._outcomes.get(timeout=patience)
             except Empty:
                 break
             self.in_hand -= 1
+            self._in_time -= in_time
             if self._when_freed:  # a place is what the next claim waits for, however this one ended
                 self._claim_at = 0.0
             latest = self._record_at(outcome)
@@ -200,11 +209,12 @@ class _Turn(Generic[Item, Result]):
 
     def _serve_one(self) -> bool:
         """Take one item and do it; false if it is the sign to end instead."""
-        item = self._work.get()
-        if item is None:
+        work = self._work.get()
+        if work is None:
             return False
+        in_time, item = work
         try:
-            self._outcomes.put(self._do(item))
+            self._outcomes.put((in_time, self._do(item)))
         except BaseException as error:
-            self._outcomes.put(error)
+            self._outcomes.put((in_time, error))
         return True

@@ -217,6 +217,7 @@ def poll(
         urgent=_brings_more,
         linger=len(settings.accounts) <= min(LINGER_ACCOUNTS, fanout.places - 2),
         hand_over=hand_over,
+        overtime=upstream.DEADLINE_SECONDS,
     )
 
 

@@ -3,8 +3,19 @@
 import time
 
 from reelwatch.listener import Reaction
+from reelwatch.sandbox import scripted_id
+from reelwatch.sandbox_odd import ODD
 from tests.drill.faults.kinds import fault
 from tests.drill.world import Drill
+from tests.servers import eventually
+
+ODD_SECONDS = 15.0  # past its deadline, and past the time that one without an answer is given up
+LATE_LIMIT = 5.0  # seconds; a lone 429 holds the others for two
+PAUSED = "SELECT count(*) FROM accounts WHERE pause_reason IS NOT NULL"
+OVERDUE = (
+    "SELECT coalesce(max(extract(epoch FROM now() - next_poll_at)), 0) FROM jobs "
+    "WHERE next_poll_at < now() AND lease_token IS NULL AND state IN ('pending', 'running')"
+)
 
 
 @fault()
@@ -38,6 +49,34 @@ def upstream_401(drill: Drill) -> None:
     The account rests, and is probed.
     """
     upstream(drill, "401", 4)
+
+
+@fault()
+def odd_job(drill: Drill) -> None:
+    """One job gets the same error for ever, or no answer.
+
+    That it is told to have expired is seen at the end, with all others.
+    """
+    [(paused,)] = drill.fleet.rows(PAUSED)  # by what came before
+    eventually(lambda: not drill.fleet.rows(PAUSED)[0][0], 60, lambda: f"{paused} still paused")
+    eventually(lambda: not late(drill), 60, "there are late polls")
+    script = drill.chance.choice(sorted(ODD))
+    video_id = scripted_id("veo3.1", script, 1, f"odd{drill.injected['odd_job']}")
+    drill.hand_in(video_id, deadline=8)
+    eventually(lambda: any(look.video_id == video_id for look in drill.fleet.sandbox.looks()), 60)
+    began, latest = time.time(), 0.0
+    while time.time() < began + ODD_SECONDS:
+        latest = max(latest, late(drill))
+        [(paused,)] = drill.fleet.rows(PAUSED)
+        drill.expect(not paused, f"{script}: the account was paused for one odd job")
+        time.sleep(0.5)
+    drill.expect(latest < LATE_LIMIT, f"{script}: another's poll was {latest:.1f} s late")
+
+
+def late(drill: Drill) -> float:
+    """How late, in seconds, the latest poll is that nobody has in hand; 0 up to a second."""
+    [(seconds,)] = drill.fleet.rows(OVERDUE)
+    return float(seconds) if seconds > 1 else 0.0
 
 
 @fault()
