@@ -1,11 +1,18 @@
 """How an account stands: what answers, time and people's hands make of it."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from reelwatch import schedule, standing
 from reelwatch.rests import Rest, rest_of
+from reelwatch.standing import Asked, Standing
+from reelwatch.status import Account as Effect
+from reelwatch.troubles import ErrorKind, Trouble
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 
@@ -30,3 +37,186 @@ class TestRest:
     def test_says_until_when_and_why(self, row: dict[str, Any], rest: Rest | None) -> None:
         stored = {"paused_until": None, "pause_reason": None, "slowed_at": None} | row
         assert rest_of(stored, NOW) == rest
+
+
+# ------------------------------------------------------------------ answers
+
+RATE = 5.0
+WELL = Standing(RATE)
+REFUSED = Trouble(ErrorKind.UNAUTHORIZED, "invalid token", 401)
+FIRST_REST = timedelta(seconds=schedule.PAUSE_FIRST)
+RESTS = Standing(
+    RATE, paused_until=NOW, pause_reason="unauthorized: invalid token", pauses_in_row=1
+)
+BY_HAND = WELL.paused("a new key on Monday")
+
+
+def limited(wait: float | None = None) -> Trouble:
+    return Trouble(ErrorKind.RATE_LIMITED, "slow down", 429, retry_after=wait)
+
+
+def works(job: int = 1, *, probe: bool = False) -> Asked:
+    return Asked(job, Effect.WORKS, probe=probe)
+
+
+def refused(job: int = 1, *, probe: bool = False) -> Asked:
+    return Asked(job, Effect.PAUSE, REFUSED, probe)
+
+
+def slowed(job: int = 1, wait: float | None = None, *, probe: bool = False) -> Asked:
+    return Asked(job, Effect.SLOW, limited(wait), probe)
+
+
+def unheard(*, probe: bool = False) -> Asked:
+    return Asked(1, Effect.NO_NEWS, Trouble(ErrorKind.SERVER_ERROR, "oops", 500), probe)
+
+
+def told(before: Standing, *answers: Asked, at: datetime = NOW) -> Standing:
+    for asked in answers:
+        before = before.after(asked, at)
+    return before
+
+
+class TestRefusals:
+    def test_three_in_a_row_are_the_accounts(self) -> None:
+        assert [told(WELL, *[refused()] * count).rests for count in (1, 2, 3)] == [
+            False,
+            False,
+            True,
+        ]
+
+    def test_of_whichever_jobs(self) -> None:
+        rests = told(WELL, refused(1), refused(2), refused(3))
+        assert (rests.pause_reason, rests.refusals) == ("unauthorized: invalid token", 0)
+        assert rests.paused_until == NOW + FIRST_REST
+
+    def test_one_that_works_sets_the_count_back_and_is_noted(self) -> None:
+        well = told(WELL, refused(1), refused(1), works(2))
+        assert (well.refusals, well.worked_at, well.suspected) == (0, NOW, False)
+        assert not told(well, refused(1), refused(1)).rests
+
+    def test_one_that_works_changes_nothing_where_all_is_well(self) -> None:
+        assert told(WELL, works()) == WELL
+
+    def test_what_was_under_way_when_it_began_to_rest_changes_nothing(self) -> None:
+        for asked in (works(), refused(), slowed(), unheard()):
+            assert told(RESTS, asked) == RESTS
+
+
+class TestProbes:
+    def test_that_work_resume_it(self) -> None:
+        awake = told(RESTS, works(probe=True))
+        assert (awake.rests, awake.pauses_in_row, awake.paused_until) == (False, 0, None)
+
+    def test_that_are_refused_have_it_rest_for_longer(self) -> None:
+        longer = told(RESTS, refused(probe=True))
+        assert (longer.paused_until, longer.pauses_in_row) == (NOW + 2 * FIRST_REST, 2)
+
+    def test_that_prove_nothing_are_followed_soon(self) -> None:
+        again = told(RESTS, unheard(probe=True))
+        assert again == replace(RESTS, paused_until=after(standing.PROBE_AGAIN))
+
+    def test_that_are_told_to_slow_down_show_that_the_key_works(self) -> None:
+        awake = told(RESTS, slowed(probe=True))
+        assert (awake.rests, awake.requests_per_second) == (False, schedule.slower(RATE))
+
+    def test_of_an_account_that_was_resumed_meanwhile_are_polls_like_others(self) -> None:
+        assert told(WELL, unheard(probe=True)) == WELL
+
+    def test_that_were_not_sent_may_go_at_once(self) -> None:
+        waiting = RESTS.probing(after(30))
+        assert waiting.unsent(after(2)).paused_until == after(2)
+        assert WELL.unsent(NOW) == WELL
+
+
+class TestLimits:
+    def test_one_jobs_429_holds_for_a_moment_and_cuts_nothing(self) -> None:
+        for wait in (None, 3_600.0):
+            held = told(WELL, slowed(1, wait))
+            assert held.next_slot_at == after(schedule.HOLD_SECONDS)
+            assert (held.requests_per_second, held.slowed_at, held.rests) == (RATE, None, False)
+
+    def test_another_jobs_is_a_limit(self) -> None:
+        cut = told(WELL, slowed(1), works(3), slowed(2))
+        assert cut.requests_per_second == schedule.slower(RATE)
+        assert (cut.refused_rate, cut.slowed_at) == (RATE, after(schedule.HOLD_SECONDS))
+
+    def test_so_is_the_same_jobs_if_nothing_worked_since(self) -> None:
+        assert told(WELL, slowed(1), slowed(1)).requests_per_second < RATE
+
+    def test_the_same_jobs_alone_holds_nobody(self) -> None:
+        once = told(WELL, slowed(1), works(2))
+        later = told(once, slowed(1), at=after(9))
+        assert later.next_slot_at == once.next_slot_at
+        assert later.requests_per_second == RATE
+
+    def test_two_that_are_far_apart_are_no_limit(self) -> None:
+        once = told(WELL, slowed(1), works(3))
+        later = told(once, slowed(2), at=after(standing.LIMITED_SECONDS + 1))
+        assert later.requests_per_second == RATE
+
+    def test_a_burst_cuts_once(self) -> None:
+        assert told(WELL, *map(slowed, range(9))).requests_per_second == schedule.slower(RATE)
+
+    @pytest.mark.parametrize(("wait", "rest"), [(11.0, 11.0), (90.0, 90.0), (3_600.0, 600.0)])
+    def test_a_long_wait_is_a_rest(self, wait: float, rest: float) -> None:
+        rests = told(WELL, slowed(1, wait), slowed(2, wait))
+        assert rests.paused_until == after(rest)
+        assert f"to be asked again in {wait:.0f} s" in str(rests.pause_reason)
+
+    def test_reserved_slots_stay_reserved(self) -> None:
+        reserved = replace(WELL, next_slot_at=after(7))
+        assert told(reserved, slowed(1)).next_slot_at == after(7)
+
+
+class TestHands:
+    def test_no_answer_changes_what_was_paused_by_hand(self) -> None:
+        for asked in (works, refused, slowed, unheard):
+            assert told(BY_HAND, asked(), asked(probe=True)) == BY_HAND
+        assert BY_HAND.unsent(NOW) == BY_HAND
+        assert (BY_HAND.by_hand, BY_HAND.paused_until) == (True, None)
+
+    def test_it_may_have_rested_before(self) -> None:
+        assert RESTS.paused().pause_reason == "by hand"
+        assert RESTS.paused().by_hand
+
+    def test_resumed_is_as_if_nothing_had_been(self) -> None:
+        for before in (BY_HAND, RESTS, told(WELL, slowed(1)), told(WELL, refused())):
+            assert before.resumed(NOW) == WELL
+
+    def test_a_limit_that_was_learned_stays_known(self) -> None:
+        cut = told(WELL, slowed(1), slowed(2), at=after(-1))
+        resumed = cut.resumed(NOW)
+        assert resumed.requests_per_second == RATE * schedule.BELOW_REFUSED
+        assert (resumed.refused_rate, resumed.slowed_at, resumed.next_slot_at) == (RATE, NOW, None)
+
+
+def test_only_what_has_changed_is_written() -> None:
+    assert RESTS.changed(WELL) == {
+        "paused_until": NOW, "pause_reason": RESTS.pause_reason, "pauses_in_row": 1,
+    }  # fmt: skip
+    assert WELL.changed(WELL) == {}
+
+
+ANSWERS = st.builds(
+    Asked,
+    st.integers(1, 3),
+    st.sampled_from(Effect),
+    st.sampled_from([REFUSED, limited(), limited(3_600.0)]),
+    st.booleans(),
+)
+
+
+@given(st.lists(st.tuples(ANSWERS, st.floats(0, 700)), max_size=30))
+def test_whatever_comes_it_is_never_silent_for_longer_than_a_rest(
+    answers: list[tuple[Asked, float]],
+) -> None:
+    standing_now, now = WELL, NOW
+    for asked, seconds in answers:
+        now += timedelta(seconds=seconds)
+        standing_now = standing_now.now(RATE, now).after(asked, now)
+        latest = now + timedelta(seconds=schedule.PAUSE_MAX)
+        assert (standing_now.paused_until or now) <= latest
+        assert (standing_now.next_slot_at or now) <= latest
+        assert 0 < standing_now.requests_per_second <= RATE
+        assert (standing_now.paused_until is None) == (standing_now.pause_reason is None)
