@@ -6,13 +6,14 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reelwatch import db, history, pruning
+from reelwatch import cli_many, db, history, pruning
 from tests import seeding
 from tests.commands import done, run
 from tests.environment import SECRET
@@ -200,6 +201,32 @@ def test_ctrl_c_ends_it_with_whole_turns_and_says_how_far_it_came(url: str) -> N
         )
     assert list(states(url).values()) == ["cancelled"] * 4 + ["running"] * 2
     assert done("cancel", "--model", "grok", "--yes") == "cancelled 2 jobs\n"
+
+
+def test_ctrl_c_while_a_file_is_taken_in_says_how_far_it_came(url: str, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("".join(f"grok:{number}\n" for number in range(6)))
+    interrupted = INTERRUPTED.replace('"UPDATE"', '"INSERT INTO jobs"')
+    args = [sys.executable, "-c", interrupted, "track", "--file", str(tmp_path / "ids.txt")]
+    with process(args, {"DATABASE_URL": url}) as child:
+        assert child.wait(60) == 1
+        assert "reelwatch: stopped: took in 4 ids of 6; the others are as they were" in child.output
+    assert len(states(url)) == 4
+
+
+def test_what_goes_wrong_on_the_way_says_how_far_it_came(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def turns() -> Iterator[int]:
+        yield 500
+        yield 499  # one had ended
+        raise OSError("the database is gone")
+
+    with pytest.raises(OSError, match="the database is gone"):
+        cli_many.through(turns(), 2_000, "cancelled {} job", int)
+    assert capsys.readouterr().err == (
+        "reelwatch: stopped: cancelled 999 jobs of 2,000; the others are as they were, the same "
+        "command goes on with them\n"
+    )
 
 
 # ------------------------------------------------------------------- prune

@@ -1,13 +1,23 @@
 """Commands about jobs: hand them in, list them, tell their story."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import IO, Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from reelwatch import (
+    cli_many,
+    cli_render,
+    db,
+    history,
+    id_files,
+    jobrows,
+    narrative,
+    settings,
+    tracking,
+)
 from reelwatch import cli_options as options
-from reelwatch import cli_render, db, history, id_files, jobrows, narrative, settings, tracking
 from reelwatch.cli_errors import WrongInput
 from reelwatch.errors import Refused
 from reelwatch.events import DEFAULT_EVENTS, SHORT_NAMES
@@ -18,7 +28,6 @@ from reelwatch.video_ids import check_video_ids
 from reelwatch.wording import plain
 
 TOLD_ONE_BY_ONE = 20  # more jobs than this are counted, not listed
-PROGRESS_FROM = 2  # transactions
 
 
 @click.command()
@@ -57,7 +66,9 @@ def track(ids: Sequence[str], file: IO[bytes] | None, as_json: bool, **order: An
     url = options.database()
     _check_signing(order)
     wanted = list(dict.fromkeys([*check_video_ids(ids), *_ids_of(file)]))
-    jobs = list(_track_all(url, wanted, order))
+    turns = _track_all(url, wanted, order)
+    done = cli_many.through(turns, len(wanted), "took in {} id", len)
+    jobs = list(chain.from_iterable(done))
     if as_json:
         cli_render.print_json(
             [
@@ -95,23 +106,11 @@ def _ids_of(file: IO[bytes] | None) -> list[str]:
     return found.ids
 
 
-def _track_all(url: str, ids: Sequence[str], order: dict[str, Any]) -> Iterator[Job]:
-    chunks = [ids[at : at + jobrows.CHUNK] for at in range(0, len(ids), jobrows.CHUNK)]
-    with _progress(visible=len(chunks) >= PROGRESS_FROM) as progress:
-        task = progress.add_task("tracking", total=len(ids))
-        for chunk in chunks:
-            with db.transaction(url) as session:
-                jobs = tracking.track_many(chunk, **order, session=session)
-            progress.advance(task, len(jobs))
-            yield from jobs
-
-
-def _progress(*, visible: bool) -> Progress:
-    screen = cli_render.progress_console()
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=screen, transient=True, disable=not (visible and screen.is_terminal),
-    )  # fmt: skip
+def _track_all(url: str, ids: Sequence[str], order: dict[str, Any]) -> Iterator[list[Job]]:
+    for chunk in jobrows.chunks(ids):
+        with db.transaction(url) as session:
+            jobs = tracking.track_many(chunk, **order, session=session)
+        yield jobs
 
 
 def _tell_tracked(jobs: Sequence[Job]) -> None:

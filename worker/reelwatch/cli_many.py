@@ -22,7 +22,7 @@ T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 GROUPS_SHOWN = 10
-PROGRESS_FROM = 1_000  # what takes a moment only needs no bar
+PROGRESS_FROM = 501  # what takes a moment only needs no bar
 
 
 def consent(command: Command) -> Command:
@@ -94,20 +94,29 @@ def through(turns: Iterable[T], total: int | None, what: str, size: Callable[[T]
     has counted.
     """
     done: list[T] = []
+
+    def told() -> str:
+        of = "" if total is None else f" of {total:,}"
+        return (
+            f"stopped: {counted(what, sum(map(size, done)))}{of}; the others are as they were, "
+            "the same command goes on with them"
+        )
+
     with _progress(total) as progress, _asked_to_stop() as stopped:
         bar = progress.add_task("", total=total)
-        for each in turns:
-            done.append(each)
-            progress.advance(bar, size(each))
-            if stopped():
-                break
-        else:
-            return done
-    of = "" if total is None else f" of {total:,}"
-    raise Failure(
-        f"stopped: {counted(what, sum(map(size, done)))}{of}; the others are as they were, "
-        "the same command goes on with them"
-    )
+        try:
+            for each in turns:
+                done.append(each)
+                progress.advance(bar, size(each))
+                if stopped() and sum(map(size, done)) != total:
+                    break
+            else:
+                return done
+        except (Exception, KeyboardInterrupt):
+            if done:  # why, is told besides
+                click.echo(f"reelwatch: {told()}", err=True)
+            raise
+    raise Failure(told())
 
 
 @contextmanager
