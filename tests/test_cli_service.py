@@ -474,7 +474,11 @@ def test_endpoints_that_fail_now_are_told_with_what_waits_for_them(
         "message": "1 attempts failed in a row; 1 events wait",
     }
     message = checks["endpoint https://r2.example/x"]["message"]
-    assert re.search(r"1 events wait; it is not called until [\d:-]+( [\d:]+)? \(UTC\)$", message)
+    assert re.search(
+        r"1 events wait; it is not called until [\d:-]+( [\d:]+)? UTC; "
+        "once it is repaired: `reelwatch redeliver --now --endpoint …`$",
+        message,
+    )
     assert "endpoints" not in checks
 
 

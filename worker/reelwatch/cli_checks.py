@@ -98,7 +98,8 @@ def _failing(found: Sequence[Failing], now: datetime) -> Iterator[Check]:
     for each in found:
         message = f"{each.failures} attempts failed in a row; {at_most(each.waiting)} events wait"
         if each.open_until is not None and each.open_until > now:
-            message += f"; it is not called until {clock(each.open_until, now)} (UTC)"
+            until = f"it is not called until {clock(each.open_until, now)} UTC"
+            message += f"; {until}; once it is repaired: `reelwatch redeliver --now --endpoint …`"
         yield Check(f"endpoint {shown(each.endpoint)}", WARNING, message)
     if not found:
         yield Check("endpoints", OK, "none is failing")

@@ -39,8 +39,7 @@ from sqlalchemy.orm import Session
 from reelwatch import errors
 from reelwatch.models import Base, UtcDateTime
 from reelwatch.naming import HERE
-from reelwatch.postgresql import IMPATIENT
-from reelwatch.postgresql import new_engine as postgresql_engine
+from reelwatch.servers import IMPATIENT
 
 Item = TypeVar("Item")
 
@@ -63,7 +62,10 @@ def engine(url: str) -> Engine:
 def _new_engine(url: str) -> Engine:
     if make_url(url).get_backend_name() == "sqlite":
         return _sqlite_engine(url)
-    return postgresql_engine(url)
+    # As SQLAlchemy does: a driver is loaded for the database that is there, not for the other one.
+    from reelwatch.postgresql import new_engine  # noqa: PLC0415
+
+    return new_engine(url)
 
 
 def _sqlite_engine(url: str) -> Engine:

@@ -21,9 +21,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from reelwatch.errors import SettingsError
 from reelwatch.libpq import without_environment
-from reelwatch.servers import OWN_PARAMETERS
+from reelwatch.servers import IMPATIENT, OWN_PARAMETERS
 
-IMPATIENT = "reelwatch_impatient"
 IDLE_SECONDS = 10  # how long PostgreSQL lets a transaction of ours do nothing
 SILENCE_SECONDS = 30.0  # how long PostgreSQL may take to answer a statement within a transaction
 POOL_SIZE = 5

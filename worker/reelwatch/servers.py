@@ -18,6 +18,7 @@ POSTGRESQL = re.compile(rf"postgres(ql)?(\+({_DRIVERS}))?")
 DATABASE_FORMS = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or postgres://…"
 BROKER_FORMS = "redis://…, rediss://…, amqp://… or amqps://…"
 BROKER_SCHEMES = ("redis", "rediss", "amqp", "amqps", "memory")
+IMPATIENT = "reelwatch_impatient"  # execution option: a statement may not take for ever
 # What a URL of PostgreSQL may say beside what libpq knows: `reelwatch.postgresql` reads it.
 OWN_PARAMETERS = frozenset({"prepare_threshold", "pgbouncer"})
 _HOST = re.compile(r"/.*|[^:,\s]*(:[0-9]*)?(,[^:,\s]*(:[0-9]*)?)*")
