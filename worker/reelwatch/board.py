@@ -207,7 +207,7 @@ def _age(row: Row, now: datetime) -> str:
 def _next_look(row: Row, now: datetime) -> str:
     if row["next_poll_at"] is None:
         return ""
-    at = row["next_poll_expected_at"]
+    at = row.get("next_poll_expected_at", row["next_poll_at"])  # the demo shows plain rows
     if at is None:
         return "?"
     wait = (at - now).total_seconds()
