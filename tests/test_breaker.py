@@ -212,8 +212,9 @@ def test_hosts_take_turns_where_not_all_can_go() -> None:
 
 def test_callbacks_have_no_limit_but_the_claims() -> None:
     waiting = events("a", 20, bound=False)
-    assert len(chosen(waiting, {"a": 0}, {"a": 0})) == 20
+    assert len(chosen(waiting, hosts={"a": 0})) == 20
     assert len(chosen(waiting, limit=7)) == 7
+    assert len(chosen(waiting, {"a": 0}, {"a": 0})) == 0  # but for a queue that is missing
 
 
 names = st.sampled_from(["a1", "a2", "b1", "c1", "c2", "c3"])

@@ -12,7 +12,7 @@ import pytest
 from celery import Celery
 from kombu import Connection
 
-from reelwatch import tasks
+from reelwatch import delivery, tasks
 from reelwatch.celery import configuration
 from tests.environment import configured, set_variables
 from tests.fleet import START_SECONDS, WORKER, fleet, scripted_ids, violations
@@ -103,7 +103,7 @@ def test_a_callback_reaches_a_queue_whatever_it_was_declared_with(
 def test_a_callback_without_a_queue_is_a_failed_attempt(broker: RabbitServer) -> None:
     """And harms none that follow: each is confirmed by itself."""
     for _ in range(2):
-        with pytest.raises(tasks.NoQueue, match="no queue 'nowhere'"):
+        with pytest.raises(delivery.NoQueue, match="no queue 'nowhere'"):
             tasks.send_callback("shop.on_video", "nowhere", {}, "evt_1")
     with broker.connection() as connection:
         connection.channel().queue_declare("somewhere", durable=True, auto_delete=False)

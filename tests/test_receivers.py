@@ -10,9 +10,12 @@ from sqlalchemy import event, select, update
 from reelwatch import breaker, db, delivery, destinations
 from reelwatch.breaker import Verdict, Wait
 from reelwatch.destinations import Call
-from reelwatch.models import Destination, Endpoint
+from reelwatch.models import Delivery, Destination, Endpoint
+from reelwatch.settings import Settings
 from tests import seeding
 from tests.commands import done
+from tests.environment import SECRET
+from tests.peers import Line, Peer, answer
 
 DEAD, WELL = "https://hooks.example.com/dead", "https://hooks.example.com/well"
 HOST = "hooks.example.com"
@@ -115,6 +118,66 @@ def test_what_others_take_during_a_survey_is_counted(postgresql_url: str) -> Non
     finally:
         event.remove(engine, "before_cursor_execute", claim_in_between)
     assert len(taken) == len(set(taken)) == breaker.ALLOWANCE_MAX
+
+
+# ------------------------------------------------------------------ tasks of queues
+
+
+def callbacks(url: str, send: delivery.SendCallback) -> None:
+    delivery.deliver(Settings(database=url, broker_url="redis://127.0.0.1:1/0"), send)
+
+
+def test_a_queue_that_is_missing_rests_and_others_of_the_broker_do_not(database_url: str) -> None:
+    """Its callbacks spend no more attempts until it is declared."""
+    sent: list[str] = []
+
+    def send(_task: str, queue: str, _event: dict[str, Any], _event_id: str) -> None:
+        sent.append(queue)
+        if queue == "missing":
+            raise delivery.NoQueue("no queue 'missing'")
+
+    for _ in range(200):
+        owe(database_url, "shop.on_video@missing", channel="celery")
+    for _ in range(20):
+        owe(database_url, "shop.on_video@there", channel="celery")
+    callbacks(database_url, send)
+    callbacks(database_url, send)
+    assert sent.count("there") == 20
+    assert breaker.FAILURES <= sent.count("missing") <= delivery.THREADS
+    assert resting(database_url) == ["shop.on_video@missing"]
+
+
+def test_a_broker_that_is_away_says_nothing_of_its_queues(database_url: str) -> None:
+    def send(*_: object) -> None:
+        raise ConnectionError("away")
+
+    for _ in range(20):
+        owe(database_url, "shop.on_video@there", channel="celery")
+    callbacks(database_url, send)
+    with db.reading(database_url) as session:
+        assert session.scalars(select(Endpoint.name)).all() == []
+
+
+# ------------------------------------------------------------------ connections
+
+
+def test_a_kept_connection_that_ends_just_then_costs_no_attempt(database_url: str) -> None:
+    def script(line: Line) -> None:
+        line.request()
+        line.send(answer(b""))
+        line.request()
+
+    with Peer(script) as peer:
+        ids = [owe(database_url, peer.url) for _ in range(6)]
+        settings = Settings(
+            database=database_url, webhook_secrets=(SECRET,), webhook_allow="127.0.0.1"
+        )  # fmt: skip
+        delivery.deliver(settings, lambda *_: None)
+        assert len(peer.requests) > len(ids)
+    with db.reading(database_url) as session:
+        rows = session.execute(select(Delivery.state, Delivery.attempts)).all()
+        assert session.scalars(select(Endpoint.name)).all() == []
+    assert [tuple(row) for row in rows] == [("delivered", 1)] * len(ids)
 
 
 # ------------------------------------------------------------------ redeliver --now

@@ -95,7 +95,7 @@ def host_allowance(allowance: int, *, answered: bool) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An event that is due. `bound`: do the limits of receivers hold for it?"""
+    """An event that is due. `bound`: do limits hold for a host, and an endpoint, that is well?"""
 
     id: str
     host: str
@@ -135,7 +135,7 @@ def share(
     may_go = [
         (rank(event), turn, event)
         for turn, event in _turns(ordered, lambda event: (event.host, event.endpoint))
-        if not event.bound or turn < room[event.endpoint].free
+        if turn < room[event.endpoint].free or (room[event.endpoint].well and not event.bound)
     ]
     may_go.sort(key=lambda each: each[:2])
     chosen = [

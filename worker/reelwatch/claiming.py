@@ -125,12 +125,13 @@ def _under_way(session: Session, now: datetime) -> tuple[Counter[str], Counter[s
     at_host: Counter[str] = Counter()
     for row in session.execute(UNDER_WAY, {"now": now}):
         at_endpoint[row.target] += row.calls
-        at_host[row.destination] += row.calls
+        if row.channel == "webhook":
+            at_host[row.destination] += row.calls
     return at_endpoint, at_host
 
 
 def _waiting(row: RowMapping) -> Waiting:
-    bound = row["channel"] == "webhook"  # no limits hold for the broker
+    bound = row["channel"] == "webhook"  # the broker has no limits
     return Waiting(row["id"], row["destination"], row["target"], row["delivery_failures"],
                    row["next_attempt_at"], bound)  # fmt: skip
 
@@ -160,12 +161,8 @@ def _hosts() -> Select[Any]:
 
 def _calls_under_way() -> Select[Any]:
     leased = (deliveries.c.lease_token.is_not(None), deliveries.c.next_attempt_at > NOW)
-    by = (deliveries.c.destination, deliveries.c.target)
-    return (
-        select(*by, func.count().label("calls"))
-        .where(*leased, deliveries.c.channel == "webhook")
-        .group_by(*by)
-    )
+    by = (deliveries.c.destination, deliveries.c.target, deliveries.c.channel)
+    return select(*by, func.count().label("calls")).where(*leased).group_by(*by)
 
 
 @cache

@@ -70,6 +70,10 @@ GONE = 410
 SendCallback = Callable[[str, str, dict[str, Any], str], None]  # task, queue, event, event id
 
 
+class NoQueue(Exception):
+    """The broker knows no queue of that name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How one attempt went. `http_status` None: no answer, or no HTTP; `error` None: it arrived."""
@@ -184,12 +188,15 @@ class _Courier:
 
     def _send_to_celery(self, row: RowMapping, _at: datetime) -> dict[str, Any]:
         if self._settings.in_memory:
-            return {"error": "BROKER_URL is not set: no other process would see the callback"}
+            unseen = "BROKER_URL is not set: no other process would see the callback"
+            return {"error": unseen, "sent": False}
         task, queue = task_and_queue(row["target"])
         try:
             self._send_callback(task, queue, loads(row["body"]), row["id"])
         except Exception as error:  # a broker's client raises what it likes; all of it is retried
-            return {"error": f"broker: {type(error).__name__}: {error}"}
+            # A broker that is away says nothing of a queue: what comes after it goes at once.
+            missing = isinstance(error, NoQueue)
+            return {"error": f"broker: {type(error).__name__}: {error}", "sent": missing}
         return {}
 
 
@@ -267,17 +274,14 @@ def record(
         connection.execute(FOLLOWED, outcomes)
     if lost:
         connection.execute(COUNTED, lost)
-    judge(session, [_call(done) for done, _ in followed if _called(done)], now)
+    judge(session, [_call(done) for done, _ in followed if done.outcome.sent], now)
 
 
 def _call(attempted: Attempted) -> Call:
     row, outcome = attempted.row, attempted.outcome
     verdict = breaker.verdict(outcome.http_status, arrived=outcome.error is None)
-    return Call(row["destination"], row["target"], verdict, outcome.http_status is not None)
-
-
-def _called(done: Attempted) -> bool:
-    return done.row["channel"] == "webhook" and done.outcome.sent
+    answered = outcome.http_status is not None if row["channel"] == "webhook" else None
+    return Call(row["destination"], row["target"], verdict, answered)
 
 
 def _attempt(attempted: Attempted) -> dict[str, Any]:

@@ -47,12 +47,12 @@ def shown(endpoint: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """How one call went. `answered`: did the host say anything?"""
+    """How one call went. `answered`: did the host say anything? None: it is the broker."""
 
     host: str
     endpoint: str
     verdict: Verdict
-    answered: bool
+    answered: bool | None
 
 
 def judge(session: Session, calls: Sequence[Call], now: datetime) -> None:
@@ -63,11 +63,14 @@ def judge(session: Session, calls: Sequence[Call], now: datetime) -> None:
 
 
 def _judge_hosts(session: Session, calls: Sequence[Call]) -> None:
-    before = _allowances(session, {call.host for call in calls})
+    answers = [(call.host, call.answered) for call in calls if call.answered is not None]
+    if not answers:
+        return
+    before = _allowances(session, {host for host, _ in answers})
     after = before.copy()
-    for call in calls:
-        allowance = after.get(call.host, breaker.ALLOWANCE_FIRST)
-        after[call.host] = breaker.host_allowance(allowance, answered=call.answered)
+    for host, answered in answers:
+        allowance = after.get(host, breaker.ALLOWANCE_FIRST)
+        after[host] = breaker.host_allowance(allowance, answered=answered)
     for name in sorted(after):  # in one order for all workers: no two wait for each other
         if name not in before:
             new = db.insert_if_absent(db.dialect(session), Destination, "name")

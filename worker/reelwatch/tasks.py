@@ -221,7 +221,7 @@ def send_callback(task: str, queue: str, event: dict[str, Any], event_id: str) -
 
     Straight into the queue: to declare it would take the arguments that its owner declared it with,
     and would have this app consume from it once it connects anew. RabbitMQ gives back what has no
-    queue: `NoQueue`.
+    queue: `delivery.NoQueue`.
     """
     message = app.amqp.as_task_v2(event_id, task, (), {"event": event})
     with app.producer_or_acquire() as producer, _returned(producer.channel) as returned:
@@ -238,14 +238,10 @@ def send_callback(task: str, queue: str, event: dict[str, Any], event_id: str) -
             **message.properties,
         )
         if returned:
-            raise NoQueue(f"no queue {queue!r}")
+            raise delivery.NoQueue(f"no queue {queue!r}")
 
 
 ONCE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
-
-
-class NoQueue(Exception):
-    """The broker knows no queue of that name."""
 
 
 @contextmanager
