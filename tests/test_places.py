@@ -518,10 +518,10 @@ class TestUnlistedShapes:
         assert report({"id": ASKED, "status": "completed", **facts}).video_url is None
 
     @pytest.mark.parametrize("key", ["data", "result", "output", "response"])
-    @pytest.mark.parametrize("listed", [False, True])
-    def test_another_job_within_gives_neither_reason_nor_url(self, key: str, listed: bool) -> None:
+    @pytest.mark.parametrize("listed", [0, 1, 2])
+    def test_another_job_within_gives_neither_reason_nor_url(self, key: str, listed: int) -> None:
         other = OTHERS | {"video_url": OTHER, "url": OTHER}
-        within: Body = {key: [other] if listed else other}
+        within: Body = {key: [other] * listed or other}
         failed = report({"id": ASKED, "status": "failed", **within})
         assert failed.failure is not None
         assert failed.failure.code == "upstream_failed"

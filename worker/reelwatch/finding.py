@@ -31,6 +31,8 @@ from reelwatch.places import (
     values,
 )
 
+WRAPPED = frozenset(WRAPPERS)
+
 
 @dataclass(frozen=True, slots=True)
 class Objects:
@@ -57,14 +59,14 @@ def objects(document: Json, video_id: str) -> Objects:
     known places, it is the only one anywhere that names the asked id.
     """
     found = list(_members(document, video_id, 0))
+    if len(found) == 1 and WRAPPED.isdisjoint(found[0]) and has_status(found[0]):
+        return Objects(found[0])  # as most answers are
     named = [each for each in found if names(each, video_id)]
     if not named and not any(has_status(each) or each.get("error") for each in found):
         elsewhere = list(_elsewhere(document, video_id, 0))
         if len(elsewhere) == 1:
             inner = objects(elsewhere[0], video_id)
             return replace(inner, around=(*found, *inner.around), elsewhere=True)
-    if len(found) < 2:  # most answers are the job's own object
-        return Objects(found[0] if found else {})
     speaking = [each for each in found if has_status(each)] or named or found[:1]
     own = (
         next((each for each in speaking if names(each, video_id)), None)

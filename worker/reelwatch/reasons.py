@@ -38,19 +38,24 @@ def errors_of(found: Objects) -> Iterator[str]:
 
     Errors without a text come last.
     """
+    silent = []
     for each in found.all:
-        yield from _texts(each, places.ERRORS)
-    for each in found.all:
-        for value in places.values(each, places.ERRORS):
-            if value and not text_of(value) and (text := _without_text(value)):
+        for value in filter(None, places.values(each, places.ERRORS)):
+            if text := _text(value):
                 yield text
+            elif not text_of(value):
+                silent.append(value)
+    yield from filter(None, map(_without_text, silent))
 
 
 def _texts(document: dict[str, Json], where: tuple[places.Path, ...]) -> Iterator[str]:
-    for value in places.values(document, where):
-        text = text_of(value) or (str(value) if isinstance(value, int) and value else "")
-        if text and text.casefold() not in NO_REASON:
-            yield text
+    yield from filter(None, map(_text, places.values(document, where)))
+
+
+def _text(value: Json) -> str:
+    """The text of what stands at one place; empty where it says nothing."""
+    text = text_of(value) or (str(value) if isinstance(value, int) and value else "")
+    return "" if text.casefold() in NO_REASON else text
 
 
 def _without_text(value: Json) -> str | None:
