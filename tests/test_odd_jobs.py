@@ -158,6 +158,15 @@ def test_a_model_that_is_denied_leaves_the_others_alone(sqlite_url: str) -> None
         assert min(session.scalars(good)) >= 3
 
 
+def test_several_odd_ones_at_once_cost_the_others_little_in_the_end(sqlite_url: str) -> None:
+    """When nothing else has been polled yet, they look like the account's trouble at first."""
+    hand_in(sqlite_url, 8, 6)
+    played = play(sqlite_url, among(odd_answer("limited")))
+    assert played.polls["good", 1] > 1.5 * played.polls["good", 0]
+    with db.reading(sqlite_url) as session:
+        assert session.scalars(select(Account.requests_per_second)).one() == 2.0
+
+
 def test_the_key_may_fail_for_a_while_beside_one_that_is_always_refused(sqlite_url: str) -> None:
     """Those who ask whether it works again are jobs that were well before."""
     hand_in(sqlite_url, 8, 1)

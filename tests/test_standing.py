@@ -155,6 +155,12 @@ class TestLimits:
         later = told(once, slowed(2), at=after(standing.LIMITED_SECONDS + 1))
         assert later.requests_per_second == RATE
 
+    def test_odd_jobs_one_after_the_other_are_no_limit_in_the_end(self) -> None:
+        cut = told(WELL, slowed(1), slowed(2), works(3))
+        alone = Asked(2, Effect.NO_NEWS, limited(), in_row=3)
+        assert told(cut, replace(alone, job_id=1)) == told(cut, replace(alone, in_row=2)) == cut
+        assert told(cut, alone).now(RATE, after(9)).requests_per_second == RATE
+
     def test_a_burst_cuts_once(self) -> None:
         assert told(WELL, *map(slowed, range(9))).requests_per_second == schedule.slower(RATE)
 

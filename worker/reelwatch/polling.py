@@ -588,8 +588,9 @@ def _apply_to_account(
     for change, looked in sorted(changes, key=_sent_at):
         decision = change.decision
         asked = Asked(
-            change.row["id"], decision.account, decision.trouble, probe=looked.claimed.probe
-        )
+            change.row["id"], decision.account, decision.trouble,
+            probe=looked.claimed.probe, in_row=decision.errors_in_row,
+        )  # fmt: skip
         # One that was under way when something was refused does not show that it works since.
         told = standing.after(asked, now)
         _log_standing(row["name"], standing, told)

@@ -17,6 +17,7 @@ from reelwatch.troubles import Trouble
 
 REFUSALS = 3  # polls in a row, of whichever jobs, until the account rests for them
 LIMITED_SECONDS = 60.0  # two jobs that get a 429 within it were not refused for what they are
+ALONE = 3  # 429s in a row that one job alone got, and the rate was not cut for what upstream allows
 LONG_HOLD = 10.0  # seconds; who is told to wait for longer rests, and asks once when it is over
 PROBE_AGAIN = 5.0  # seconds until the next probe after one that proved nothing
 
@@ -31,6 +32,7 @@ class Asked:
     effect: Effect
     trouble: Trouble | None = None
     probe: bool = False
+    in_row: int = 0  # errors of the job, this one included
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,8 @@ class Standing:
             return self._limited(asked, asked.trouble, now)
         if asked.effect is Effect.WORKS:
             return self._worked(now, probe=asked.probe)
-        return self._unheard(now, probe=asked.probe)
+        cleared = self._cleared() if self._was_alone(asked) else self
+        return cleared._unheard(now, probe=asked.probe)
 
     def unsent(self, now: datetime) -> Self:
         """A probe was not sent: another may go at once."""
@@ -181,6 +184,14 @@ class Standing:
         if since is None or (now - since).total_seconds() > LIMITED_SECONDS:
             return False
         return job_id != self.limited_by or self.worked_at is None or self.worked_at < since
+
+    def _was_alone(self, asked: Asked) -> bool:
+        """Did the job that got the last 429 that counted go on to get them alone?"""
+        return asked.job_id == self.limited_by and asked.in_row >= ALONE
+
+    def _cleared(self) -> Self:
+        """No limit is known: the jobs that got 429s one after the other are all odd."""
+        return replace(self, slowed_at=None, refused_rate=None)
 
     def _held(self, until: datetime) -> Self:
         """No slot before that; those that are reserved stay so."""
