@@ -150,6 +150,18 @@ def test_ids_and_filters_do_not_mix_and_one_of_them_is_wanted(url: str) -> None:
     assert states(url) == {"grok:a": "pending"}
 
 
+def test_an_id_of_another_account_is_told_with_its_account(url: str) -> None:
+    add_job(url, "grok:a", account="acme")
+    for command in (("cancel",), ("recheck",), ("update", "--deadline", "2h")):
+        told = run(*command, "grok:a")
+        assert told.exit_code == 1
+        assert told.stderr == (
+            "reelwatch: no job 'grok:a' is tracked for the account 'default'; "
+            "it is for 'acme' (--account)\n"
+        )
+    assert done("cancel", "grok:a", "--account", "acme") == "cancelled grok:a\n"
+
+
 def test_recheck_takes_up_what_it_can_of_a_filter(url: str) -> None:
     add_job(url, "x:running")
     add_job(url, "x:expired", "expired")
@@ -336,6 +348,9 @@ def test_events_are_found_by_what_they_are(chosen: tuple[str, ...], which: str, 
     result = json.loads(done("redeliver", *chosen, "--yes", "--json"))
     assert set(result["ids"]) == expected
     assert pending(url) == expected
+    if chosen[0] in ("--endpoint", "--account"):
+        listed = json.loads(done("deliveries", *chosen, "--json"))
+        assert {row["id"] for row in listed} == expected
 
 
 @pytest.mark.parametrize("span", ["600", "3", "2.5"])

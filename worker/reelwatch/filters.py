@@ -28,6 +28,7 @@ from reelwatch.errors import Refused
 from reelwatch.models import table_of
 from reelwatch.pages import Condition, Sieve
 from reelwatch.status import FINAL, State
+from reelwatch.video_ids import mix_up
 
 LARGEST = 2**63  # of the numbers that SQLite takes; NaN is not smaller
 
@@ -206,6 +207,14 @@ def named(session: Session, ids: Sequence[str], account: str | None) -> Conditio
     """The jobs of these ids, of one account or any: by the key, which begins with the account."""
     names = [account] if account is not None else session.scalars(select(accounts.c.name)).all()
     return and_(jobs.c.account.in_(names), jobs.c.video_id.in_(ids))
+
+
+def unknown(session: Session, video_id: str, account: str) -> str:
+    """What is said of an id that the account does not track: who does, or what it may be."""
+    query = select(jobs.c.account).where(named(session, [video_id], None)).order_by(jobs.c.account)
+    others = [repr(name) for name in session.execute(query).scalars()]
+    hint = f"; it is for {', '.join(others)} (--account)" if others else mix_up(video_id)
+    return f"no job {video_id!r} is tracked for the account {account!r}{hint}"
 
 
 # ------------------------------------------------------------------ sieves

@@ -39,12 +39,12 @@ from reelwatch.filters import (
     event_parts,
     named,
     parts_of,
+    unknown,
 )
 from reelwatch.models import Job, table_of
 from reelwatch.pages import Page, Place, page, rows_of
 from reelwatch.remaining import FORETOLD, as_json, remaining
 from reelwatch.status import FINAL, OPEN, State
-from reelwatch.video_ids import mix_up
 
 Row = dict[str, Any]
 
@@ -314,7 +314,7 @@ def _job(session: Session, video_id: str, account: str) -> Row:
     query = select(*_public(jobs)).where(jobs.c.video_id == video_id, jobs.c.account == account)
     row = session.execute(query).mappings().one_or_none()
     if row is None:
-        raise UnknownJob(_unknown(session, video_id, account))
+        raise UnknownJob(unknown(session, video_id, account))
     return dict(row)
 
 
@@ -398,10 +398,3 @@ def _resting(session: Session, now: datetime) -> list[Row]:
     )
     query = select(*columns).where(rests).order_by(accounts.c.name)
     return _rows(session, query)
-
-
-def _unknown(session: Session, video_id: str, account: str) -> str:
-    query = select(jobs.c.account).where(named(session, [video_id], None)).order_by(jobs.c.account)
-    others = [repr(name) for name in session.execute(query).scalars()]
-    hint = f"; it is for {', '.join(others)} (--account)" if others else mix_up(video_id)
-    return f"no job {video_id!r} is tracked for the account {account!r}{hint}"

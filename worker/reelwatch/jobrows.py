@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 
 from reelwatch import accounts, db, ledger, settings
 from reelwatch.errors import SettingsError, UnknownJob, first_line
+from reelwatch.filters import unknown
 from reelwatch.models import Account, Job
 from reelwatch.naming import HERE, VARIABLE
-from reelwatch.video_ids import mix_up
 
 T = TypeVar("T")
 Row = dict[str, Any]  # all columns of a job
@@ -91,8 +91,7 @@ def locked(session: Session, video_ids: Iterable[str], account: str) -> list[Row
         found.update(map(tuple, session.execute(query.where(jobs.c.video_id.in_(chunk)))))
     for video_id in wanted:
         if video_id not in found:
-            said = f"no job {video_id!r} is tracked for the account {account!r}"
-            raise UnknownJob(said + mix_up(video_id))
+            raise UnknownJob(unknown(session, video_id, account))
     rows: dict[str, Row] = {}
     for job_ids in chunks(sorted(found.values())):
         rows.update((row["video_id"], row) for row in locked_by_id(session, job_ids))
