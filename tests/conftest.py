@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 from tests.processes import be_usual, plain_environment
+from tests.resolver import built
 from tests.servers import PostgresServer, RedisServer, ServerMissing, postgres, redis
 
 if TYPE_CHECKING:  # what needs none of the package's code runs without it
@@ -96,7 +97,7 @@ def in_plain_environment() -> Iterator[None]:
 # What a process of ours keeps, by module, and what makes it forget that.
 KEPT = {
     "settings": "current.cache_clear",
-    "upstream": "session_for.cache_clear",
+    "upstream": "client_for.cache_clear",
     "forecasts": "_read.clear",
     "fanout": "stopping.clear",
     "db": "dispose",
@@ -141,6 +142,20 @@ class Network:
 
         return guarded
 
+    def guard_open(self, open_socket: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(where: Any) -> Any:
+            if is_loopback(where.addr[0]):
+                return open_socket(where)
+            self.refused.append(str(where.addr[0]))
+            raise OSError("a test may not connect to it")
+
+        return guarded
+
+    def resolve(self, host: str, _port: int) -> None:
+        """For libcurl: what may be looked up is left to it."""
+        if host != "localhost":
+            raise socket.gaierror(socket.EAI_NONAME, f"a test may not look up {host!r}")
+
 
 @pytest.fixture(autouse=True)
 def network() -> Iterator[Network]:
@@ -155,6 +170,10 @@ def network() -> Iterator[Network]:
             patch.setattr(socket.socket, name, guarded)
         for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
             patch.setattr(socket, name, network.guard_lookup(getattr(socket, name)))
+        if http := sys.modules.get("reelwatch.http"):  # libcurl connects without Python's sockets
+            exchange = sys.modules["reelwatch.exchange"]
+            patch.setattr(exchange, "open_socket", network.guard_open(exchange.open_socket))
+            patch.setattr(http.Client, "resolver", staticmethod(network.resolve))
         yield network
     if network.refused:
         # Its own failure may have been swallowed, or have happened in another thread.
@@ -175,6 +194,12 @@ def is_loopback(host: str) -> bool:
     address = ipaddress.ip_address(host)
     inner = getattr(address, "ipv4_mapped", None)
     return (inner or address).is_loopback
+
+
+@pytest.fixture(scope="session")
+def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What makes the names of `tests/resolver.py` known to a process that is started with it."""
+    return built(tmp_path_factory.mktemp("names"))
 
 
 @pytest.fixture(scope="session")

@@ -509,7 +509,7 @@ ENCODINGS = {
     "multipart": Case(answer(DONE_BYTES, "Content-Type: multipart/mixed"), "completed"),
     "a message": Case(answer(DONE_BYTES, "Content-Type: message/rfc822"), "completed"),
     "lies of its charset": Case(
-        answer(DONE_BYTES, "Content-Type: application/json; charset=\xff\xfe\x00"), "completed"
+        answer(DONE_BYTES, "Content-Type: application/json; charset=\xff\xfe"), "completed"
     ),
     "gzip": Case(answer(gzip.compress(DONE_BYTES), "Content-Encoding: gzip"), "completed"),
     "no gzip": Case(answer(DONE_BYTES, "Content-Encoding: gzip"), error="connection"),
@@ -542,10 +542,12 @@ HEADS = {
     ),
     "no headers but rubbish": Case(
         then_closes(
-            answer(DONE_BYTES, CLOSE, "X\xff: \xff", " folded", "\x00: \x00", ": no name", "x")
+            answer(DONE_BYTES, CLOSE, "X\xff: \xff", " folded", ": no name")
         ),
         "completed",
     ),
+    "a header with a NUL": Case(then_closes(answer(DONE_BYTES, "X: \x00")), error="connection"),
+    "a header without a colon": Case(then_closes(answer(DONE_BYTES, "x")), error="connection"),
     "change of protocol": Case(
         then_closes(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n"), error="connection"
     ),
@@ -566,10 +568,10 @@ HEADS = {
     "a good word with 404": Case(says(DONE, status="404 X"), error="bad_shape"),
     "a good word with 400": Case(says(DONE, status="400 X"), error="bad_shape"),
     "length is negative": Case(
-        then_closes(raw("HTTP/1.1 200 OK\r\nContent-Length: -5", DONE_BYTES)), "completed"
+        then_closes(raw("HTTP/1.1 200 OK\r\nContent-Length: -5", DONE_BYTES)), error="connection"
     ),
     "length is no number": Case(
-        then_closes(raw("HTTP/1.1 200 OK\r\nContent-Length: x", DONE_BYTES)), "completed"
+        then_closes(raw("HTTP/1.1 200 OK\r\nContent-Length: x", DONE_BYTES)), error="connection"
     ),
     "lengths disagree": Case(
         then_closes(raw("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6", DONE_BYTES)),
@@ -679,7 +681,7 @@ RESTS = {
     "later by a bad date": Case(
         retry_later("Wed, 99 Foo 99999999999 99:99:99 +9999999999"), error="rate_limited"
     ),
-    "later by garbage": Case(retry_later("\x00\xff;\u00b2 soon"), error="rate_limited"),
+    "later by garbage": Case(retry_later("\xff;\u00b2 soon"), error="rate_limited"),
     "later by many digits": Case(retry_later("9" * 50_000), error="rate_limited"),
     "later, said twice": Case(
         answer(b"", "Retry-After: 1", "Retry-After: 9e99", status="429 X"), error="rate_limited"
@@ -772,7 +774,7 @@ def test_redirects_are_not_followed(database_url: str, configured: Configure) ->
             "http://[fd00:ec2::254]/",
             "file:///etc/passwd",
             "/v1/video/query?id=veo3:good-000",
-            "\x00\xff",
+            "\xff",
             "http://[",
             "",
         )
@@ -914,7 +916,7 @@ def goes_wrong(manner: int, line: Line, reply: bytes) -> bool:
 def test_a_connection_that_dies_or_holds_too_much_confuses_no_other_job(
     sqlite_url: str, configured: Configure, monkeypatch: pytest.MonkeyPatch, manner: int
 ) -> None:
-    """One thread, so that each look gets the connection that the one before has left."""
+    """One at a time, so that each look gets the connection that the one before has left."""
     monkeypatch.setattr(polling, "THREADS", 1)
     good = good_cases(9)
 
@@ -1150,7 +1152,7 @@ def test_whatever_comes_back_is_stored(
     good = good_cases(3)
     with db.transaction(database_url) as session:
         session.execute(Job.__table__.delete())  # type: ignore[attr-defined]
-    upstream.session_for.cache_clear()
+    upstream.client_for.cache_clear()
     with Peer(upstream_with(hostile | good)) as peer:
         made = configured(database_url, peer.port)
         add_jobs(database_url, interleaved(hostile, good))

@@ -128,7 +128,7 @@ def claim(
 def poller_of(
     made: settings.Settings,
     nudge: Callable[[], None] = lambda: None,
-    ask: polling.Asker = upstream.look,
+    ask: polling.Asker | None = None,
 ) -> polling._Poller:
     return polling._Poller(made, made.accounts["default"], plans_of(made), nudge, ask)
 
@@ -1499,21 +1499,6 @@ class TestTurn:
         assert (found.look is not None) == bool(moments)
         late = Claimed(claimed.row, Slot(0.0, time.monotonic() - 0.001), probe=False)
         assert poller.look(late) == Looked(late, None)
-
-    def test_no_session_is_made_while_looks_wait_in_their_slots(
-        self, database_url: str, configured: Configure
-    ) -> None:
-        """It costs tens of milliseconds, sixty-four at once seconds: no look would be in time."""
-        made = configured()
-        add_due_jobs(database_url, ids(1))
-        sizes: list[int] = []
-
-        def ask(_: Configured, __: str, ___: datetime) -> Look:
-            sizes.append(upstream.session_for.cache_info().currsize)
-            return Look(DONE, 200, 1)
-
-        eventually(lambda: polling.poll(made, "default", ask=ask) and sizes, 30.0)
-        assert sizes == [1]
 
     def test_a_slow_commit_puts_the_next_slots_further_ahead(
         self, database_url: str, configured: Configure, monkeypatch: pytest.MonkeyPatch

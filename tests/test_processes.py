@@ -1,5 +1,6 @@
 """How Celery's processes are named, sized, limited and ended: by real signals, of real workers."""
 
+import ast
 import json
 import os
 import re
@@ -411,13 +412,33 @@ def test_a_worker_whose_threads_are_few_polls_and_delivers(
     assert "Traceback" not in log
 
 
-def test_a_name_is_looked_up_without_a_thread_too() -> None:
-    code = "from reelwatch.connections import Dialer, resolve\n"
-    code += "from reelwatch.deadline import Deadline\n"
-    code += "print(*Dialer(resolve, None)._addresses(Deadline(30), 'localhost', 80))"
-    command = limited(1, [sys.executable, "-c", code])
-    said = subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout
-    assert "127.0.0.1" in said
+BY_NAME = """
+    import threading
+    from reelwatch.calls import Call
+    from reelwatch.fanout import Batch, Wire, fan_out
+    from reelwatch.http import Client, Request, ConnectFailed
+
+    left = ["here.example.com", "none.example.com"]
+    batch = lambda limit: Batch([left.pop() for _ in left[:limit]], 0.0)
+    call = lambda name: Call(Request(f"http://{name}:1/", deadline_seconds=20))
+    told = []
+    wire = Wire(Client(), call, lambda name, outcome: (name, str(outcome)), 4)
+    assert fan_out(batch, str, told.extend, threads=4, turn_seconds=60, wire=wire) == 2
+    print(sorted(told))
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_names_are_looked_up_with_the_threads_there_are(names: Path, threads: int) -> None:
+    """libcurl alone would wait for one of its own until the deadline."""
+    command = limited(threads, [sys.executable, "-c", dedent(BY_NAME)])
+    said = subprocess.run(
+        command, capture_output=True, check=True, text=True, timeout=60,
+        env={**os.environ, "LD_PRELOAD": str(names)},
+    ).stdout  # fmt: skip
+    here, none = ast.literal_eval(said.splitlines()[-1])
+    assert "here.example.com port 1: Connection refused" in here[1]
+    assert "none.example.com was not found" in none[1]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pycurl
 import pytest
 from celery import Celery
 from sqlalchemy import create_engine, make_url, text
@@ -19,9 +20,9 @@ from reelwatch import db, embedded, libpq, settings, tracking, trust, upstream, 
 from reelwatch.accounts import Account
 from reelwatch.answers import ErrorKind, Trouble
 from reelwatch.callback_url import parse_allowlist
+from reelwatch.http import Client, TransferError
 from reelwatch.outbound import Sender
 from reelwatch.spelling import nearest, slips
-from reelwatch.transport import TransferError
 from tests.commands import command_environment, done, run
 from tests.environment import SECRET, set_variables
 from tests.fleet import BEAT, START_SECONDS, WORKER
@@ -276,7 +277,7 @@ def private() -> Iterator[Peer]:
 
 
 def asked(peer: Peer) -> Any:
-    upstream.session_for.cache_clear()
+    upstream.client_for.cache_clear()
     account = Account("default", f"https://127.0.0.1:{peer.port}", "sk-test", 5.0)
     return upstream.look(account, ID, datetime.now(UTC))
 
@@ -313,14 +314,12 @@ def test_a_folder_of_authorities_is_trusted(
 
 def test_the_usual_authorities_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """A private bundle lacks those that upstream and public receivers have."""
-    import ssl  # noqa: PLC0415 - here alone
-
-    from reelwatch.connections import tls_context  # noqa: PLC0415 - here alone
-
-    usual = len(tls_context(True).get_ca_certs())
+    usual = Client().options[pycurl.CAINFO]
+    assert Path(usual).read_text().count("BEGIN CERTIFICATE") > 50
     monkeypatch.setenv("SSL_CERT_FILE", AUTHORITY)
-    own = ssl.create_default_context(cafile=AUTHORITY).get_ca_certs()
-    assert len(tls_context(True).get_ca_certs()) == usual + len(own) > 50
+    both = Client().options[pycurl.CAINFO_BLOB]
+    assert Path(usual).read_bytes() in both
+    assert Path(AUTHORITY).read_bytes() in both
 
 
 @pytest.mark.parametrize("name", trust.VARIABLES)

@@ -185,7 +185,6 @@ class TestWhatDoesNot:
         monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1080")
         monkeypatch.setenv("no_proxy", "")
         relay = Account("default", "http://relay.example", KEY, 5.0)
-        upstream.prepare(relay)
         found = look(relay, VIDEO, NOW)
         assert trouble(found).kind is ErrorKind.CONNECTION
         assert "SOCKS" in trouble(found).message
@@ -222,7 +221,7 @@ class TestSessions:
                 line.send(RUNNING)
 
         with Peer(script) as peer, ThreadPoolExecutor(count) as pool:
-            upstream.prepare(account(peer.port))
+            upstream.client_for(account(peer.port).base_url, os.getpid())
             for _ in range(3):
                 looks = [pool.submit(look, account(peer.port), VIDEO, NOW) for _ in range(count)]
                 assert all(isinstance(one.result().answer, Report) for one in looks)
@@ -238,17 +237,11 @@ class TestSessions:
             assert len(peer.lines) >= 2
         assert any(isinstance(one.answer, Report) for one in found[1:])
 
-    def test_one_session_per_upstream_and_process(self) -> None:
-        one = upstream.session_for("http://127.0.0.1:1", os.getpid())
-        assert upstream.session_for("http://127.0.0.1:1", os.getpid()) is one
-        assert upstream.session_for("http://127.0.0.1:2", os.getpid()) is not one
-        assert upstream.session_for("http://127.0.0.1:1", os.getpid() + 1) is not one
-
-    def test_prepared_before_it_is_needed(self) -> None:
-        upstream.prepare(account(1))
-        assert upstream.session_for.cache_info().currsize == 1
-        upstream.session_for("http://127.0.0.1:1", os.getpid())
-        assert upstream.session_for.cache_info().hits == 1
+    def test_one_client_per_upstream_and_process(self) -> None:
+        one = upstream.client_for("http://127.0.0.1:1", os.getpid())
+        assert upstream.client_for("http://127.0.0.1:1", os.getpid()) is one
+        assert upstream.client_for("http://127.0.0.1:2", os.getpid()) is not one
+        assert upstream.client_for("http://127.0.0.1:1", os.getpid() + 1) is not one
 
     def test_the_environments_proxy_is_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with Peer(answering(RUNNING)) as proxy:

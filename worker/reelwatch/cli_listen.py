@@ -14,10 +14,10 @@ from reelwatch import cli_render, embedded, listener, settings
 from reelwatch.callback_url import check_url, parse_allowlist
 from reelwatch.cli_errors import not_served
 from reelwatch.errors import Refused
+from reelwatch.http import TransferError
 from reelwatch.outbound import Sender
 from reelwatch.sandbox_answers import Answer, json_answer
 from reelwatch.sandbox_server import Request
-from reelwatch.transport import TransferError
 from reelwatch.wording import plain
 
 KEPT = 1_000  # events that a listener remembers, to tell repeated ones

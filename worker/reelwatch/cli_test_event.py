@@ -18,8 +18,8 @@ from reelwatch.answers import Meaning, Report, clean_text
 from reelwatch.callback_url import check_url
 from reelwatch.cli_errors import Failure, WrongInput
 from reelwatch.errors import NotConfigured, Refused
+from reelwatch.http import AddressBlocked, DeadlinePassed, TransferError
 from reelwatch.status import EventType
-from reelwatch.transport import AddressBlocked, DeadlinePassed, TransferError
 from reelwatch.wording import plain
 
 MARK = "test"  # begins its event id, names its key in `data`

@@ -28,15 +28,13 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 from standardwebhooks.webhooks import Webhook
 
-from reelwatch import breaker, claiming, db, fanout, schedule
+from reelwatch import breaker, calls, claiming, db, fanout, http, schedule
 from reelwatch.answers import clean_text, retry_after
 from reelwatch.callback_url import parse_allowlist
 from reelwatch.destinations import Call, deliveries, is_due, judge, shown
-from reelwatch.errors import Refused
 from reelwatch.models import table_of
 from reelwatch.outbound import Sender
 from reelwatch.settings import Settings
-from reelwatch.transport import USER_AGENT, Exchange, TransferError
 from reelwatch.wording import task_and_queue
 
 log = structlog.get_logger(__name__)
@@ -60,7 +58,8 @@ FOLLOWED = COUNTED.values(
 
 LEASE = timedelta(seconds=60)  # longer than the webhook timeout and writing down together
 LEASE_MARGIN = 30.0  # seconds, for looking up names late and writing down
-THREADS = 64
+AT_ONCE = 64  # attempts under way
+THREADS = 8  # of them by way of the broker, as many as kombu keeps connections for
 TURN_SECONDS = 10.0
 IDLE_AGAIN = 0.5
 EXCERPT_LIMIT = 500  # characters of a response that an attempt keeps
@@ -111,8 +110,14 @@ def deliver(
 ) -> int:
     """One turn of attempts at all events that are due; returns how many were made."""
     courier = _Courier(settings, send_callback)
+    client = _sender(settings.webhook_allow, settings.webhook_timeout, os.getpid()).client
     return fanout.fan_out(
-        courier.claim, courier.attempt, courier.record, threads=THREADS, turn_seconds=turn_seconds
+        courier.claim,
+        courier.send_callback,
+        courier.record,
+        threads=THREADS,
+        turn_seconds=turn_seconds,
+        wire=fanout.Wire(client, courier.call, courier.result, AT_ONCE),
     )
 
 
@@ -127,6 +132,7 @@ class _Courier:
         self._send_callback = send_callback
         self._signers = cache(self._signers_of)
         self._clock: tuple[datetime, float] | None = None
+        self._begun: dict[str, datetime] = {}  # attempts by HTTP, by the ids of their events
 
     def claim(self, limit: int) -> fanout.Batch[RowMapping]:
         lease = lease_for(self._settings.webhook_timeout)
@@ -140,11 +146,39 @@ class _Courier:
                 rows = claiming.take(session, ids, self._now(), lease)
         return fanout.Batch(rows, IDLE_AGAIN, when_freed=True)
 
-    def attempt(self, row: RowMapping) -> Attempted:
+    def send_callback(self, row: RowMapping) -> Attempted:
+        """Send a Celery callback."""
         at, started = self._now(), time.monotonic()
-        send = self._post if row["channel"] == "webhook" else self._send_to_celery
-        details = send(row, at)
+        details = self._send_to_celery(row)
         return Attempted(row, Outcome(at, round((time.monotonic() - started) * 1000), **details))
+
+    def call(self, row: RowMapping) -> calls.Call | Attempted | None:
+        """What posts a webhook, or the attempt that failed before; None for a Celery callback."""
+        if row["channel"] != "webhook":
+            return None
+        at, account = self._now(), str(_subject(row["body"]).get("account"))
+        signers = self._signers(account)
+        if not signers:
+            error = (
+                f"{self._settings.secret_variable(account)} is not set: the event can't be signed"
+            )
+            return Attempted(row, Outcome(at, 0, error=error, sent=False))
+        sender = _sender(self._settings.webhook_allow, self._settings.webhook_timeout, os.getpid())
+        headers = signed_headers(signers, row["id"], at, row["body"])
+        try:
+            request = sender.request(row["target"], row["body"].encode("utf-8"), headers)
+        except http.TransferError as error:
+            return Attempted(row, Outcome(at, 0, error=str(error)))
+        self._begun[row["id"]] = at
+        return calls.Call(request)
+
+    def result(self, row: RowMapping, outcome: http.Outcome | None) -> Attempted:
+        """The attempt that this has come of."""
+        at, elapsed = self._begun.pop(row["id"]), outcome.elapsed_seconds if outcome else 0.0
+        details: dict[str, Any] = {"error": str(outcome)}
+        if isinstance(outcome, http.Response):
+            details = _answered(outcome, at)
+        return Attempted(row, Outcome(at, round(elapsed * 1000), **details))
 
     def _now(self) -> datetime:
         """By the database's clock: what a worker with a wrong one signs would be refused."""
@@ -173,20 +207,7 @@ class _Courier:
     def _signers_of(self, account: str) -> list[Webhook]:
         return [Webhook(secret) for secret in self._settings.secrets_of(account)]
 
-    def _post(self, row: RowMapping, at: datetime) -> dict[str, Any]:
-        account = str(_subject(row["body"]).get("account"))
-        signers = self._signers(account)
-        if not signers:
-            variable = self._settings.secret_variable(account)
-            return {"error": f"{variable} is not set: the event can't be signed", "sent": False}
-        try:
-            headers = signed_headers(signers, row["id"], at, row["body"])
-            reply = post(self._settings, row["target"], row["body"], headers)
-        except (TransferError, Refused) as error:
-            return {"error": str(error)}
-        return _answered(reply.status, reply.headers.get("Retry-After"), reply.body, at)
-
-    def _send_to_celery(self, row: RowMapping, _at: datetime) -> dict[str, Any]:
+    def _send_to_celery(self, row: RowMapping) -> dict[str, Any]:
         if self._settings.in_memory:
             unseen = "BROKER_URL is not set: no other process would see the callback"
             return {"error": unseen, "sent": False}
@@ -200,8 +221,8 @@ class _Courier:
         return {}
 
 
-def post(settings: Settings, target: str, body: str, headers: Mapping[str, str]) -> Exchange:
-    """Post once, to what may be reached and within its time. Raises `TransferError`."""
+def post(settings: Settings, target: str, body: str, headers: Mapping[str, str]) -> http.Response:
+    """Post once, to what may be reached and within its time. Raises `http.TransferError`."""
     sender = _sender(settings.webhook_allow, settings.webhook_timeout, os.getpid())
     return sender.post(target, body.encode("utf-8"), headers)
 
@@ -225,20 +246,21 @@ def signed_headers(
     signatures = (signer.sign(event_id, at.astimezone(UTC), body) for signer in signers)
     return {
         "Content-Type": "application/json",
-        "User-Agent": USER_AGENT,
+        "User-Agent": http.USER_AGENT,
         "webhook-id": event_id,
         "webhook-timestamp": str(int(at.timestamp())),
         "webhook-signature": " ".join(signatures),
     }
 
 
-def _answered(status: int, retry: str | None, body: bytes, at: datetime) -> dict[str, Any]:
-    excerpt = clean_text(body[: 4 * EXCERPT_LIMIT].decode("utf-8", "replace"))[:EXCERPT_LIMIT]
-    details: dict[str, Any] = {"http_status": status, "excerpt": excerpt or None}
-    if not 200 <= status < 300:
-        details["error"] = f"the receiver answered {status}"
-        details["retry_after"] = retry_after(retry, at)
-        details["gone"] = status == GONE
+def _answered(reply: http.Response, at: datetime) -> dict[str, Any]:
+    text = reply.body[: 4 * EXCERPT_LIMIT].decode("utf-8", "replace")
+    excerpt = clean_text(text)[:EXCERPT_LIMIT]
+    details: dict[str, Any] = {"http_status": reply.status, "excerpt": excerpt or None}
+    if not 200 <= reply.status < 300:
+        details["error"] = f"the receiver answered {reply.status}"
+        details["retry_after"] = retry_after(reply.headers.get("Retry-After"), at)
+        details["gone"] = reply.status == GONE
     return details
 
 

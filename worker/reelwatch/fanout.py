@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from reelwatch.calls import Call, Calls
+from reelwatch.http import Client, Outcome
 from reelwatch.stopping import Stopping
 
 log = structlog.get_logger(__name__)
@@ -34,6 +36,21 @@ class Batch(Generic[Item]):
     when_freed: bool = False  # or as soon as an item is done
 
 
+@dataclass(frozen=True, slots=True)
+class Wire(Generic[Item, Result]):
+    """How items are done by HTTP, `most` of them at once: what to send, and what has come of it.
+
+    `call` may say None, for an item that is none for HTTP, or give its result at once; `result`
+    gets None for one that was not sent.
+    """
+
+    client: Client
+    call: Callable[[Item], Call | Result | None]
+    result: Callable[[Item, Outcome | None], Result]
+    most: int
+    is_held: Callable[[], bool] = stopping.is_set  # is nothing sent that waits for its slot?
+
+
 def fan_out(
     claim: Callable[[int], Batch[Item]],
     do: Callable[[Item], Result],
@@ -41,6 +58,7 @@ def fan_out(
     *,
     threads: int,
     turn_seconds: float,
+    wire: Wire[Item, Result] | None = None,
     urgent: Callable[[Result], bool] = lambda _: True,
     linger: bool = False,
     hand_over: Callable[[], None] = lambda: None,
@@ -49,17 +67,18 @@ def fan_out(
     """Go on claiming, doing and recording until nothing is left; returns how much was done.
 
     That is when nothing is in hand; if it is to `linger`, when a claim brings nothing either. No
-    more than `threads` items are in hand at once; after `turn_seconds` nothing new is claimed, so
-    that a turn ends. A slow item holds up no other. `do` must not raise: an item whose `do` does
-    stays claimed until its lease runs out, and is logged. A result that is not `urgent` may wait a
-    moment longer for others to be recorded with. `hand_over` is called when the time is over and
-    more may be left to claim; what is in hand is still to be done then. While that takes long, more
-    is claimed for `overtime` seconds at most: this process can serve nobody else meanwhile.
+    more than `threads` items are in hand at once, or as many as the `wire` takes; what is none for
+    that is done by threads. After `turn_seconds` nothing new is claimed, so that a turn ends. A
+    slow item holds up no other. `do` must not raise: an item whose `do` does stays claimed until
+    its lease runs out, and is logged. A result that is not `urgent` may wait a moment longer for
+    others to be recorded with. `hand_over` is called when the time is over and more may be left to
+    claim; what is in hand is still to be done then. While that takes long, more is claimed for
+    `overtime` seconds at most: this process can serve nobody else meanwhile.
 
     Where the system allows fewer threads, there are fewer, and less is in hand; where it allows
     none, this thread does one item after the other. Nothing that was claimed is given up for it.
     """
-    turn = _Turn(do, threads, time.monotonic() + turn_seconds, overtime, urgent)
+    turn = _Turn(do, threads, time.monotonic() + turn_seconds, overtime, urgent, wire)
     done = 0
     try:
         while True:
@@ -77,6 +96,15 @@ def fan_out(
         turn.dismiss()
 
 
+@dataclass(frozen=True, slots=True)
+class _Came(Generic[Item, Result]):
+    """What has come of an item's call."""
+
+    wire: Wire[Item, Result]
+    item: Item
+    outcome: Outcome | None
+
+
 class _Turn(Generic[Item, Result]):
     """The items in hand of one `fan_out`, and when it may claim more."""
 
@@ -87,9 +115,12 @@ class _Turn(Generic[Item, Result]):
         end: float,
         overtime: float,
         urgent: Callable[[Result], bool],
+        wire: Wire[Item, Result] | None,
     ) -> None:
         self.in_hand = 0
         self._in_time = 0  # of them were claimed before the end
+        self._wire = wire
+        self._calls: Calls | None = None
         self._do = do
         self._urgent = urgent
         self._threads = threads
@@ -102,12 +133,14 @@ class _Turn(Generic[Item, Result]):
         self._crew: list[threading.Thread] = []
         # Both with whether the item was claimed in time.
         self._work: SimpleQueue[tuple[bool, Item] | None] = SimpleQueue()
-        self._outcomes: SimpleQueue[tuple[bool, Result | BaseException]] = SimpleQueue()
+        self._outcomes: SimpleQueue[tuple[bool, Result | BaseException | _Came[Item, Result]]] = (
+            SimpleQueue()
+        )
 
     @property
     def room(self) -> int:
         """How many more items may be in hand."""
-        return self._threads - self.in_hand
+        return (self._wire.most if self._wire else self._threads) - self.in_hand
 
     def may_claim(self) -> bool:
         now = time.monotonic()
@@ -136,10 +169,43 @@ class _Turn(Generic[Item, Result]):
         in_time = time.monotonic() < self._end
         self.in_hand += len(batch.items)
         self._in_time += len(batch.items) if in_time else 0
-        for item in batch.items:
+        others = [item for item in batch.items if not self._call(item, in_time)]
+        if self._calls:
+            self._calls.wake()
+        for item in others:
             self._work.put((in_time, item))
-        if not self._short:
-            self._man(self.in_hand)  # never more than there was to do at once
+        if others and not self._short:
+            self._man(min(self._threads, self.in_hand))  # never more than there was to do at once
+
+    def _call(self, item: Item, in_time: bool) -> bool:
+        """Have it done by HTTP; false for an item that is none for it."""
+        if self._wire is None:
+            return False
+        try:
+            call = self._wire.call(item)
+        except Exception as error:
+            self._outcomes.put((in_time, error))
+            return True
+        if not isinstance(call, Call):
+            if call is not None:
+                self._outcomes.put((in_time, call))
+            return call is not None
+        if self._calls is None:
+            self._calls = self._open(self._wire)
+        self._calls.add((in_time, item), call)
+        return True
+
+    def _open(self, wire: Wire[Item, Result]) -> Calls:
+        calls = Calls(
+            wire.client,
+            wire.is_held,
+            lambda key, outcome: self._outcomes.put((key[0], _Came(wire, key[1], outcome))),
+        )
+        try:
+            calls.start()
+        except RuntimeError as error:
+            log.warning("threads_missing", threads=0, wanted=1, error=str(error))
+        return calls
 
     def _man(self, wanted: int) -> None:
         """Have so many threads, or as many as the system allows."""
@@ -159,7 +225,9 @@ class _Turn(Generic[Item, Result]):
             self._crew.append(thread)
 
     def dismiss(self) -> None:
-        """End the threads, when they have done what was claimed."""
+        """End the threads, when they have done what was claimed; what HTTP has not is cut."""
+        if self._calls:
+            self._calls.end()
         for _ in self._crew:
             self._work.put(None)
         for thread in self._crew:
@@ -169,12 +237,11 @@ class _Turn(Generic[Item, Result]):
         """The next group of results; empty when it is time to claim again instead."""
         results: list[Result] = []
         end = max(time.monotonic() + GATHER_SECONDS, self._claim_at)
-        if not self._crew:
+        if not self._crew and not self._work.empty():
             end = self._do_some()
         while self.in_hand and len(results) < GROUP:
-            patience = max(0.0, end - time.monotonic()) if self._crew else 0.0
             try:
-                in_time, outcome = self._outcomes.get(timeout=patience)
+                in_time, outcome = self._next(end)
             except Empty:
                 break
             self.in_hand -= 1
@@ -188,6 +255,23 @@ class _Turn(Generic[Item, Result]):
             else:
                 results.append(outcome)
         return results
+
+    def _next(self, end: float) -> tuple[bool, Result | BaseException]:
+        """The next outcome, with whether its item was claimed in time; Empty: none by then."""
+        calls = self._calls
+        while calls and not calls.has_thread and self._outcomes.empty():
+            if (left := end - time.monotonic()) <= 0:
+                break
+            calls.move(min(left, GATHER_SECONDS))
+        waits = self._crew or (calls and calls.has_thread)
+        patience = max(0.0, end - time.monotonic()) if waits else 0.0
+        in_time, found = self._outcomes.get(timeout=patience)
+        if not isinstance(found, _Came):
+            return in_time, found
+        try:
+            return in_time, found.wire.result(found.item, found.outcome)
+        except Exception as error:
+            return in_time, error
 
     def _record_at(self, outcome: Result | BaseException) -> float:
         now = time.monotonic()

@@ -10,9 +10,11 @@ more jobs are due than there are slots, those go first whose looks are worth mos
 """
 
 import math
+import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -38,6 +40,8 @@ from reelwatch import (
 )
 from reelwatch.accounts import Account as Configured
 from reelwatch.answers import Answer, Report, Trouble
+from reelwatch.calls import Call
+from reelwatch.http import Outcome, TransferError
 from reelwatch.ledger import jobs
 from reelwatch.lifecycle import ACCOUNT_PAUSES, ACCOUNT_SLOWS
 from reelwatch.models import table_of
@@ -190,19 +194,19 @@ def poll(
     *,
     nudge: Callable[[], None] = lambda: None,
     hand_over: Callable[[], None] = lambda: None,
-    ask: Asker = upstream.look,
+    ask: Asker | None = None,
     turn_seconds: float = TURN_SECONDS,
 ) -> int:
     """One turn of looks at the due jobs of one account; returns how many results there were.
 
     `nudge` is called after a commit that owes events, `hand_over` when the turn's time is over and
-    the next one should begin: slots that nobody reserves until a tick finds out are lost.
+    the next one should begin: slots that nobody reserves until a tick finds out are lost. `ask` is
+    called, in threads, in place of asking over HTTP.
     """
     account = settings.accounts.get(name)
     if account is None or not account.api_key:
         _leave(settings, name, account)
         return 0
-    upstream.prepare(account)
     with db.reading(settings.database_url) as session:
         kinds = forecasts.kinds(session, name)
     plans = replace(plans_of(settings), kinds=kinds)
@@ -218,6 +222,7 @@ def poll(
         linger=len(settings.accounts) <= min(LINGER_ACCOUNTS, fanout.places - 2),
         hand_over=hand_over,
         overtime=upstream.DEADLINE_SECONDS,
+        wire=poller.wire(),
     )
 
 
@@ -236,7 +241,7 @@ class _Poller:
         account: Configured,
         plans: schedule.Plans,
         nudge: Callable[[], None],
-        ask: Asker,
+        ask: Asker | None,
     ) -> None:
         self._settings = settings
         self._account = account
@@ -257,13 +262,39 @@ class _Poller:
         self._lead = min(LEAD_MAX, max(LEAD_MIN, 1.5 * took, 0.9 * self._lead))
         return batch
 
+    def wire(self) -> fanout.Wire[Claimed, Looked] | None:
+        """How looks go over HTTP; None where they don't, or can't, as every look will say."""
+        if self._ask is None:
+            with suppress(ValueError):
+                client = upstream.client_for(self._account.base_url, os.getpid())
+                return fanout.Wire(client, self._call, self._looked, THREADS, self._is_held)
+        return None
+
+    def _call(self, claimed: Claimed) -> Call | Looked:
+        try:
+            request = upstream.request(self._account, claimed.row["video_id"])
+        except ValueError as error:  # an id that no URL can hold
+            return self._looked(claimed, TransferError(str(error)))
+        return Call(request, claimed.slot.opens, claimed.slot.closes)
+
+    def _looked(self, claimed: Claimed, outcome: Outcome | None) -> Looked:
+        if outcome is None:
+            return Looked(claimed, None)
+        now = claimed.slot.now() or datetime.now(UTC)
+        look = upstream.look_of(self._account, claimed.row["video_id"], outcome, now)
+        return Looked(claimed, look)
+
+    def _is_held(self) -> bool:
+        """Is nothing more to be sent of what waits for its slot?"""
+        return self._rests or fanout.stopping.is_set()
+
     def look(self, claimed: Claimed) -> Looked:
         # Whoever is asked to end sends nothing more: its jobs are given back, and due at once.
         ending = fanout.stopping.wait(max(0.0, claimed.slot.opens - time.monotonic()))
         if ending or self._rests or time.monotonic() > claimed.slot.closes:
             return Looked(claimed, None)
-        now = claimed.slot.now() or datetime.now(UTC)
-        return Looked(claimed, self._ask(self._account, claimed.row["video_id"], now))
+        ask, now = self._ask or upstream.look, claimed.slot.now() or datetime.now(UTC)
+        return Looked(claimed, ask(self._account, claimed.row["video_id"], now))
 
     def record(self, results: Sequence[Looked]) -> None:
         """Write a group down as one; if one of it can't be written, the others all the same."""

@@ -7,7 +7,7 @@ receivers on the public internet have certificates of those, which a private bun
 
 import os
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from reelwatch.errors import SettingsError
 
@@ -28,6 +28,24 @@ def check() -> None:
         extend(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     except ValueError as error:
         raise SettingsError(str(error)) from None
+
+
+def places(usual: str) -> tuple[list[str], list[str]]:
+    """The files and the folders of the usual authorities and the environment's. Raises ValueError.
+
+    What can't be read would otherwise be noticed at the first connection, and not be named.
+    """
+    extend(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    return parted([usual, *(path for _, path in named())])
+
+
+def parted(paths: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The files among these, and the folders."""
+    files: list[str] = []
+    folders: list[str] = []
+    for path in dict.fromkeys(paths):
+        (folders if os.path.isdir(path) else files).append(path)
+    return files, folders
 
 
 def extend(context: ssl.SSLContext) -> None:

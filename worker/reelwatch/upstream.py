@@ -1,31 +1,29 @@
 """The API: one look at one job. Every failure to look is a value, never an exception."""
 
 import os
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from urllib.parse import quote
 
-import requests
+from requests.utils import get_environ_proxies
 
 from reelwatch.accounts import Account
 from reelwatch.answers import Answer, ErrorKind, Trouble, interpret
-from reelwatch.transport import (
+from reelwatch.http import (
     USER_AGENT,
     BodyTooLarge,
+    Client,
     DeadlinePassed,
+    Outcome,
+    Request,
     TransferError,
-    exchange,
-    new_session,
 )
 
 ROUTE = "/v1/video/query"
 DEADLINE_SECONDS = 15.0  # for everything: name, connection, TLS, headers, body
 MAX_BYTES = 4 * 1024 * 1024  # a real answer has a few KiB
-POOL_SIZE = 64
 MASK = b"[secret]"
 KEY_LENGTH = 16  # characters; a shorter key is a made-up one, and part of other words
 
@@ -44,34 +42,42 @@ def look(account: Account, video_id: str, now: datetime) -> Look:
 
     `now` is the time that a Retry-After date is measured from.
     """
-    started = time.monotonic()
+    outcome: Outcome
     try:
-        reply = exchange(
-            session_for(account.base_url, os.getpid()),
-            "GET",
-            f"{_root(account.base_url)}{ROUTE}?id={quote(video_id, safe='')}",
-            headers=_headers(account.api_key or ""),
-            deadline_seconds=DEADLINE_SECONDS,
-            max_bytes=MAX_BYTES,
-        )
-    except (TransferError, ValueError) as error:  # ValueError: a proxy or an id that can't be used
-        return Look(_trouble(error), None, _milliseconds_since(started))
-    body = _without_key(account.api_key, reply.body)
-    answer = interpret(video_id, reply.status, reply.headers, body, now)
-    return Look(answer, reply.status, _milliseconds_since(started))
+        outcome = client_for(account.base_url, os.getpid()).ask(request(account, video_id))
+    except TransferError as error:
+        outcome = error
+    except ValueError as error:  # a proxy that can't be used
+        outcome = TransferError(str(error))
+    return look_of(account, video_id, outcome, now)
 
 
-def prepare(account: Account) -> None:
-    """Make the session that looks need; 64 first looks at once would spend seconds on as many."""
-    with suppress(ValueError):  # a proxy that can't be used: every look will say so
-        session_for(account.base_url, os.getpid())
+def request(account: Account, video_id: str) -> Request:
+    """What asks upstream about `video_id` with the account's key."""
+    return Request(
+        f"{_root(account.base_url)}{ROUTE}?id={quote(video_id, safe='')}",
+        headers=_headers(account.api_key or ""),
+        deadline_seconds=DEADLINE_SECONDS,
+        max_bytes=MAX_BYTES,
+    )
+
+
+def look_of(account: Account, video_id: str, outcome: Outcome, now: datetime) -> Look:
+    """What has come of a request, as a look; `now` as in `look`."""
+    if isinstance(outcome, TransferError):
+        return Look(_trouble(outcome), None, round(outcome.elapsed_seconds * 1000))
+    body = _without_key(account.api_key, outcome.body)
+    answer = interpret(video_id, outcome.status, outcome.headers, body, now)
+    return Look(answer, outcome.status, round(outcome.elapsed_seconds * 1000))
 
 
 @cache
-def session_for(base_url: str, pid: int) -> requests.Session:
-    """This process's keep-alive session for one upstream; the environment's proxies, read once."""
-    proxies = requests.utils.get_environ_proxies(base_url)
-    return new_session(pool_size=POOL_SIZE, proxies=dict(proxies))
+def client_for(base_url: str, pid: int) -> Client:
+    """This process's client for one upstream; the environment's proxies, read once.
+
+    Raises ValueError for a proxy or certificates that can't be used.
+    """
+    return Client(proxies=get_environ_proxies(base_url))
 
 
 def _root(base_url: str) -> str:
@@ -88,10 +94,6 @@ def _headers(api_key: str) -> Mapping[str, str]:
     }
 
 
-def _milliseconds_since(started: float) -> int:
-    return round((time.monotonic() - started) * 1000)
-
-
 def _without_key(key: str | None, body: bytes) -> bytes:
     """What was answered, less the key: some relays quote the one they refuse."""
     if not key or len(key) < KEY_LENGTH:
@@ -99,7 +101,7 @@ def _without_key(key: str | None, body: bytes) -> bytes:
     return body.replace(key.encode(), MASK)
 
 
-def _trouble(error: Exception) -> Trouble:
+def _trouble(error: TransferError) -> Trouble:
     if isinstance(error, DeadlinePassed):
         return Trouble(ErrorKind.TIMEOUT, str(error))
     if isinstance(error, BodyTooLarge):
