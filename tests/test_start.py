@@ -56,6 +56,8 @@ COMMANDS = (
     ("deliveries",),
     ("recheck", "sora-2:1"),
     ("cancel", "sora-2:1"),
+    ("redeliver", "--dead", "--yes"),
+    ("prune", "--older-than", "90d", "--yes"),
 )
 
 
