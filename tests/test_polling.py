@@ -1449,6 +1449,31 @@ class TestTurn:
         sandbox.start(port=int(made.base_url.rpartition(":")[2]))
         poll_until_completed(made, 20)
 
+    def test_nor_when_it_outlasts_its_turn(
+        self,
+        database_url: str,
+        sandbox: Sandbox,
+        configured: Configure,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The process waits for it in any case, and the others are polled meanwhile."""
+        monkeypatch.setattr(upstream, "DEADLINE_SECONDS", 60.0)
+        made = configured()
+        add_due_jobs(database_url, ["veo3:silence-x", *ids(9, "forever")])
+
+        def polls() -> list[int]:
+            return [row["polls"] for row in rows(database_url, Job)]
+
+        with ThreadPoolExecutor(1) as pool:
+            turn = pool.submit(polling.poll, made, "default", turn_seconds=0.2)
+            try:
+                eventually(lambda: sorted(polls())[1] >= 12, 30.0)
+                assert not turn.done()
+            finally:
+                sandbox.stop()  # cuts the connection that hangs
+            turn.result()
+        assert job(database_url, "veo3:silence-x")["polls"] <= 1
+
     def test_an_answer_that_never_comes_is_a_timeout(
         self, database_url: str, configured: Configure, monkeypatch: pytest.MonkeyPatch
     ) -> None:

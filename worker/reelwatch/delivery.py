@@ -29,8 +29,9 @@ from sqlalchemy.orm import Session
 from standardwebhooks.webhooks import Webhook
 
 from reelwatch import breaker, calls, claiming, db, fanout, http, schedule
-from reelwatch.answers import clean_text, retry_after
+from reelwatch.answers import clean_text
 from reelwatch.callback_url import parse_allowlist
+from reelwatch.cleaning import asked_to_wait
 from reelwatch.destinations import Call, deliveries, is_due, judge, shown
 from reelwatch.models import table_of
 from reelwatch.outbound import Sender
@@ -259,7 +260,7 @@ def _answered(reply: http.Response, at: datetime) -> dict[str, Any]:
     details: dict[str, Any] = {"http_status": reply.status, "excerpt": excerpt or None}
     if not 200 <= reply.status < 300:
         details["error"] = f"the receiver answered {reply.status}"
-        details["retry_after"] = retry_after(reply.headers.get("Retry-After"), at)
+        details["retry_after"] = asked_to_wait(reply.headers, at)
         details["gone"] = reply.status == GONE
     return details
 
