@@ -11,6 +11,8 @@ from reelwatch import breaker, db, delivery, destinations
 from reelwatch.breaker import Verdict, Wait
 from reelwatch.destinations import Call
 from reelwatch.models import Delivery, Destination, Endpoint
+from reelwatch.sandbox_answers import Answer
+from reelwatch.sandbox_server import LocalService, Request
 from reelwatch.settings import Settings
 from tests import seeding
 from tests.commands import done
@@ -93,7 +95,8 @@ def test_of_endpoints_that_are_well_nothing_is_kept(database_url: str) -> None:
     assert names() == []
 
 
-def test_what_others_take_during_a_survey_is_counted(postgresql_url: str) -> None:
+@pytest.mark.parametrize("before", [1, 2, 3])
+def test_what_others_take_during_a_survey_is_counted(before: int, postgresql_url: str) -> None:
     """Each statement sees what was committed before it: a host must not get twice its calls."""
     for _ in range(3 * breaker.ALLOWANCE_MAX):
         owe(postgresql_url, WELL)
@@ -101,15 +104,14 @@ def test_what_others_take_during_a_survey_is_counted(postgresql_url: str) -> Non
         full = {"failures": 0, "openings": 0, "allowance": breaker.ALLOWANCE_MAX}
         session.add(Destination(name=HOST, open_until=None, **full))
     taken: list[str] = []
-    nested = False
+    statements = 0
 
     def claim_in_between(_c: object, _cursor: object, statement: str, *_: object) -> None:
-        nonlocal nested
-        surveys = statement.startswith("SELECT deliveries.destination") or "RECURSIVE" in statement
-        if surveys and not nested:
-            nested = True
-            taken.extend(claim(postgresql_url))
-            nested = False
+        nonlocal statements
+        if statement.startswith("SELECT deliveries.destination") or "RECURSIVE" in statement:
+            statements += 1
+            if statements == before:
+                taken.extend(claim(postgresql_url))
 
     engine = db.engine(postgresql_url)
     event.listen(engine, "before_cursor_execute", claim_in_between)
@@ -117,6 +119,7 @@ def test_what_others_take_during_a_survey_is_counted(postgresql_url: str) -> Non
         taken.extend(claim(postgresql_url))
     finally:
         event.remove(engine, "before_cursor_execute", claim_in_between)
+    assert statements > before
     assert len(taken) == len(set(taken)) == breaker.ALLOWANCE_MAX
 
 
@@ -156,6 +159,34 @@ def test_a_broker_that_is_away_says_nothing_of_its_queues(database_url: str) -> 
     callbacks(database_url, send)
     with db.reading(database_url) as session:
         assert session.scalars(select(Endpoint.name)).all() == []
+
+
+# ------------------------------------------------------------------ refused events
+
+
+class Particular(LocalService):
+    """Refuses the events whose body says so."""
+
+    def respond(self, request: Request) -> Answer:
+        return Answer(404 if b"refuse" in request.body else 200, {}, b"")
+
+
+def test_events_that_are_refused_keep_no_other_of_their_endpoint_waiting(database_url: str) -> None:
+    """Six that it will never take, the oldest: nobody rests for them, and they end by schedule."""
+    with Particular() as receiver:
+        target = f"{receiver.url}/hook"
+        refused = [owe(database_url, target, body='{"refuse": 1}') for _ in range(6)]
+        good = [owe(database_url, target) for _ in range(60)]
+        settings = Settings(
+            database=database_url, webhook_secrets=(SECRET,), webhook_allow="127.0.0.1"
+        )  # fmt: skip
+        delivery.deliver(settings, lambda *_: None)
+    with db.reading(database_url) as session:
+        rows = session.execute(select(Delivery.id, Delivery.state))
+        found = {row.id: row.state for row in rows}
+    assert {found[event_id] for event_id in good} == {"delivered"}
+    assert {found[event_id] for event_id in refused} == {"pending"}
+    assert resting(database_url) == []
 
 
 # ------------------------------------------------------------------ connections
