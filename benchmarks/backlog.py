@@ -32,7 +32,7 @@ BACKLOG, FEW = 200_000, 5_000
 WORKING = [f"https://hooks-{number}.example.com/reelwatch" for number in range(20)]
 EACH = 40  # events due for each of them
 DEAD = "https://dead.example.com/reelwatch"
-BATCH = delivery.THREADS
+BATCH = delivery.AT_ONCE
 STEP = 50_000  # rows in one transaction
 
 TRANSITIONS = """

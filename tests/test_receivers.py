@@ -146,7 +146,7 @@ def test_a_queue_that_is_missing_rests_and_others_of_the_broker_do_not(database_
     callbacks(database_url, send)
     callbacks(database_url, send)
     assert sent.count("there") == 20
-    assert breaker.FAILURES <= sent.count("missing") <= delivery.THREADS
+    assert breaker.FAILURES <= sent.count("missing") < 200  # what was in hand when it opened
     assert resting(database_url) == ["shop.on_video@missing"]
 
 
