@@ -82,9 +82,8 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
 def _print(check: Check) -> None:
     sign, style = SIGNS[check.status]
-    name = (f"{check.name}: ", "bold")
-    line = Text.assemble((f"{sign} ", style), name, plain(check.message))
-    cli_render.console().print(line, soft_wrap=True)
+    said = Text.assemble((f"{check.name}: ", "bold"), plain(check.message))
+    cli_render.print_beside(Text(sign, style), said)
 
 
 def examine() -> Iterator[Check]:

@@ -169,8 +169,20 @@ def _beside(name: str, text: str) -> Table | Text:
     value = Text(plain(text))
     if not at_terminal() or text.startswith("https://"):
         return Text.assemble((f"{name}  ", "dim"), value)
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True, style="dim")
+    return _grid(Text(name, "dim"), value, 2)
+
+
+def print_beside(sign: Text, text: Text) -> None:
+    """A line that begins with a sign; at a terminal what is too long for it wraps beside that."""
+    if at_terminal():
+        console().print(_grid(sign, text, 1))
+    else:
+        console().print(Text.assemble(sign, " ", text), soft_wrap=True)
+
+
+def _grid(name: Text, value: Text, apart: int) -> Table:
+    grid = Table.grid(padding=(0, apart))
+    grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     grid.add_row(name, value)
     return grid
