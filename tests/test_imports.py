@@ -38,6 +38,7 @@ GROUPS = {
         "cli_listen",
         "cli_test_event",
         "cli_options",
+        "cli_progress",
         "cli_render",
         "cli_service",
         "cli_simulate",

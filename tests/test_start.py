@@ -13,6 +13,7 @@ from reelwatch import migrating
 # The HTTP engine, Alembic, Celery, and the planner with what is decided by it.
 ONLY_WORKERS = {
     "alembic", "mako", "celery", "kombu", "requests", "urllib3", "pycurl", "http.client",
+    "rich.progress",
     "reelwatch.http", "reelwatch.outbound", "reelwatch.upstream", "reelwatch.schedule",
     "reelwatch.lifecycle", "reelwatch.polling", "reelwatch.delivery", "reelwatch.celery",
 }  # fmt: skip

@@ -7,11 +7,10 @@ with a question, and a program has to say `--yes`, for it can't see how many it 
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from reelwatch import cli_render
 from reelwatch.cli_errors import Failure, WrongInput
@@ -102,12 +101,11 @@ def through(turns: Iterable[T], total: int | None, what: str, size: Callable[[T]
             "the same command goes on with them"
         )
 
-    with _progress(total) as progress, _asked_to_stop() as stopped:
-        bar = progress.add_task("", total=total)
+    with _progress(total) as advance, _asked_to_stop() as stopped:
         try:
             for each in turns:
                 done.append(each)
-                progress.advance(bar, size(each))
+                advance(size(each))
                 if stopped() and sum(map(size, done)) != total:
                     break
             else:
@@ -139,10 +137,12 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _progress(total: int | None) -> Progress:
+def _progress(total: int | None) -> AbstractContextManager[Callable[[int], object]]:
+    """Shows how far it is, to be told of each advance; at a terminal, if it takes a while."""
     screen = cli_render.progress_console()
-    visible = (total is None or total >= PROGRESS_FROM) and screen.is_terminal
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=screen, transient=True, disable=not visible,
-    )  # fmt: skip
+    if not screen.is_terminal or (total is not None and total < PROGRESS_FROM):
+        return nullcontext(lambda _count: None)
+    # It takes a while to load, and most calls are over before a bar could be seen.
+    from reelwatch.cli_progress import bar  # noqa: PLC0415
+
+    return bar(screen, total)
