@@ -1,6 +1,6 @@
 """How an account stands: what answers, time and people's hands make of it."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -226,3 +226,18 @@ def test_whatever_comes_it_is_never_silent_for_longer_than_a_rest(
         assert (standing_now.next_slot_at or now) <= latest
         assert 0 < standing_now.requests_per_second <= RATE
         assert (standing_now.paused_until is None) == (standing_now.pause_reason is None)
+
+
+def test_is_what_its_row_holds() -> None:
+    row = asdict(RESTS) | {"name": "default", "look_price": 0.0}
+    assert Standing.of(row) == RESTS
+
+
+def test_a_rate_comes_back_in_steps_while_it_is_quiet() -> None:
+    cut = told(WELL, slowed(1), slowed(2), at=after(-schedule.HOLD_SECONDS))
+    later = cut.now(RATE, after(1.5 * schedule.QUIET_SECONDS))
+    assert later.requests_per_second == schedule.slower(RATE) + schedule.RATE_GAIN * RATE
+    assert (later.slowed_at, later.refused_rate) == (after(schedule.QUIET_SECONDS), RATE)
+    assert cut.now(RATE, after(-9)).slowed_at == NOW  # a clock that was set back
+    assert cut.now(1.0, NOW) == replace(cut, requests_per_second=1.0, slowed_at=None,
+                                        refused_rate=None)  # fmt: skip
