@@ -241,3 +241,10 @@ def test_a_rate_comes_back_in_steps_while_it_is_quiet() -> None:
     assert cut.now(RATE, after(-9)).slowed_at == NOW  # a clock that was set back
     assert cut.now(1.0, NOW) == replace(cut, requests_per_second=1.0, slowed_at=None,
                                         refused_rate=None)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pauses", "seconds"), [(0, 0), (1, 5), (3, 35), (7, 635), (9, 1_835), (20, 8_435)]
+)
+def test_how_long_it_has_been_refused_follows_from_its_rests(pauses: int, seconds: float) -> None:
+    assert replace(RESTS, pauses_in_row=pauses).refused_seconds == seconds
