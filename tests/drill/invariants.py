@@ -18,13 +18,18 @@ POOLERS_OWN = ("application_name", "client_encoding", "DateStyle", "standard_con
 
 
 def wrong_expiries(drill: Drill) -> Iterator[str]:
-    """A job expires only by a look: one that upstream saw, and that was written down with it."""
+    """A job expires only by a look: one that upstream saw, and that was written down with it.
+
+    But while its account rests: then its event says so.
+    """
     asked = looks_by_id(drill)
     for video_id, deadline, at, recorded in drill.fleet.rows(
         "SELECT j.video_id, j.deadline_at, t.at, t.answer IS NOT NULL OR EXISTS "
         "(SELECT 1 FROM poll_errors e WHERE e.job_id = j.id AND t.at BETWEEN first_at AND last_at) "
         "FROM transitions t JOIN jobs j ON j.id = t.job_id "
-        "WHERE t.to_state = 'expired' AND t.from_state <> 'expired'"
+        "WHERE t.to_state = 'expired' AND t.from_state <> 'expired' AND NOT EXISTS "
+        "(SELECT 1 FROM deliveries d WHERE d.transition_id = t.id "
+        "AND d.body LIKE '%account rests%')"
     ):
         # The answer counts when it came; the question may be up to a request's deadline older.
         since, until = deadline.timestamp() - DEADLINE_SECONDS - 2, at.timestamp()
