@@ -17,7 +17,7 @@ from benchmarks.courses import courses, instant
 from benchmarks.result import Row
 from benchmarks.trackers import Cost, Meter, Tracker
 from benchmarks.upstream import Note, Upstream, upstream
-from reelwatch.pace import TARGET_DELAY
+from reelwatch.rules.timing.pace import TARGET_DELAY
 from tests.servers import eventually
 
 GOAL = "approaches"

@@ -21,9 +21,10 @@ from sqlalchemy import bindparam, event, insert, text
 
 from benchmarks.claims import POSTGRESQL, SQLITE
 from benchmarks.result import Row
-from reelwatch import db, delivery, migrating
-from reelwatch.models import Destination, Endpoint, UtcDateTime
-from reelwatch.settings import Settings
+from reelwatch.config.settings import Settings
+from reelwatch.jobs import delivery
+from reelwatch.storage import db, migrating
+from reelwatch.storage.models import Destination, Endpoint, UtcDateTime
 from tests import seeding, servers
 
 GOAL = "receivers"

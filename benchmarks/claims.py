@@ -30,15 +30,16 @@ from sqlalchemy import bindparam, event, text
 from sqlalchemy.orm import Session
 
 from benchmarks.result import Row
-from reelwatch import db, migrating, polling
-from reelwatch.accounts import Account
-from reelwatch.answers import Report, interpret
-from reelwatch.ledger import jobs
-from reelwatch.lifecycle import Rules
-from reelwatch.models import UtcDateTime
-from reelwatch.polling import Claimed, Looked
-from reelwatch.sandbox import answer
-from reelwatch.upstream import Look
+from reelwatch.config.accounts import Account
+from reelwatch.jobs import polling
+from reelwatch.jobs.polling import Claimed, Looked
+from reelwatch.net.upstream import Look
+from reelwatch.rules.answers import Report, interpret
+from reelwatch.rules.lifecycle import Rules
+from reelwatch.sandbox.upstream import answer
+from reelwatch.storage import db, migrating
+from reelwatch.storage.ledger import jobs
+from reelwatch.storage.models import UtcDateTime
 from tests import servers
 
 LIMIT = 1.5  # times as long at the larger size, at most

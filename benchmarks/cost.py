@@ -16,7 +16,7 @@ from benchmarks.courses import endless
 from benchmarks.result import Row
 from benchmarks.trackers import Cost, Meter, Tracker
 from benchmarks.upstream import Upstream, upstream
-from reelwatch.polling import THREADS
+from reelwatch.jobs.polling import THREADS
 from tests.processes import eventually, process
 
 GOAL = "cpu per look"

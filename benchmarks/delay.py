@@ -20,8 +20,8 @@ from benchmarks.courses import Course, courses, endless
 from benchmarks.result import Row
 from benchmarks.trackers import Tracker
 from benchmarks.upstream import Note, Upstream, upstream
-from reelwatch import tracking
-from reelwatch.pace import TARGET_DELAY
+from reelwatch.jobs import tracking
+from reelwatch.rules.timing.pace import TARGET_DELAY
 from tests.processes import Folder
 
 GOAL = "delay"

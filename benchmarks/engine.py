@@ -19,9 +19,9 @@ from benchmarks.look import (
     serving,
     video_id,
 )
-from reelwatch import upstream
-from reelwatch.accounts import Account
-from reelwatch.http import Client, Response
+from reelwatch.config.accounts import Account
+from reelwatch.net import upstream
+from reelwatch.net.http import Client, Response
 
 AT_ONCE = (16, 64)
 REQUESTS, ROUNDS = 2000, 3

@@ -23,7 +23,7 @@ from sqlalchemy.engine import make_url
 
 from benchmarks.claims import BATCH, FEW, WARM_UP, Ground, Times
 from benchmarks.load import resident
-from reelwatch import db, migrating
+from reelwatch.storage import db, migrating
 from tests import servers
 
 TURNS = 200

@@ -15,7 +15,7 @@ from benchmarks.courses import endless
 from benchmarks.result import Row
 from benchmarks.trackers import Meter, Tracker
 from benchmarks.upstream import upstream
-from reelwatch import db
+from reelwatch.storage import db
 
 GOAL = "idle"
 SHARE_OF_A_CORE = 1.0  # per cent, for each process

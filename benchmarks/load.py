@@ -47,8 +47,10 @@ from sqlalchemy import text
 
 from benchmarks import cpu
 from benchmarks.result import Row
-from reelwatch import db, migrating, settings, tracking
-from reelwatch.sandbox_scripts import read_id, scripted_id
+from reelwatch.config import settings
+from reelwatch.jobs import tracking
+from reelwatch.sandbox.scripts import read_id, scripted_id
+from reelwatch.storage import db, migrating
 from tests.fleet import MODELS, Fleet, fleet
 from tests.servers import POSTGRES_SETTINGS, postgres, redis
 

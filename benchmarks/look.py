@@ -30,8 +30,11 @@ from requests.adapters import HTTPAdapter
 from sqlalchemy import text
 
 from benchmarks.result import Row
-from reelwatch import db, log, migrating, polling, upstream
-from reelwatch.settings import Settings
+from reelwatch.config import log
+from reelwatch.config.settings import Settings
+from reelwatch.jobs import polling
+from reelwatch.net import upstream
+from reelwatch.storage import db, migrating
 from tests.servers import postgres, process
 
 GOAL = 0.8

@@ -16,13 +16,14 @@ from datetime import timedelta
 
 from sqlalchemy import update
 
-from reelwatch import db, migrating, polling
-from reelwatch.accounts import Account
-from reelwatch.answers import Meaning, Report
-from reelwatch.ledger import jobs
-from reelwatch.lifecycle import Rules
-from reelwatch.polling import Looked
-from reelwatch.upstream import Look
+from reelwatch.config.accounts import Account
+from reelwatch.jobs import polling
+from reelwatch.jobs.polling import Looked
+from reelwatch.net.upstream import Look
+from reelwatch.rules.answers import Meaning, Report
+from reelwatch.rules.lifecycle import Rules
+from reelwatch.storage import db, migrating
+from reelwatch.storage.ledger import jobs
 from tests import seeding, servers
 
 BATCH = 64

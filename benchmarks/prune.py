@@ -22,7 +22,8 @@ from typing import Any
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
-from reelwatch import db, migrating, pruning
+from reelwatch.jobs import pruning
+from reelwatch.storage import db, migrating
 from tests import servers
 
 LIMIT_SECONDS = 1.0  # no lock longer than this

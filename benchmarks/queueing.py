@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from reelwatch import fanout, polling
+from reelwatch.jobs import fanout, polling
 
 SHARES = (0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.02)
 TURNS = (1, 2, 4, 8, 16, 24, 32, 48, 64)

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 
 from sqlalchemy import text
 
-from reelwatch import db, delivery, migrating, settings
-from reelwatch.embedded import new_secret
-from reelwatch.listener import Listener
+from reelwatch.app.embedded import new_secret
+from reelwatch.config import settings
+from reelwatch.jobs import delivery
+from reelwatch.sandbox.listener import Listener
+from reelwatch.storage import db, migrating
 from tests import seeding
 from tests.servers import postgres
 

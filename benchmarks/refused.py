@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from sqlalchemy import text
 
 from benchmarks.result import Row
-from reelwatch import db, delivery, migrating, settings
-from reelwatch.sandbox_answers import Answer
-from reelwatch.sandbox_server import LocalService, Request
+from reelwatch.config import settings
+from reelwatch.jobs import delivery
+from reelwatch.sandbox.answers import Answer
+from reelwatch.sandbox.server import LocalService, Request
+from reelwatch.storage import db, migrating
 from tests import seeding
 from tests.environment import SECRET
 from tests.servers import postgres

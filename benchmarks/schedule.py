@@ -1,8 +1,8 @@
 """When to look, by simulation: requests per job at equal mean delay, against fixed intervals and
 exponential backoff; and 500 jobs on a budget: `python -m benchmarks schedule`.
 
-No network and no database: `reelwatch.simulation` drives the real plans over jobs of known
-durations.
+No network and no database: `reelwatch.rules.timing.simulation` drives the real plans over jobs of
+known durations.
 The optimum named here is that of a schedule which knows the true hazard of a job's age, looks
 often, and is told nothing: (integral of S * sqrt(h))^2 / E[T] of what a fixed interval needs.
 """
@@ -19,10 +19,10 @@ from typing import Any
 
 from benchmarks.courses import MODELS, QUICK_FAILURES, QUICK_SECONDS, SLOW, SLOW_FACTOR, courses
 from benchmarks.result import Row
-from reelwatch.curves import Hint
-from reelwatch.pace import Pace
-from reelwatch.schedule import Plans
-from reelwatch.simulation import Learner, Outcome, Video, run
+from reelwatch.rules.timing.curves import Hint
+from reelwatch.rules.timing.pace import Pace
+from reelwatch.rules.timing.schedule import Plans
+from reelwatch.rules.timing.simulation import Learner, Outcome, Video, run
 
 PACE = Pace(0.5, 600.0)  # wide, so that the plans show and not their bounds
 DELAYS = (1.5, 3.0, 6.0)  # seconds

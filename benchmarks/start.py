@@ -13,13 +13,13 @@ from pathlib import Path
 
 from benchmarks import trackers
 from benchmarks.result import Row
-from reelwatch import migrating
+from reelwatch.storage import migrating
 
 GOAL = "start of a command"
 AT_MOST = 2.0  # times importing SQLAlchemy and psycopg
 JOB = "sora-2:1"
 IMPORTS = (sys.executable, "-c", "import sqlalchemy, sqlalchemy.orm, psycopg")
-REELWATCH = (sys.executable, "-m", "reelwatch.cli")
+REELWATCH = (sys.executable, "-m", "reelwatch.cli.main")
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "track": (*REELWATCH, "track", JOB),
     "show": (*REELWATCH, "show", JOB),

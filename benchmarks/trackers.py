@@ -19,8 +19,10 @@ from sqlalchemy import create_engine, insert
 
 from benchmarks import cpu, peers
 from benchmarks.upstream import Upstream
-from reelwatch import db, migrating, settings, tracking
-from reelwatch.embedded import new_secret
+from reelwatch.app.embedded import new_secret
+from reelwatch.config import settings
+from reelwatch.jobs import tracking
+from reelwatch.storage import db, migrating
 from tests import servers
 from tests.fleet import BEAT, WORKER
 from tests.processes import Folder, Process, process

@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, unquote_plus, urlsplit
 import requests
 
 from benchmarks.courses import Course
-from reelwatch import sandbox_answers as answers
+from reelwatch.sandbox import answers
 from tests.processes import process
 
 WINDOW = 1.0  # seconds over which a key's limit, and its busiest second, are counted

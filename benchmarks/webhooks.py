@@ -18,8 +18,9 @@ from benchmarks import trackers
 from benchmarks.result import Row
 from benchmarks.trackers import Cost, Meter, Tracker
 from benchmarks.upstream import Upstream, upstream
-from reelwatch import db, migrating, tracking
-from reelwatch.sandbox_answers import Job, Look, completed
+from reelwatch.jobs import tracking
+from reelwatch.sandbox.answers import Job, Look, completed
+from reelwatch.storage import db, migrating
 from tests.processes import process
 from tests.servers import eventually
 

@@ -8,10 +8,10 @@ from alembic import context
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from reelwatch import adoption, db
-from reelwatch.alembic_filter import is_ours
-from reelwatch.models import Base
-from reelwatch.naming import HERE
+from reelwatch.config.naming import HERE
+from reelwatch.storage import adoption, db
+from reelwatch.storage.alembic_filter import is_ours
+from reelwatch.storage.models import Base
 
 LOCK_SECONDS = 10  # behind one that waits for a table's lock everybody else has to wait as well
 
@@ -50,7 +50,7 @@ given = context.config.attributes.get("connection")
 if given is not None:
     run(given)
 else:
-    from reelwatch import secrecy, settings  # only `alembic` on the command line needs them
+    from reelwatch.config import secrecy, settings  # only `alembic` on the command line needs them
 
     secrecy.clean_for_good()
     url = settings.load().database_url

@@ -7,7 +7,7 @@ they use. Names go through HERE, with `schema=HERE.schema`; indexes are made `if
 import sqlalchemy as sa
 from alembic import op
 
-from reelwatch.naming import HERE
+from reelwatch.config.naming import HERE
 ${imports if imports else ""}
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import pytest
 from click.testing import CliRunner
 
-from reelwatch import settings
-from reelwatch.cli import main
+from reelwatch.cli.main import main
+from reelwatch.config import settings
 from tests.environment import SECRET, set_variables
 from tests.logs import logging_put_back
 

@@ -21,7 +21,7 @@ from tests.resolver import built
 from tests.servers import PostgresServer, RedisServer, ServerMissing, postgres, redis
 
 if TYPE_CHECKING:  # what needs none of the package's code runs without it
-    from reelwatch.sandbox import Sandbox
+    from reelwatch.sandbox.upstream import Sandbox
     from tests.logs import Lines
 
 # Random examples in CI too: it goes on searching, and prints how to run again what it has found.
@@ -96,11 +96,11 @@ def in_plain_environment() -> Iterator[None]:
 
 # What a process of ours keeps, by module, and what makes it forget that.
 KEPT = {
-    "settings": "current.cache_clear",
-    "upstream": "client_for.cache_clear",
-    "forecasts": "_read.clear",
-    "fanout": "stopping.clear",
-    "db": "dispose",
+    "config.settings": "current.cache_clear",
+    "net.upstream": "client_for.cache_clear",
+    "storage.forecasts": "_read.clear",
+    "jobs.fanout": "stopping.clear",
+    "storage.db": "dispose",
 }
 
 
@@ -170,8 +170,10 @@ def network() -> Iterator[Network]:
             patch.setattr(socket.socket, name, guarded)
         for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
             patch.setattr(socket, name, network.guard_lookup(getattr(socket, name)))
-        if http := sys.modules.get("reelwatch.http"):  # libcurl connects without Python's sockets
-            exchange = sys.modules["reelwatch.exchange"]
+        if http := sys.modules.get(
+            "reelwatch.net.http"
+        ):  # libcurl connects without Python's sockets
+            exchange = sys.modules["reelwatch.net.exchange"]
             patch.setattr(exchange, "open_socket", network.guard_open(exchange.open_socket))
             patch.setattr(http.Client, "resolver", staticmethod(network.resolve))
         yield network
@@ -295,7 +297,7 @@ def logged() -> Iterator["Lines"]:
 @pytest.fixture
 def sandbox() -> Iterator["Sandbox"]:
     """An upstream that acts out the scripts in its ids."""
-    from reelwatch.sandbox import Sandbox  # noqa: PLC0415 - see the top
+    from reelwatch.sandbox.upstream import Sandbox  # noqa: PLC0415 - see the top
 
     with Sandbox() as running:
         yield running
@@ -348,7 +350,7 @@ def new_database(server: PostgresServer, template: str = "") -> Iterator[str]:
 
 def migrate(url: str) -> None:
     # Tests without a database run without the package's database code, too.
-    from reelwatch import migrating  # noqa: PLC0415
+    from reelwatch.storage import migrating  # noqa: PLC0415
 
     with in_plain_environment(), connections_closed(url):
         migrating.migrate(url)
@@ -357,7 +359,7 @@ def migrate(url: str) -> None:
 @contextlib.contextmanager
 def connections_closed(url: str) -> Iterator[None]:
     """Ends with the package's connections closed: else they add up, and hold up DROP DATABASE."""
-    from reelwatch import db  # noqa: PLC0415 - see above
+    from reelwatch.storage import db  # noqa: PLC0415 - see above
 
     try:
         yield

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from reelwatch import settings
+from reelwatch.config import settings
 
 SECRET = "whsec_" + base64.b64encode(b"a new secret of the producer!").decode()
 

@@ -19,10 +19,10 @@ from celery import VERSION, Celery
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from reelwatch import migrating
-from reelwatch.embedded import new_secret
-from reelwatch.listener import Listener, Reaction, Received
-from reelwatch.sandbox import SCRIPTS, expected, scripted_id
+from reelwatch.app.embedded import new_secret
+from reelwatch.sandbox.listener import Listener, Reaction, Received
+from reelwatch.sandbox.upstream import SCRIPTS, expected, scripted_id
+from reelwatch.storage import migrating
 from tests.processes import UNCOUNTED, be_usual
 from tests.servers import Process, eventually, postgres, process, redis
 from tests.upstream import Upstream, upstream

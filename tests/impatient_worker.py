@@ -5,7 +5,7 @@ What nobody acknowledged is handed out again after two seconds, and standby begi
 
 from celery.__main__ import main
 
-from reelwatch import celery, redis_queue, tasks
+from reelwatch.app import celery, redis_queue, tasks
 
 celery.REDIS_OPTIONS["visibility_timeout"] = 2
 celery.REDIS_OPTIONS["unacked_restore_interval"] = redis_queue.SWEEP_SECONDS = 0.5

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
-from reelwatch import forecasts
-from reelwatch.curves import BINS, SLOW_JOBS, Curve, Known
+from reelwatch.rules.timing.curves import BINS, SLOW_JOBS, Curve, Known
+from reelwatch.storage import forecasts
 
 
 def steady(half: float, jobs: int = SLOW_JOBS) -> Curve:

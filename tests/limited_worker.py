@@ -7,8 +7,9 @@ import sys
 
 from celery.__main__ import main
 
-from reelwatch import postgresql, tasks
-from reelwatch.celery import app
+from reelwatch.app import tasks
+from reelwatch.app.celery import app
+from reelwatch.storage import postgresql
 
 turn, postgresql.SILENCE_SECONDS = int(sys.argv.pop(1)), float(sys.argv.pop(1))
 for task in app.tasks.values():

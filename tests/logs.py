@@ -9,8 +9,8 @@ from typing import Any
 
 import structlog
 
-from reelwatch import log
-from reelwatch.settings import Settings
+from reelwatch.config import log
+from reelwatch.config.settings import Settings
 
 
 class Lines(StringIO):

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from reelwatch import db
-from reelwatch.models import Account, Attempt, Base, Delivery, Job, PollError, Transition
-from reelwatch.status import FINAL
+from reelwatch.rules.status import FINAL
+from reelwatch.storage import db
+from reelwatch.storage.models import Account, Attempt, Base, Delivery, Job, PollError, Transition
 
 Row = dict[str, Any]
 

@@ -11,10 +11,14 @@ from standardwebhooks.webhooks import Webhook
 from svix.webhooks import Webhook as SvixWebhook
 from svix.webhooks import WebhookVerificationError
 
-from reelwatch import celery as application
-from reelwatch import cli_service, db, delivery, secrecy, settings, track
+from reelwatch import track
+from reelwatch.app import celery as application
+from reelwatch.cli import service
+from reelwatch.config import secrecy, settings
 from reelwatch.errors import SettingsError
-from reelwatch.models import Account, Endpoint
+from reelwatch.jobs import delivery
+from reelwatch.storage import db
+from reelwatch.storage.models import Account, Endpoint
 from tests import seeding
 from tests.commands import done, run
 from tests.environment import SECRET, set_variables
@@ -117,10 +121,10 @@ def test_what_is_missing_is_said_at_the_start_and_by_doctor(
 
 
 def test_up_says_what_signs_whose_webhooks(accounts: pytest.MonkeyPatch) -> None:
-    (line,) = (line for line in cli_service._greeting(settings.load()) if "studio: " in line)
+    (line,) = (line for line in service._greeting(settings.load()) if "studio: " in line)
     assert line.endswith("key set, webhooks signed with STUDIO_SECRET")
     accounts.delenv("STUDIO_SECRET")
-    (line,) = (line for line in cli_service._greeting(settings.load()) if "studio: " in line)
+    (line,) = (line for line in service._greeting(settings.load()) if "studio: " in line)
     assert line.endswith("NO WEBHOOK SECRET: set STUDIO_SECRET; its webhooks wait")
 
 

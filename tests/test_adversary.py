@@ -28,11 +28,14 @@ from sqlalchemy import select, update
 from sqlalchemy.engine import RowMapping
 from structlog.testing import capture_logs
 
-from reelwatch import db, polling, settings, tracking, upstream
-from reelwatch.accounts import Account as Configured
-from reelwatch.answers import Report
-from reelwatch.models import Account, Base, Delivery, Job, PollError, Transition
-from reelwatch.words import ENDS
+from reelwatch.config import settings
+from reelwatch.config.accounts import Account as Configured
+from reelwatch.jobs import polling, tracking
+from reelwatch.net import upstream
+from reelwatch.rules.answers import Report
+from reelwatch.rules.words import ENDS
+from reelwatch.storage import db
+from reelwatch.storage.models import Account, Base, Delivery, Job, PollError, Transition
 from tests import seeding
 from tests.peers import Line, Peer, Script, answer, answering
 from tests.servers import eventually

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
-from reelwatch.answers import (
+from reelwatch.rules.answers import (
     Answer,
     ErrorKind,
     Failure,

@@ -11,13 +11,15 @@ import pytest
 from sqlalchemy import event, insert, text, update
 from sqlalchemy.orm import Session
 
-from reelwatch import breaker, claiming, db, delivery, destinations
-from reelwatch.breaker import Verdict
-from reelwatch.destinations import Call
-from reelwatch.models import Delivery, Destination, Endpoint, Transition
-from reelwatch.sandbox_answers import Answer
-from reelwatch.sandbox_server import LocalService, Request
-from reelwatch.settings import Settings
+from reelwatch.config.settings import Settings
+from reelwatch.jobs import delivery
+from reelwatch.rules import breaker
+from reelwatch.rules.breaker import Verdict
+from reelwatch.sandbox.answers import Answer
+from reelwatch.sandbox.server import LocalService, Request
+from reelwatch.storage import claiming, db, destinations
+from reelwatch.storage.destinations import Call
+from reelwatch.storage.models import Delivery, Destination, Endpoint, Transition
 from tests import seeding
 from tests.environment import SECRET
 from tests.test_reads import plan

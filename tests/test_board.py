@@ -10,9 +10,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from reelwatch.board import SYMBOLS, board, change_line, job_name, left_in_words, note
-from reelwatch.status import State
-from reelwatch.wording import plain, span
+from reelwatch.cli.board import SYMBOLS, board, change_line, job_name, left_in_words, note
+from reelwatch.rules.status import State
+from reelwatch.rules.wording import plain, span
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 REAL_ID = "veo3.1-fast:1770350082-trii1OXZc3"

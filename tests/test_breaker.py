@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelwatch.breaker import (
+from reelwatch.rules.breaker import (
     ALLOWANCE_FIRST,
     ALLOWANCE_MAX,
     FAILURES,

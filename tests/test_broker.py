@@ -18,8 +18,10 @@ from celery import Celery
 from kombu import Connection
 from kombu.transport import redis
 
-from reelwatch import db, redis_queue, tracking
-from reelwatch.celery import REDIS_OPTIONS
+from reelwatch.app import redis_queue
+from reelwatch.app.celery import REDIS_OPTIONS
+from reelwatch.jobs import tracking
+from reelwatch.storage import db
 from tests.environment import SECRET, configured, set_variables
 from tests.fleet import BEAT, Fleet, fleet, scripted_ids
 from tests.logs import Lines

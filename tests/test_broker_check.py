@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from reelwatch import broker_check, intake
-from reelwatch.broker_check import Finding
+from reelwatch.app import broker_check
+from reelwatch.app.broker_check import Finding
 from reelwatch.errors import NotConfigured
-from reelwatch.intake import Message, Refusal
+from reelwatch.jobs import intake
+from reelwatch.jobs.intake import Message, Refusal
 from tests.commands import run
 from tests.fleet import fleet
 from tests.servers import (

@@ -9,9 +9,11 @@ from unittest.mock import Mock
 
 import pytest
 
-from reelwatch import cli_errors, db, history, jobrows
-from reelwatch.cli import SECTIONS
-from reelwatch.models import Heartbeat
+from reelwatch.cli import errors
+from reelwatch.cli.main import SECTIONS
+from reelwatch.jobs import history
+from reelwatch.storage import db, jobrows
+from reelwatch.storage.models import Heartbeat
 from tests import seeding
 from tests.commands import Screen, command_environment, done, on_screen, run
 from tests.environment import SECRET
@@ -182,12 +184,12 @@ def test_a_bug_is_told_without_secrets(commands: pytest.MonkeyPatch) -> None:
 
 def test_a_bug_is_told_even_with_broken_settings(commands: pytest.MonkeyPatch) -> None:
     commands.setenv("DATABASE_URL", "nonsense")
-    assert "RuntimeError: x" in cli_errors.failure(RuntimeError("x")).message
+    assert "RuntimeError: x" in errors.failure(RuntimeError("x")).message
 
 
 def test_a_file_that_may_not_be_written_is_one_line() -> None:
     error = PermissionError(13, "Permission denied", "/etc/x")
-    assert cli_errors.failure(error).message == "/etc/x: Permission denied"
+    assert errors.failure(error).message == "/etc/x: Permission denied"
 
 
 # ------------------------------------------------------------------- track

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from reelwatch import cli_many, db, history, pruning
+from reelwatch.cli import many
+from reelwatch.jobs import history, pruning
+from reelwatch.storage import db
 from tests import seeding
 from tests.commands import done, run
 from tests.environment import SECRET
@@ -184,8 +186,8 @@ def test_recheck_takes_up_what_it_can_of_a_filter(url: str) -> None:
 INTERRUPTED = """
 import os, signal, sys
 from sqlalchemy import Engine, event
-from reelwatch import jobrows
-from reelwatch.cli import main
+from reelwatch.storage import jobrows
+from reelwatch.cli.main import main
 
 jobrows.CHUNK = 2
 updates = []
@@ -234,7 +236,7 @@ def test_what_goes_wrong_on_the_way_says_how_far_it_came(
         raise OSError("the database is gone")
 
     with pytest.raises(OSError, match="the database is gone"):
-        cli_many.through(turns(), 2_000, "cancelled {} job", int)
+        many.through(turns(), 2_000, "cancelled {} job", int)
     assert capsys.readouterr().err == (
         "reelwatch: stopped: cancelled 999 jobs of 2,000; the others are as they were, the same "
         "command goes on with them\n"

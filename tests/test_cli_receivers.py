@@ -15,11 +15,12 @@ import pytest
 import requests
 from standardwebhooks.webhooks import Webhook
 
-from reelwatch import events, hints, settings
-from reelwatch.cli_test_event import VIDEO_URL, sample
-from reelwatch.listener import Listener
-from reelwatch.sandbox_answers import Answer
-from reelwatch.status import EventType
+from reelwatch.cli.test_event import VIDEO_URL, sample
+from reelwatch.config import settings
+from reelwatch.rules import events, hints
+from reelwatch.rules.status import EventType
+from reelwatch.sandbox.answers import Answer
+from reelwatch.sandbox.listener import Listener
 from tests.commands import command_environment, run
 from tests.environment import SECRET, set_variables
 from tests.peers import closed_port

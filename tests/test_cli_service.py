@@ -24,12 +24,16 @@ import requests
 from rich.console import Console
 from sqlalchemy import insert, update
 
-from reelwatch import db, embedded, history, secrecy, settings, webhook_secrets
-from reelwatch.cli_render import change_line
+from reelwatch.app import embedded
+from reelwatch.cli.render import change_line
+from reelwatch.config import secrecy, settings
 from reelwatch.errors import SettingsError
-from reelwatch.listener import Listener
-from reelwatch.models import Endpoint, Heartbeat, Job
-from reelwatch.sandbox import SCRIPTS, Sandbox
+from reelwatch.jobs import history
+from reelwatch.rules import webhook_secrets
+from reelwatch.sandbox.listener import Listener
+from reelwatch.sandbox.upstream import SCRIPTS, Sandbox
+from reelwatch.storage import db
+from reelwatch.storage.models import Endpoint, Heartbeat, Job
 from tests import seeding
 from tests.commands import command_environment, done, on_screen, run
 from tests.environment import SECRET
@@ -524,7 +528,7 @@ def test_accounts_show_their_standing(
 
 
 def test_the_command_runs_as_a_module_too() -> None:
-    with process([sys.executable, "-m", "reelwatch.cli", "show"], {}, Path.cwd()) as called:
+    with process([sys.executable, "-m", "reelwatch.cli.main", "show"], {}, Path.cwd()) as called:
         assert called.wait(30) == 2
         assert called.output.startswith("Usage: reelwatch show [OPTIONS] ID")
 
@@ -781,6 +785,6 @@ def test_the_demo_is_shown_on_a_console_and_its_code_passed_on(
         consoles.append(console)
         return 1
 
-    monkeypatch.setattr("reelwatch.demo.run", show)
+    monkeypatch.setattr("reelwatch.cli.demo.run", show)
     assert run("demo").exit_code == 1
     assert not consoles[0].is_terminal

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reelwatch.curves import (
+from reelwatch.rules.timing.curves import (
     BINS,
     EDGES,
     ETA_JOBS,

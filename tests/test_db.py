@@ -21,8 +21,9 @@ from sqlalchemy import CheckConstraint, UniqueConstraint, insert, inspect, selec
 from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
 from sqlalchemy.orm import Session
 
-from reelwatch import alembic_filter, db, migrating, postgresql
-from reelwatch.models import (
+from reelwatch.config.naming import HERE
+from reelwatch.storage import alembic_filter, db, migrating, postgresql
+from reelwatch.storage.models import (
     Account,
     Attempt,
     Base,
@@ -39,7 +40,6 @@ from reelwatch.models import (
     WaitingMessage,
     table_of,
 )
-from reelwatch.naming import HERE
 from tests.conftest import new_database
 from tests.proxy import Weather, detour
 from tests.servers import PostgresServer, eventually, process
@@ -345,7 +345,7 @@ def plain(reflected: Any) -> str:
 MIGRATE_AT_ONCE = """
 import sys, time
 from pathlib import Path
-from reelwatch import migrating
+from reelwatch.storage import migrating
 print("ready")
 while not Path(sys.argv[2]).exists():
     time.sleep(0.001)
@@ -382,10 +382,11 @@ def test_an_installed_package_brings_its_migrations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (db.migrations() / "versions").is_dir()
-    monkeypatch.setattr(db, "__file__", str(tmp_path / "worker" / "reelwatch" / "db.py"))
+    package = tmp_path / "worker" / "reelwatch"
+    monkeypatch.setattr(db, "__file__", str(package / "storage" / "db.py"))
     assert db.migrations() == tmp_path / "migrations"
-    (tmp_path / "worker" / "reelwatch" / "migrations").mkdir(parents=True)
-    assert db.migrations() == tmp_path / "worker" / "reelwatch" / "migrations"
+    (package / "migrations").mkdir(parents=True)
+    assert db.migrations() == package / "migrations"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the names are Linux's")

@@ -19,17 +19,20 @@ from standardwebhooks.webhooks import Webhook
 from svix.webhooks import Webhook as SvixWebhook
 from svix.webhooks import WebhookVerificationError
 
-from reelwatch import breaker, db, delivery, redelivery, surveys, tasks
-from reelwatch.celery import configuration
-from reelwatch.destinations import deliveries
-from reelwatch.durations import parse_webhook_timeout
+from reelwatch.app import tasks
+from reelwatch.app.celery import configuration
+from reelwatch.config.settings import Settings
 from reelwatch.errors import Refused
-from reelwatch.filters import EventFilter
-from reelwatch.listener import Listener, Received
-from reelwatch.models import Attempt, Delivery, Destination, Endpoint
-from reelwatch.sandbox_answers import Answer
-from reelwatch.sandbox_server import LocalService, Request
-from reelwatch.settings import Settings
+from reelwatch.jobs import delivery, redelivery
+from reelwatch.rules import breaker
+from reelwatch.rules.durations import parse_webhook_timeout
+from reelwatch.sandbox.answers import Answer
+from reelwatch.sandbox.listener import Listener, Received
+from reelwatch.sandbox.server import LocalService, Request
+from reelwatch.storage import db, surveys
+from reelwatch.storage.destinations import deliveries
+from reelwatch.storage.filters import EventFilter
+from reelwatch.storage.models import Attempt, Delivery, Destination, Endpoint
 from tests import seeding
 from tests.logs import Lines
 from tests.peers import closed_port
@@ -405,8 +408,8 @@ def test_without_a_secret_nothing_is_sent(database_url: str) -> None:
 
 ONE_TURN = """
 import sys
-from reelwatch import delivery
-from reelwatch.settings import load
+from reelwatch.jobs import delivery
+from reelwatch.config.settings import load
 delivery.deliver(load(), None)
 """
 

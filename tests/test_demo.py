@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from reelwatch import demo, tasks
-from reelwatch.demo import SCENES, Reading, Scene, Stage, by_id, command_prefix, judge
-from reelwatch.listener import Listener, Received
-from reelwatch.sandbox_scripts import SCRIPTS
+from reelwatch.app import tasks
+from reelwatch.cli import demo
+from reelwatch.cli.demo import SCENES, Reading, Scene, Stage, by_id, command_prefix, judge
+from reelwatch.sandbox.listener import Listener, Received
+from reelwatch.sandbox.scripts import SCRIPTS
 from tests.servers import eventually, process
 
 OTHER_SECRET = "whsec_" + "c29tZWJvZHkgZWxzZSdzIHNlY3JldCE="
@@ -100,7 +101,7 @@ USERS_OWN = {
 def test_the_whole_demo_works_as_a_new_user_would_try_it(folder: Path) -> None:
     """`reelwatch demo | cat`; one test, as it takes its time."""
     ran = subprocess.run(
-        [sys.executable, "-m", "reelwatch.cli", "demo"],
+        [sys.executable, "-m", "reelwatch.cli.main", "demo"],
         env=os.environ | USERS_OWN | {"TMPDIR": str(folder)},
         capture_output=True,
         text=True,
@@ -242,7 +243,7 @@ def test_many_problems_are_told_in_few_lines() -> None:
 def test_ctrl_c_ends_the_worker_and_leaves_nothing_behind(folder: Path) -> None:
     """As do being told to end and a terminal that is closed."""
     code = (
-        "import sys; from rich.console import Console; from reelwatch import demo;"
+        "import sys; from rich.console import Console; from reelwatch.cli import demo;"
         "sys.exit(demo.run(Console(), up=sys.argv[1:]))"
     )
     with ExitStack() as stack:
@@ -369,4 +370,6 @@ class TestTheWayItWasCalled:
         assert command_prefix("/elsewhere/reelwatch") == "/elsewhere/reelwatch"
 
     def test_as_a_module(self) -> None:
-        assert command_prefix("/x/reelwatch/cli.py") == f"{sys.executable} -m reelwatch.cli"
+        assert (
+            command_prefix("/x/reelwatch/cli/main.py") == f"{sys.executable} -m reelwatch.cli.main"
+        )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reelwatch.sandbox_scripts import scripted_id
+from reelwatch.sandbox.scripts import scripted_id
 from tests.fleet import START_SECONDS, Fleet, fleet
 from tests.processes import ROOT, Process, eventually
 from tests.servers import PostgresServer

@@ -17,13 +17,14 @@ from sqlalchemy import String, create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from standardwebhooks import Webhook
 
-from reelwatch import db, tracking
-from reelwatch.curves import Eta
-from reelwatch.delivery import signed_headers
-from reelwatch.embedded import new_secret
-from reelwatch.events import Subject, body
-from reelwatch.models import Job
-from reelwatch.status import EventType
+from reelwatch.app.embedded import new_secret
+from reelwatch.jobs import tracking
+from reelwatch.jobs.delivery import signed_headers
+from reelwatch.rules.events import Subject, body
+from reelwatch.rules.status import EventType
+from reelwatch.rules.timing.curves import Eta
+from reelwatch.storage import db
+from reelwatch.storage.models import Job
 from tests import seeding
 from tests.kinds import know, steady
 from tests.servers import Process, ServerMissing, eventually, free_port, process

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from reelwatch import db
-from reelwatch.models import Base
+from reelwatch.storage import db
+from reelwatch.storage.models import Base
 from tests import seeding
 from tests.seeding import Row
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from reelwatch import db, delivery, migrating, polling
-from reelwatch.models import Delivery, Job
+from reelwatch.jobs import delivery, polling
+from reelwatch.storage import db, migrating
+from reelwatch.storage.models import Delivery, Job
 from tests.drill import report
 from tests.drill.faults import FAULTS
 from tests.drill.script import run, short_script

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelwatch.answers import Failure, Meaning, Report, interpret
-from reelwatch.curves import Eta
 from reelwatch.errors import Refused
-from reelwatch.events import (
+from reelwatch.rules.answers import Failure, Meaning, Report, interpret
+from reelwatch.rules.events import (
     DEFAULT_EVENTS,
     SHORT_NAMES,
     Subject,
@@ -24,7 +23,8 @@ from reelwatch.events import (
     subscribed,
     timestamp,
 )
-from reelwatch.status import DEADLINE, NO_RESULT, EventType
+from reelwatch.rules.status import DEADLINE, NO_RESULT, EventType
+from reelwatch.rules.timing.curves import Eta
 
 SAMPLES = Path(__file__).parent / "data" / "upstream"
 VEO = "veo3.1-fast:1770350082-trii1OXZc3"

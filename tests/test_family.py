@@ -16,8 +16,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from sqlalchemy import select, update
 
-from reelwatch import db, polling, settings, tracking
-from reelwatch.models import Account, Delivery, Job, PollError
+from reelwatch.config import settings
+from reelwatch.jobs import polling, tracking
+from reelwatch.storage import db
+from reelwatch.storage.models import Account, Delivery, Job, PollError
 from tests.servers import eventually
 
 FAMILY: dict[str, dict[str, Any]] = json.loads(

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from reelwatch import fanout
-from reelwatch.fanout import Batch, fan_out, stopping
+from reelwatch.jobs import fanout
+from reelwatch.jobs.fanout import Batch, fan_out, stopping
 from tests.servers import eventually
 
 LONG = 60.0  # seconds; nothing here waits for them

@@ -8,11 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
-from reelwatch import db, history, pages, surveys, tracking
-from reelwatch.cleaning import clean_text
 from reelwatch.errors import Refused
-from reelwatch.filters import EventFilter, JobFilter
-from reelwatch.models import Job
+from reelwatch.jobs import history, tracking
+from reelwatch.rules.cleaning import clean_text
+from reelwatch.storage import db, pages, surveys
+from reelwatch.storage.filters import EventFilter, JobFilter
+from reelwatch.storage.models import Job
 from tests import seeding
 
 JOBS: Mapping[str, Mapping[str, Any]] = {

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, select
 
-from reelwatch import db, heartbeat
-from reelwatch.models import Heartbeat
+from reelwatch.storage import db, heartbeat
+from reelwatch.storage.models import Heartbeat
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 APART = timedelta(seconds=1)

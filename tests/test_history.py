@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from reelwatch import db, history, tracking
 from reelwatch.errors import UnknownJob
-from reelwatch.models import Base, Heartbeat, Job
+from reelwatch.jobs import history, tracking
+from reelwatch.storage import db
+from reelwatch.storage.models import Base, Heartbeat, Job
 from tests import seeding
 
 # What CONTRACT calls the columns of each table.

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from reelwatch.calls import Call, Calls
-from reelwatch.fanout import Batch, Wire, fan_out
-from reelwatch.http import Client, Outcome, Request, Response, TransferError
-from reelwatch.stopping import Stopping
+from reelwatch.jobs.fanout import Batch, Wire, fan_out
+from reelwatch.jobs.stopping import Stopping
+from reelwatch.net.calls import Call, Calls
+from reelwatch.net.http import Client, Outcome, Request, Response, TransferError
 from tests.peers import Line, Peer, answer
 from tests.servers import eventually
 
@@ -134,7 +134,7 @@ def test_a_forked_process_has_connections_of_its_own(client: Client) -> None:
 
 HANGING = """
     import time
-    from reelwatch.http import Client, Request
+    from reelwatch.net.http import Client, Request
 
     client, began = Client(), time.monotonic()
     slow = [Request(f"http://hang.{n}.example.com/", deadline_seconds=1.5) for n in range(3)]

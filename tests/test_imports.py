@@ -1,6 +1,6 @@
-"""Who may import whom: entry points, use cases, edges, rules; and that importing does nothing.
+"""Who may import whom: the folders are the layers; and that importing does nothing.
 
-A new module is assigned to a group here, or the first test fails. `docs/decisions/` says why.
+A folder imports only what its row names. `docs/decisions/` says why.
 """
 
 import ast
@@ -14,41 +14,22 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "worker" / "reelwatch"
-HERE = "__init__"  # the package's own root: `from reelwatch import track`
+GROUND = {"", "errors"}  # the package's root and its errors, which everybody may import
 
-GROUPS = {
-    # Wiring only: the app, thin tasks, commands, and the stand-ins for upstream and receiver.
-    "entry points": {
-        HERE,
-        "celery",
-        "loader",
-        "tasks",
-        "waiting",
-        "embedded",
-        "processes",
-        "demo",
-        "cli",
-        "cli_checks",
-        "cli_doctor",
-        "cli_errors",
-        "cli_events",
-        "cli_jobs",
-        "cli_change",
-        "cli_many",
-        "cli_listen",
-        "cli_test_event",
-        "cli_options",
-        "cli_progress",
-        "cli_render",
-        "cli_service",
-        "cli_simulate",
-        "cli_watch",
-        "sandbox",
-        "sandbox_server",
-        "listener",
-    },
-    # Plain functions that own their transactions.
-    "use cases": {
+MAY_IMPORT = {
+    "rules": set(),
+    "config": {"rules"},
+    "storage": {"rules", "config"},
+    "net": {"rules", "config"},
+    "jobs": {"rules", "config", "storage", "net"},
+    "app": {"rules", "config", "storage", "net", "jobs"},
+    "sandbox": {"rules", "config"},
+    "cli": {"rules", "config", "storage", "net", "jobs", "app", "sandbox"},
+}
+
+USE_CASES = {
+    f"jobs.{name}"
+    for name in [
         "tracking",
         "updating",
         "polling",
@@ -59,97 +40,8 @@ GROUPS = {
         "learning",
         "pausing",
         "pruning",
-    },
-    # One foreign thing each: environment, log, terminal, database, threads, HTTP, queues.
-    "edges": {
-        "settings",
-        "trust",
-        "libpq",
-        "accounts",
-        "servers",
-        "secrecy",
-        "log",
-        "board",
-        "db",
-        "models",
-        "naming",
-        "postgresql",
-        "adoption",
-        "alembic_filter",
-        "ledger",
-        "jobrows",
-        "filters",
-        "pages",
-        "surveys",
-        "orders",
-        "mixups",
-        "heartbeat",
-        "forecasts",
-        "prospects",
-        "findings",
-        "destinations",
-        "claiming",
-        "fanout",
-        "stopping",
-        "upstream",
-        "outbound",
-        "callback_url",
-        "planning",
-        "migrating",
-        "http",
-        "exchange",
-        "transfer",
-        "inflating",
-        "calls",
-        "beat",
-        "broker_check",
-        "installations",
-        "database_check",
-        "messages",
-        "tls",
-        "redis_queue",
-    },
-    # Pure: what follows from what.
-    "rules": {
-        "urls",
-        "durations",
-        "webhook_secrets",
-        "video_ids",
-        "id_files",
-        "hints",
-        "redaction",
-        "spelling",
-        "breaker",
-        "errors",
-        "lines",
-        "words",
-        "cleaning",
-        "finding",
-        "places",
-        "reasons",
-        "answers",
-        "troubles",
-        "recognition",
-        "curves",
-        "simulation",
-        "schedule",
-        "standing",
-        "lifecycle",
-        "status",
-        "pace",
-        "remaining",
-        "ranking",
-        "events",
-        "narrative",
-        "outlook",
-        "rests",
-        "wording",
-        "sandbox_answers",
-        "sandbox_odd",
-        "sandbox_scripts",
-    },
+    ]
 }
-RANK = {module: rank for rank, group in enumerate(GROUPS.values()) for module in group}
 
 # Clocks, chance, files, threads and the network: nothing that only thinks has any use for them.
 NOT_FOR_RULES = {
@@ -157,51 +49,69 @@ NOT_FOR_RULES = {
     "secrets", "socket", "sqlite3", "ssl", "subprocess", "sys", "tempfile", "threading", "time",
 }  # fmt: skip
 
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+PURE_LIBRARIES = {"idna"}  # what a name of a host is written like
+
+
+def dotted(path: Path) -> str:
+    """`jobs.polling` for `jobs/polling.py`, `jobs` for `jobs/__init__.py`, "" for the root."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {dotted(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = sorted(FILES)
+# What a folder's modules may import of the package; the root only points at where things are.
+LAYERED = [module for module in MODULES if module.split(".")[0] in MAY_IMPORT]
 
 
 def imported(module: str) -> Iterator[str]:
-    """Every name that a module imports, wherever it does: `reelwatch.db`, `sqlalchemy.orm`."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text("utf-8"))
-    for node in ast.walk(tree):
+    """Every name that a module imports, wherever it does: `reelwatch.storage.db.connect`."""
+    for node in ast.walk(ast.parse(FILES[module].read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module == "reelwatch":
-            yield from (f"reelwatch.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: no relative imports, they hide the group"
-            yield str(node.module)
+            assert node.level == 0, f"{module}: no relative imports, they hide the folder"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def own(module: str) -> set[str]:
     """The modules of this package that a module imports."""
-    names = (name.split(".") for name in imported(module))
-    found = {[*parts, HERE][1] for parts in names if parts[0] == "reelwatch"}
-    return {name if name in MODULES else HERE for name in found}
+    found = set()
+    for name in imported(module):
+        first, _, rest = name.partition(".")
+        if first == "reelwatch":
+            while rest not in FILES:
+                rest = rest.rpartition(".")[0]
+            found.add(rest)
+    return found
 
 
-def test_every_module_has_its_group() -> None:
-    assigned = [module for group in GROUPS.values() for module in group]
-    assert sorted(assigned) == MODULES
-    assert not [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]
+def test_what_is_in_no_folder_is_known() -> None:
+    """A new module finds its folder: the root holds what users name, and the errors."""
+    in_none = set(MODULES) - set(LAYERED)
+    assert in_none == GROUND | {"celery"}
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", LAYERED)
 def test_imports_go_down(module: str) -> None:
-    """From entry points to use cases to edges to rules, or within the group."""
-    assert {name for name in own(module) if RANK[name] < RANK[module]} == set()
+    folder = module.split(".", maxsplit=1)[0]
+    others = {name for name in own(module) if name.split(".")[0] != folder}
+    assert {
+        name for name in others if name.split(".")[0] not in MAY_IMPORT[folder] | GROUND
+    } == set()
 
 
-@pytest.mark.parametrize("module", sorted(GROUPS["use cases"]))
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("jobs.")])
 def test_use_cases_do_not_know_each_other(module: str) -> None:
-    assert own(module) & GROUPS["use cases"] == set()
+    """But for what they share, which stands beside them."""
+    assert own(module) & USE_CASES - {module} == set()
 
 
-@pytest.mark.parametrize("module", sorted(GROUPS["rules"]))
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("rules.")])
 def test_rules_only_think(module: str) -> None:
-    """They import rules, and of the standard library only what has no effects."""
-    foreign = {name.split(".")[0] for name in imported(module)} - {"reelwatch"}
-    assert own(module) <= GROUPS["rules"]
+    """Of the standard library they import only what has no effects."""
+    foreign = {name.split(".")[0] for name in imported(module)} - {"reelwatch", *PURE_LIBRARIES}
     assert foreign <= set(sys.stdlib_module_names) - NOT_FOR_RULES
 
 
@@ -220,7 +130,7 @@ import importlib, json, sys, threading
 
 import sqlalchemy
 
-import reelwatch.settings
+import reelwatch.config.settings
 
 happened = []
 def note(what):
@@ -229,7 +139,7 @@ def note(what):
     return noted
 
 sqlalchemy.create_engine = note("an engine was made")
-reelwatch.settings.load = note("settings were read")
+reelwatch.config.settings.load = note("settings were read")
 
 def audit(event, args):
     if event in ("socket.connect", "socket.getaddrinfo", "sqlite3.connect", "subprocess.Popen"):
@@ -248,7 +158,7 @@ print(json.dumps(happened))
 
 def test_importing_does_nothing(tmp_path: Path) -> None:
     """No engine, no connection, no settings read, no file written, no thread."""
-    modules = ["reelwatch", *(f"reelwatch.{module}" for module in MODULES if module != HERE)]
+    modules = [f"reelwatch.{module}".rstrip(".") for module in MODULES]
     unreadable = {"DATABASE_URL": "nonsense", "LOG_LEVEL": "nonsense", "BROKER_URL": "nonsense"}
     done = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL, *modules],

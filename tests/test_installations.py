@@ -8,9 +8,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import update
 
-from reelwatch import db, installations
-from reelwatch.models import Installation
-from reelwatch.tasks import Standby
+from reelwatch.app import installations
+from reelwatch.app.tasks import Standby
+from reelwatch.storage import db
+from reelwatch.storage.models import Installation
 from tests.commands import run
 from tests.environment import configured
 from tests.fleet import Fleet, fleet

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from reelwatch import db, intake, messages, orders, settings, tasks
+from reelwatch.app import messages, tasks
+from reelwatch.config import settings
 from reelwatch.errors import UnknownJob
-from reelwatch.intake import Message, Refusal
-from reelwatch.models import Heartbeat, RefusedMessage, WaitingMessage
+from reelwatch.jobs import intake, orders
+from reelwatch.jobs.intake import Message, Refusal
+from reelwatch.storage import db
+from reelwatch.storage.models import Heartbeat, RefusedMessage, WaitingMessage
 from tests.environment import SECRET, set_variables
 from tests.logs import Lines
 from tests.seeding import jobs_in

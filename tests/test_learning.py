@@ -10,11 +10,14 @@ import pytest
 from sqlalchemy import func, insert, select, update
 from structlog.testing import capture_logs
 
-from reelwatch import curves, db, forecasts, learning, tasks
-from reelwatch.curves import Curve, Known
-from reelwatch.models import Heartbeat, Job, table_of
-from reelwatch.pace import Pace
-from reelwatch.schedule import Plans, price_for
+from reelwatch.app import tasks
+from reelwatch.jobs import learning
+from reelwatch.rules.timing import curves
+from reelwatch.rules.timing.curves import Curve, Known
+from reelwatch.rules.timing.pace import Pace
+from reelwatch.rules.timing.schedule import Plans, price_for
+from reelwatch.storage import db, forecasts
+from reelwatch.storage.models import Heartbeat, Job, table_of
 from tests.seeding import Row, add_account, add_job, add_transition
 
 NOW = datetime.now(UTC)

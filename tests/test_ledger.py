@@ -11,12 +11,13 @@ from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import DatabaseError
 
-from reelwatch import db, events, ledger, lifecycle, status
-from reelwatch.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
-from reelwatch.curves import Curve, Eta
-from reelwatch.ledger import Change
-from reelwatch.models import Account, Delivery, Job, PollError, Transition
-from reelwatch.remaining import remaining
+from reelwatch.rules import events, lifecycle, status
+from reelwatch.rules.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
+from reelwatch.rules.timing.curves import Curve, Eta
+from reelwatch.rules.timing.remaining import remaining
+from reelwatch.storage import db, ledger
+from reelwatch.storage.ledger import Change
+from reelwatch.storage.models import Account, Delivery, Job, PollError, Transition
 from tests.kinds import steady
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)

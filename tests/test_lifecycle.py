@@ -10,10 +10,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reelwatch.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble, interpret
-from reelwatch.lifecycle import ACCOUNT_PAUSES, ACCOUNT_SLOWS, Rules, abandon_at, decide, overdue
-from reelwatch.schedule import until_next_look, until_next_try, until_slow_look
-from reelwatch.status import (
+from reelwatch.rules.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble, interpret
+from reelwatch.rules.lifecycle import (
+    ACCOUNT_PAUSES,
+    ACCOUNT_SLOWS,
+    Rules,
+    abandon_at,
+    decide,
+    overdue,
+)
+from reelwatch.rules.status import (
     DEADLINE,
     FINAL,
     MOVES,
@@ -27,6 +33,7 @@ from reelwatch.status import (
     cancelled,
     reopened,
 )
+from reelwatch.rules.timing.schedule import until_next_look, until_next_try, until_slow_look
 
 TRACKED = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 DEADLINE_AT = TRACKED + timedelta(hours=1)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from reelwatch import postgresql, tasks
-from reelwatch.sandbox_scripts import scripted_id
+from reelwatch.app import tasks
+from reelwatch.sandbox.scripts import scripted_id
+from reelwatch.storage import postgresql
 from tests.fleet import BEAT, WORKER, fleet
 from tests.proxy import Weather, detour
 from tests.servers import eventually

@@ -12,8 +12,9 @@ import structlog
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from reelwatch import lines, log
-from reelwatch.settings import Settings
+from reelwatch.config import log
+from reelwatch.config.settings import Settings
+from reelwatch.rules import lines
 from tests.logs import Lines, logging_put_back
 
 KEY = "1234567890123456"  # of digits alone: it may stand in numbers, too

@@ -13,7 +13,7 @@ import requests
 from standardwebhooks import Webhook
 
 from reelwatch.errors import Refused
-from reelwatch.listener import Listener, Received
+from reelwatch.sandbox.listener import Listener, Received
 
 OLD = "whsec_" + base64.b64encode(b"an old secret of the producer").decode()
 NEW = "whsec_" + base64.b64encode(b"a new secret of the producer!").decode()

@@ -12,14 +12,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import func, insert, select, update
 
-from reelwatch import db, polling, pruning
-from reelwatch.accounts import Account as Configured
-from reelwatch.answers import Answer, ErrorKind, Meaning, Report, Trouble
-from reelwatch.lifecycle import Rules
-from reelwatch.models import Account, Delivery, Job
-from reelwatch.pace import Pace
-from reelwatch.schedule import Plans
-from reelwatch.upstream import Look
+from reelwatch.config.accounts import Account as Configured
+from reelwatch.jobs import polling, pruning
+from reelwatch.net.upstream import Look
+from reelwatch.rules.answers import Answer, ErrorKind, Meaning, Report, Trouble
+from reelwatch.rules.lifecycle import Rules
+from reelwatch.rules.timing.pace import Pace
+from reelwatch.rules.timing.schedule import Plans
+from reelwatch.storage import db
+from reelwatch.storage.models import Account, Delivery, Job
 from tests.seeding import add_account, jobs_in
 
 BEGAN = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)

@@ -9,9 +9,11 @@ import pytest
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from reelwatch import db, delivery, polling, postgresql, redelivery, settings, tracking
-from reelwatch.answers import Answer
-from reelwatch.models import Delivery, Job
+from reelwatch.config import settings
+from reelwatch.jobs import delivery, polling, redelivery, tracking
+from reelwatch.rules.answers import Answer
+from reelwatch.storage import db, postgresql
+from reelwatch.storage.models import Delivery, Job
 from tests import seeding, test_polling
 from tests.environment import set_variables
 from tests.test_polling import DONE, NOW, RUNNING
@@ -155,7 +157,7 @@ def test_the_first_job_of_an_account_in_another_database_than_ours(
 
 
 def test_pruning_passes_over_what_a_producer_holds(pg: str) -> None:
-    from reelwatch import pruning  # noqa: PLC0415 - only here
+    from reelwatch.jobs import pruning  # noqa: PLC0415 - only here
 
     with db.transaction(pg) as session:
         seeding.add_account(session)

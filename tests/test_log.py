@@ -14,9 +14,10 @@ from celery.utils.log import get_task_logger
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from reelwatch import db, log
-from reelwatch.redaction import MASK
-from reelwatch.settings import Settings
+from reelwatch.config import log
+from reelwatch.config.settings import Settings
+from reelwatch.rules.redaction import MASK
+from reelwatch.storage import db
 from tests.environment import SECRET, set_variables
 from tests.logs import Lines, logging_put_back
 

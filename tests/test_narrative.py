@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from reelwatch.answers import ErrorKind
-from reelwatch.narrative import tell
-from reelwatch.troubles import MEANINGS
-from reelwatch.wording import clock
+from reelwatch.rules.answers import ErrorKind
+from reelwatch.rules.narrative import tell
+from reelwatch.rules.troubles import MEANINGS
+from reelwatch.rules.wording import clock
 
 START = datetime(2026, 2, 6, 10, 0, 0, tzinfo=UTC)
 HOOK = "https://hooks.example.com/video"

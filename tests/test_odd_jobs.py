@@ -15,13 +15,15 @@ from requests.structures import CaseInsensitiveDict
 from sqlalchemy import insert, select
 from structlog.testing import capture_logs
 
-from reelwatch import db, lifecycle, migrating, polling, standing
-from reelwatch.accounts import Account as Configured
-from reelwatch.answers import Answer, ErrorKind, Meaning, Report, Trouble, interpret
-from reelwatch.models import Account, Job
-from reelwatch.polling import Looked
-from reelwatch.sandbox_odd import ODD
-from reelwatch.upstream import DEADLINE_SECONDS, Look
+from reelwatch.config.accounts import Account as Configured
+from reelwatch.jobs import polling
+from reelwatch.jobs.polling import Looked
+from reelwatch.net.upstream import DEADLINE_SECONDS, Look
+from reelwatch.rules import lifecycle, standing
+from reelwatch.rules.answers import Answer, ErrorKind, Meaning, Report, Trouble, interpret
+from reelwatch.sandbox.odd import ODD
+from reelwatch.storage import db, migrating
+from reelwatch.storage.models import Account, Job
 
 START = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 PHASE = 120.0  # seconds until the odd one's deadline, and after it

@@ -15,17 +15,17 @@ from typing import Any
 import pycurl
 import pytest
 
-from reelwatch import exchange
-from reelwatch.callback_url import Allowlist, check_url, is_public, parse_allowlist
 from reelwatch.errors import NotConfigured, Refused
-from reelwatch.http import (
+from reelwatch.net import exchange
+from reelwatch.net.http import (
     AddressBlocked,
     ConnectFailed,
     DeadlinePassed,
     Response,
     TransferError,
 )
-from reelwatch.outbound import Sender
+from reelwatch.net.outbound import Sender
+from reelwatch.rules.callback_url import Allowlist, check_url, is_public, parse_allowlist
 from tests.peers import AUTHORITY, Line, Peer, answer, answering
 
 PUBLIC = "93.184.215.14"

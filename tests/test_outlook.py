@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelwatch.breaker import Wait
-from reelwatch.outlook import (
+from reelwatch.rules.breaker import Wait
+from reelwatch.rules.outlook import (
     LATE,
     TICK_MISSED,
     Expected,
@@ -18,7 +18,7 @@ from reelwatch.outlook import (
     next_poll,
     sentence,
 )
-from reelwatch.rests import Rest
+from reelwatch.rules.rests import Rest
 
 NOW = datetime(2026, 2, 6, 12, 38, 0, tzinfo=UTC)
 

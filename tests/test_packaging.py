@@ -90,7 +90,7 @@ class TestCommands:
 
     def test_the_rules_that_coverage_is_complete_for_exist(self) -> None:
         [rules] = re.findall(r"^RULES = (.*)", read("Makefile"), re.MULTILINE)
-        assert [rule for rule in rules.split(",") if not (ROOT / rule).exists()] == []
+        assert [rule for rule in rules.split(",") if not list(ROOT.glob(rule))] == []
 
     @pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
     @pytest.mark.parametrize("name", ["run", "stages.sh"])

@@ -10,12 +10,15 @@ import pytest
 from sqlalchemy import select, update
 
 import reelwatch
-from reelwatch import db, lifecycle, polling, settings
-from reelwatch.accounts import Account as Configured
-from reelwatch.answers import Answer, ErrorKind, Meaning, Report, Trouble
-from reelwatch.models import Account, Delivery, Job
-from reelwatch.polling import Claimed, Looked
-from reelwatch.upstream import Look
+from reelwatch.config import settings
+from reelwatch.config.accounts import Account as Configured
+from reelwatch.jobs import polling
+from reelwatch.jobs.polling import Claimed, Looked
+from reelwatch.net.upstream import Look
+from reelwatch.rules import lifecycle
+from reelwatch.rules.answers import Answer, ErrorKind, Meaning, Report, Trouble
+from reelwatch.storage import db
+from reelwatch.storage.models import Account, Delivery, Job
 from tests import seeding
 from tests.commands import done, run
 from tests.test_cli_service import examined

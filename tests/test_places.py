@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reelwatch import finding, places
-from reelwatch.answers import (
+from reelwatch.rules import finding, places
+from reelwatch.rules.answers import (
     FOUND_ELSEWHERE,
     Answer,
     ErrorKind,
@@ -22,7 +22,7 @@ from reelwatch.answers import (
     interpret,
     meaning_of,
 )
-from reelwatch.words import ENDS
+from reelwatch.rules.words import ENDS
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 ASKED = "veo3.1-fast:1770350082-trii1OXZc3"

@@ -16,30 +16,20 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import IntegrityError, OperationalError
 from structlog.testing import capture_logs
 
-from reelwatch import (
-    curves,
-    db,
-    fanout,
-    forecasts,
-    ledger,
-    lifecycle,
-    mixups,
-    polling,
-    ranking,
-    schedule,
-    settings,
-    standing,
-    tracking,
-    upstream,
-)
-from reelwatch.accounts import Account as Configured
-from reelwatch.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
-from reelwatch.curves import MIDDLES, Curve, Sample, learn
-from reelwatch.models import Account, Delivery, Job, PollError, Transition
-from reelwatch.planning import plans_of
-from reelwatch.polling import Claimed, Looked, Slot
-from reelwatch.sandbox import Sandbox
-from reelwatch.upstream import Look
+from reelwatch.config import settings
+from reelwatch.config.accounts import Account as Configured
+from reelwatch.config.planning import plans_of
+from reelwatch.jobs import fanout, polling, tracking
+from reelwatch.jobs.polling import Claimed, Looked, Slot
+from reelwatch.net import upstream
+from reelwatch.net.upstream import Look
+from reelwatch.rules import lifecycle, standing
+from reelwatch.rules.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
+from reelwatch.rules.timing import curves, ranking, schedule
+from reelwatch.rules.timing.curves import MIDDLES, Curve, Sample, learn
+from reelwatch.sandbox.upstream import Sandbox
+from reelwatch.storage import db, forecasts, ledger, mixups
+from reelwatch.storage.models import Account, Delivery, Job, PollError, Transition
 from tests.servers import eventually
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)

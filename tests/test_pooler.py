@@ -12,10 +12,11 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from reelwatch import cli_doctor, db, migrating, postgresql
+from reelwatch.cli import doctor
+from reelwatch.config.servers import normal_database_url
 from reelwatch.errors import SettingsError
-from reelwatch.sandbox import scripted_id
-from reelwatch.servers import normal_database_url
+from reelwatch.sandbox.upstream import scripted_id
+from reelwatch.storage import db, migrating, postgresql
 from tests.conftest import connections_closed
 from tests.environment import configured
 from tests.fleet import BEAT, START_SECONDS, WORKER, fleet, scripted_ids, violations
@@ -257,7 +258,7 @@ def test_doctor_names_a_read_only_database(
     migrating.migrate(url)
     db.dispose()
     primary.make_read_only()
-    found = {check.name: check for check in cli_doctor.examine()}
+    found = {check.name: check for check in doctor.examine()}
     assert "is read-only: a standby" in found["database"].message
     assert found["database"].status == "wrong"
     assert "tick" not in found

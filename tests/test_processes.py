@@ -21,10 +21,11 @@ from celery.concurrency import asynpool
 from redis import Redis
 from sqlalchemy import text
 
-from reelwatch import db, embedded, processes
-from reelwatch.listener import Listener
-from reelwatch.sandbox import Sandbox
-from reelwatch.sandbox_scripts import scripted_id
+from reelwatch.app import embedded, processes
+from reelwatch.sandbox.listener import Listener
+from reelwatch.sandbox.scripts import scripted_id
+from reelwatch.sandbox.upstream import Sandbox
+from reelwatch.storage import db
 from tests.environment import SECRET
 from tests.fleet import BEAT, START_SECONDS, WORKER, Fleet, fleet
 from tests.processes import Process, eventually, process
@@ -235,7 +236,7 @@ def test_a_second_ctrl_c_ends_a_worker_at_once(busy: Fleet) -> None:
 
 PARENT = """
     import os, signal, sys
-    from reelwatch.stopping import Stopping
+    from reelwatch.jobs.stopping import Stopping
     stopping = Stopping()
     stopping.share()
     reading, writing = os.pipe()
@@ -304,9 +305,11 @@ def test_names_are_numbered_and_given_back() -> None:
 
 def test_children_share_their_parents_memory() -> None:
     """What is there before they are forked is not the collector's any more, which would copy it."""
-    code = "import gc; from reelwatch.celery import app; from celery import signals\n"
+    code = "import gc; from reelwatch.app.celery import app; from celery import signals\n"
     code += "signals.worker_init.send(sender=type('Node', (), {'concurrency': 5}))\n"
-    code += "from reelwatch import fanout; print(gc.get_freeze_count() > 10_000, fanout.places)"
+    code += (
+        "from reelwatch.jobs import fanout; print(gc.get_freeze_count() > 10_000, fanout.places)"
+    )
     said = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=True, text=True,
         env={**os.environ, "BROKER_URL": "redis://h/0", "DATABASE_URL": "sqlite:////no/x.db"},
@@ -352,7 +355,7 @@ def test_there_are_some_more_processes_than_cores(
 
 def test_the_affinity_of_a_real_process_counts() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    code += "from reelwatch import processes; print(processes.cores())"
+    code += "from reelwatch.app import processes; print(processes.cores())"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert said.stdout == "1\n"
 
@@ -361,7 +364,7 @@ def test_the_affinity_of_a_real_process_counts() -> None:
 
 FEW = """
     import os, threading
-    from reelwatch.fanout import Batch, fan_out
+    from reelwatch.jobs.fanout import Batch, fan_out
     left = list(range(40))
 
     def claim(limit):
@@ -414,9 +417,9 @@ def test_a_worker_whose_threads_are_few_polls_and_delivers(
 
 BY_NAME = """
     import threading
-    from reelwatch.calls import Call
-    from reelwatch.fanout import Batch, Wire, fan_out
-    from reelwatch.http import Client, Request, ConnectFailed
+    from reelwatch.net.calls import Call
+    from reelwatch.jobs.fanout import Batch, Wire, fan_out
+    from reelwatch.net.http import Client, Request, ConnectFailed
 
     left = ["here.example.com", "none.example.com"]
     batch = lambda limit: Batch([left.pop() for _ in left[:limit]], 0.0)
@@ -471,7 +474,7 @@ def test_up_works_with_the_least_threads(alone: dict[str, str], tmp_path: Path) 
 
 CHECKED = """
 from threading import Thread
-from reelwatch import embedded
+from reelwatch.app import embedded
 
 for _ in range(300):
     embedded._check_threads()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from reelwatch.sandbox import scripted_id
+from reelwatch.sandbox.upstream import scripted_id
 from tests.fleet import BEAT, START_SECONDS, WORKER, Fleet, fleet
 from tests.producers import Shop, shop
 from tests.servers import ROOT, PostgresServer, eventually, process
@@ -143,7 +143,9 @@ def test_the_lines_for_its_env_py_keep_autogenerate_from_proposing_anything(
     """As docs/producers.md has them, for all schemas of the database."""
     producer, added = project
     migrate(added)
-    [lines] = re.findall(r"```py\n(from reelwatch\.alembic_filter.*?)```", DOCUMENT, re.DOTALL)
+    [lines] = re.findall(
+        r"```py\n(from reelwatch\.storage\.alembic_filter.*?)```", DOCUMENT, re.DOTALL
+    )
     env = producer.folder / "migrations" / "env.py"
     every = lines.replace("context.configure(", "context.configure(include_schemas=True, ")
     plain = "    context.configure(connection=connection, target_metadata=Base.metadata)\n"

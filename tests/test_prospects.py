@@ -5,8 +5,9 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from reelwatch import db, history
-from reelwatch.models import Endpoint, Heartbeat
+from reelwatch.jobs import history
+from reelwatch.storage import db
+from reelwatch.storage.models import Endpoint, Heartbeat
 from tests import seeding
 
 HOOK = "https://hooks.example.com/x"

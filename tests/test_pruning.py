@@ -11,9 +11,10 @@ from sqlalchemy import event, func, select, text, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
-from reelwatch import db, pruning
-from reelwatch.models import Attempt, Base, Delivery, Endpoint, Job, PollError, Transition
-from reelwatch.redelivery import redeliver
+from reelwatch.jobs import pruning
+from reelwatch.jobs.redelivery import redeliver
+from reelwatch.storage import db
+from reelwatch.storage.models import Attempt, Base, Delivery, Endpoint, Job, PollError, Transition
 from tests import seeding
 from tests.seeding import Row
 from tests.servers import process
@@ -186,7 +187,8 @@ KILLED = """
 import os, signal, sys
 from datetime import datetime
 from sqlalchemy import event
-from reelwatch import db, pruning
+from reelwatch.jobs import pruning
+from reelwatch.storage import db
 
 url, before = sys.argv[1], datetime.fromisoformat(sys.argv[2])
 pruning.CHUNK, deleted = 3, []

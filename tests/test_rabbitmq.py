@@ -12,8 +12,9 @@ import pytest
 from celery import Celery
 from kombu import Connection
 
-from reelwatch import delivery, tasks
-from reelwatch.celery import configuration
+from reelwatch.app import tasks
+from reelwatch.app.celery import configuration
+from reelwatch.jobs import delivery
 from tests.environment import configured, set_variables
 from tests.fleet import START_SECONDS, WORKER, fleet, scripted_ids, violations
 from tests.servers import RabbitServer, eventually, rabbitmq, rabbitmq_missing

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelwatch import ranking
-from reelwatch.curves import Course, Hint, Known, Progressed, Sample, learn
-from reelwatch.pace import Pace
-from reelwatch.schedule import Plans
+from reelwatch.rules.timing import ranking
+from reelwatch.rules.timing.curves import Course, Hint, Known, Progressed, Sample, learn
+from reelwatch.rules.timing.pace import Pace
+from reelwatch.rules.timing.schedule import Plans
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 TOLD = learn(

@@ -10,20 +10,10 @@ import pytest
 from sqlalchemy import Connection, event, insert, text
 from sqlalchemy.orm import Session
 
-from reelwatch import (
-    db,
-    history,
-    intake,
-    learning,
-    pages,
-    polling,
-    pruning,
-    redelivery,
-    surveys,
-    tracking,
-)
-from reelwatch.filters import EventFilter, JobFilter
-from reelwatch.models import Attempt, Base, Delivery, Job, PollError, Transition
+from reelwatch.jobs import history, intake, learning, polling, pruning, redelivery, tracking
+from reelwatch.storage import db, pages, surveys
+from reelwatch.storage.filters import EventFilter, JobFilter
+from reelwatch.storage.models import Attempt, Base, Delivery, Job, PollError, Transition
 from tests import seeding
 
 ENDED = 6_000  # jobs, one in two failed; each with a transition, an error, an event, an attempt

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select, update
 
-from reelwatch import breaker, db, delivery, destinations
-from reelwatch.breaker import Verdict, Wait
-from reelwatch.destinations import Call
-from reelwatch.models import Delivery, Destination, Endpoint
-from reelwatch.sandbox_answers import Answer
-from reelwatch.sandbox_server import LocalService, Request
-from reelwatch.settings import Settings
+from reelwatch.config.settings import Settings
+from reelwatch.jobs import delivery
+from reelwatch.rules import breaker
+from reelwatch.rules.breaker import Verdict, Wait
+from reelwatch.sandbox.answers import Answer
+from reelwatch.sandbox.server import LocalService, Request
+from reelwatch.storage import db, destinations
+from reelwatch.storage.destinations import Call
+from reelwatch.storage.models import Delivery, Destination, Endpoint
 from tests import seeding
 from tests.commands import done
 from tests.environment import SECRET

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from reelwatch import settings
-from reelwatch.sandbox_answers import Answer, html_page
+from reelwatch.config import settings
+from reelwatch.sandbox.answers import Answer, html_page
 from tests.commands import command_environment, run
 from tests.environment import set_variables
 from tests.test_delivery import Receiver

@@ -14,9 +14,11 @@ from kombu import Connection
 from kombu.utils.url import parse_url as kombu_parse
 from sqlalchemy.engine import make_url
 
-from reelwatch import embedded, secrecy, urls
-from reelwatch.redaction import HIDDEN, MASK, Redactor, secrets_of_url, shown_url
-from reelwatch.servers import check_broker_url, normal_database_url
+from reelwatch.app import embedded
+from reelwatch.config import secrecy
+from reelwatch.config.servers import check_broker_url, normal_database_url
+from reelwatch.rules import urls
+from reelwatch.rules.redaction import HIDDEN, MASK, Redactor, secrets_of_url, shown_url
 from tests.commands import command_environment, run
 from tests.environment import SECRET
 from tests.peers import closed_port

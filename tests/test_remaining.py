@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from reelwatch.curves import (
+from reelwatch.rules.status import State
+from reelwatch.rules.timing.curves import (
     ETA_JOBS,
     SLOW_JOBS,
     Course,
@@ -22,8 +23,7 @@ from reelwatch.curves import (
     learn,
     prior,
 )
-from reelwatch.remaining import as_json, remaining
-from reelwatch.status import State
+from reelwatch.rules.timing.remaining import as_json, remaining
 from tests.kinds import steady
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)

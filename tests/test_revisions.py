@@ -11,8 +11,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from reelwatch import cli_doctor, db, migrating, tracking
-from reelwatch.sandbox import scripted_id
+from reelwatch.cli import doctor
+from reelwatch.jobs import tracking
+from reelwatch.sandbox.upstream import scripted_id
+from reelwatch.storage import db, migrating
 from tests.commands import command_environment, done, run
 from tests.environment import configured
 from tests.fleet import BEAT, START_SECONDS, WORKER, fleet
@@ -90,7 +92,7 @@ def test_a_worker_of_the_release_before_goes_on(
         connection.execute(text("UPDATE reelwatch_version SET version_num = 'reelwatch_9999'"))
     configured(postgresql_url, monkeypatch)
     assert tracking.track("grok:1").created
-    found = {check.name: check for check in cli_doctor.examine()}
+    found = {check.name: check for check in doctor.examine()}
     assert found["database"].status == "ok"
     assert "reelwatch_9999, newer than this program" in found["database"].message
 

@@ -15,13 +15,21 @@ import pytest
 import requests
 from requests.structures import CaseInsensitiveDict
 
-from reelwatch import upstream
-from reelwatch.answers import ErrorKind, Meaning, Report, Trouble, interpret
-from reelwatch.sandbox import SCRIPTS, Sandbox, Window, answer, expected, fingerprint, scripted_id
-from reelwatch.sandbox_answers import Answer, Look
-from reelwatch.sandbox_odd import ODD
-from reelwatch.sandbox_scripts import fault_answer, read_id
-from reelwatch.words import ENDS
+from reelwatch.net import upstream
+from reelwatch.rules.answers import ErrorKind, Meaning, Report, Trouble, interpret
+from reelwatch.rules.words import ENDS
+from reelwatch.sandbox.answers import Answer, Look
+from reelwatch.sandbox.odd import ODD
+from reelwatch.sandbox.scripts import fault_answer, read_id
+from reelwatch.sandbox.upstream import (
+    SCRIPTS,
+    Sandbox,
+    Window,
+    answer,
+    expected,
+    fingerprint,
+    scripted_id,
+)
 
 STARTED = 1_770_350_082.099
 MODELS = ("veo3.1-fast", "sora-2", "grok", "luma")

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reelwatch import schedule
-from reelwatch.curves import (
+from reelwatch.rules.timing import schedule
+from reelwatch.rules.timing.curves import (
     BINS,
     MIDDLES,
     Course,
@@ -27,8 +27,8 @@ from reelwatch.curves import (
     learn,
     prior,
 )
-from reelwatch.pace import TARGET_DELAY, Pace
-from reelwatch.schedule import (
+from reelwatch.rules.timing.pace import TARGET_DELAY, Pace
+from reelwatch.rules.timing.schedule import (
     BELOW_REFUSED,
     PAUSE_FIRST,
     PAUSE_MAX,
@@ -649,7 +649,7 @@ def rate_after(quiet: float, rate: float, configured: float) -> float:
 
 class TestPause:
     def test_doubles_to_its_maximum(self) -> None:
-        assert [pause_seconds(n) for n in range(1, 8)] == [30, 60, 120, 240, 480, 600, 600]
+        assert [pause_seconds(n) for n in range(1, 10)] == [5, 10, 20, 40, 80, 160, 320, 600, 600]
 
     @given(st.integers(0, 10**9))
     def test_is_bounded_whatever_the_count(self, pauses: int) -> None:

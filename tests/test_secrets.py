@@ -13,10 +13,12 @@ import pytest
 from redis import Redis
 from sqlalchemy import inspect, make_url, text
 
-from reelwatch import db, polling, settings
-from reelwatch.listener import Reaction, Received
-from reelwatch.sandbox import Sandbox, scripted_id
-from reelwatch.sandbox_answers import plain_error
+from reelwatch.config import settings
+from reelwatch.jobs import polling
+from reelwatch.sandbox.answers import plain_error
+from reelwatch.sandbox.listener import Reaction, Received
+from reelwatch.sandbox.upstream import Sandbox, scripted_id
+from reelwatch.storage import db
 from tests.commands import command_environment, run
 from tests.fleet import BEAT, WORKER, Fleet, fleet
 from tests.servers import eventually, free_port

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from reelwatch import lines
-from reelwatch.listener import Listener
-from reelwatch.redaction import shown_url
-from reelwatch.sandbox import Sandbox
-from reelwatch.sandbox_scripts import scripted_id
+from reelwatch.rules import lines
+from reelwatch.rules.redaction import shown_url
+from reelwatch.sandbox.listener import Listener
+from reelwatch.sandbox.scripts import scripted_id
+from reelwatch.sandbox.upstream import Sandbox
 from tests.environment import SECRET
 from tests.fleet import START_SECONDS, WORKER, fleet
 from tests.processes import Process, eventually, process
@@ -141,8 +141,8 @@ def test_what_nobody_catches_is_a_line() -> None:
     """In the main thread, in another, where nobody could, and what is only warned of."""
     code = """
         import threading, warnings
-        from reelwatch import log
-        from reelwatch.settings import Settings
+        from reelwatch.config import log
+        from reelwatch.config.settings import Settings
         log.configure(Settings(log_format="json"))
         log.take_over("reelwatch@here")
 

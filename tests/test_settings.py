@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from reelwatch import secrecy, settings
-from reelwatch.accounts import Account
-from reelwatch.durations import parse_duration
+from reelwatch.config import secrecy, settings
+from reelwatch.config.accounts import Account
+from reelwatch.config.planning import rules_of
+from reelwatch.config.settings import Settings, load
 from reelwatch.errors import SettingsError
-from reelwatch.planning import rules_of
-from reelwatch.settings import Settings, load
+from reelwatch.rules.durations import parse_duration
 from tests.environment import SECRET
 
 OLDER = "whsec_" + base64.b64encode(b"an old secret of the producer").decode()

@@ -16,10 +16,12 @@ from alembic.config import Config
 from sqlalchemy import create_engine, insert, inspect, text
 from sqlalchemy.orm import Session
 
-from reelwatch import adoption, alembic_filter, db, migrating, naming, track
+from reelwatch import track
+from reelwatch.config import naming
+from reelwatch.config.naming import Place
 from reelwatch.errors import NotMigrated, NotOurs, SettingsError
-from reelwatch.models import Base
-from reelwatch.naming import Place
+from reelwatch.storage import adoption, alembic_filter, db, migrating
+from reelwatch.storage.models import Base
 from tests.conftest import new_database
 from tests.environment import configured, set_variables
 from tests.processes import ROOT
@@ -145,7 +147,7 @@ import os
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import MetaData, create_engine
-from reelwatch.alembic_filter import include_name
+from reelwatch.storage.alembic_filter import include_name
 with create_engine(os.environ["SHOP_DATABASE_URL"]).connect() as connection:
     options = {{"include_name": include_name, "include_schemas": {all_schemas}}}
     context = MigrationContext.configure(connection, opts=options)
@@ -287,8 +289,8 @@ import os
 from sqlalchemy import create_engine, inspect, select, text
 from sqlalchemy.orm import Session, sessionmaker
 from reelwatch import cancel, eta, recheck, track, track_many
-from reelwatch.history import story
-from reelwatch.models import Job as Tracked
+from reelwatch.jobs.history import story
+from reelwatch.storage.models import Job as Tracked
 from tests.shop.models import Account, Job
 
 engine = create_engine(os.environ["SHOP_DATABASE_URL"])
@@ -361,8 +363,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 import os
-from reelwatch import alembic_filter, db, migrating
-from reelwatch.models import Base
+from reelwatch.storage import alembic_filter, db, migrating
+from reelwatch.storage.models import Base
 url = os.environ["DATABASE_URL"]
 migrating.migrate(url)
 with db.engine(url).connect() as connection:
@@ -411,7 +413,7 @@ def test_a_wrong_place_is_refused(value: str) -> None:
 
 
 def test_a_wrong_place_stops_the_start_and_hits_no_table() -> None:
-    script = "from reelwatch.models import Job; print(Job.__table__.schema)"
+    script = "from reelwatch.storage.models import Job; print(Job.__table__.schema)"
     for command_line in (["reelwatch", "list"], [sys.executable, "-c", script]):
         with process(command_line, {"DATABASE_URL": PG, "REELWATCH_SCHEMA": "Shop"}) as child:
             child.wait(60)
@@ -424,7 +426,7 @@ def test_a_place_named_after_the_import_is_refused(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tables have their names by then: work would go on in the wrong ones."""
-    from reelwatch import settings  # noqa: PLC0415 - beside what it is about
+    from reelwatch.config import settings  # noqa: PLC0415 - beside what it is about
 
     configured(sqlite_url, monkeypatch)
     set_variables(monkeypatch, REELWATCH_SCHEMA="other")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reelwatch import db
+from reelwatch.storage import db
 from tests import seeding
 from tests.commands import command_environment, done, run
 

@@ -5,10 +5,10 @@ from statistics import fmean
 
 import pytest
 
-from reelwatch.curves import Hint
-from reelwatch.pace import Pace
-from reelwatch.schedule import Plans
-from reelwatch.simulation import Learner, Policy, Video, run
+from reelwatch.rules.timing.curves import Hint
+from reelwatch.rules.timing.pace import Pace
+from reelwatch.rules.timing.schedule import Plans
+from reelwatch.rules.timing.simulation import Learner, Policy, Video, run
 
 
 def every(seconds: float) -> Policy:

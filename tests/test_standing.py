@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelwatch import schedule, standing
-from reelwatch.rests import Rest, rest_of
-from reelwatch.standing import Asked, Standing
-from reelwatch.status import Account as Effect
-from reelwatch.troubles import ErrorKind, Trouble
+from reelwatch.rules import standing
+from reelwatch.rules.rests import Rest, rest_of
+from reelwatch.rules.standing import Asked, Standing
+from reelwatch.rules.status import Account as Effect
+from reelwatch.rules.timing import schedule
+from reelwatch.rules.troubles import ErrorKind, Trouble
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from reelwatch import migrating
+from reelwatch.storage import migrating
 
 # The HTTP engine, Alembic, Celery, and the planner with what is decided by it.
 ONLY_WORKERS = {
     "alembic", "mako", "celery", "kombu", "requests", "urllib3", "pycurl", "http.client",
     "rich.progress",
-    "reelwatch.http", "reelwatch.outbound", "reelwatch.upstream", "reelwatch.schedule",
-    "reelwatch.lifecycle", "reelwatch.polling", "reelwatch.delivery", "reelwatch.celery",
+    "reelwatch.net.http", "reelwatch.net.outbound", "reelwatch.net.upstream",
+    "reelwatch.rules.timing.schedule", "reelwatch.rules.lifecycle", "reelwatch.jobs.polling",
+    "reelwatch.jobs.delivery", "reelwatch.celery", "reelwatch.app.celery",
 }  # fmt: skip
 
 LOADED = """
 import json, sys
-from reelwatch.cli import main
+from reelwatch.cli.main import main
 try:
     main(sys.argv[1:])
 finally:

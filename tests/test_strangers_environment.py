@@ -15,14 +15,19 @@ import pytest
 from celery import Celery
 from sqlalchemy import create_engine, make_url, text
 
-from reelwatch import celery as application
-from reelwatch import db, embedded, libpq, settings, tracking, trust, upstream, webhook_secrets
-from reelwatch.accounts import Account
-from reelwatch.answers import ErrorKind, Trouble
-from reelwatch.callback_url import parse_allowlist
-from reelwatch.http import Client, TransferError
-from reelwatch.outbound import Sender
-from reelwatch.spelling import nearest, slips
+from reelwatch.app import celery as application
+from reelwatch.app import embedded
+from reelwatch.config import libpq, settings, trust
+from reelwatch.config.accounts import Account
+from reelwatch.jobs import tracking
+from reelwatch.net import upstream
+from reelwatch.net.http import Client, TransferError
+from reelwatch.net.outbound import Sender
+from reelwatch.rules import webhook_secrets
+from reelwatch.rules.answers import ErrorKind, Trouble
+from reelwatch.rules.callback_url import parse_allowlist
+from reelwatch.rules.spelling import nearest, slips
+from reelwatch.storage import db
 from tests.commands import command_environment, done, run
 from tests.environment import SECRET, set_variables
 from tests.fleet import BEAT, START_SECONDS, WORKER

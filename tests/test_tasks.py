@@ -24,23 +24,16 @@ from redis.exceptions import OutOfMemoryError
 from sqlalchemy import event, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from reelwatch import celery as application
-from reelwatch import (
-    db,
-    delivery,
-    heartbeat,
-    intake,
-    polling,
-    redis_queue,
-    settings,
-    tasks,
-    tracking,
-)
+from reelwatch.app import celery as application
+from reelwatch.app import redis_queue, tasks
+from reelwatch.config import settings
 from reelwatch.errors import SettingsError
-from reelwatch.listener import Listener
-from reelwatch.models import Account, Delivery, Heartbeat, Job
-from reelwatch.sandbox import Sandbox
-from reelwatch.sandbox_scripts import scripted_id
+from reelwatch.jobs import delivery, intake, polling, tracking
+from reelwatch.sandbox.listener import Listener
+from reelwatch.sandbox.scripts import scripted_id
+from reelwatch.sandbox.upstream import Sandbox
+from reelwatch.storage import db, heartbeat
+from reelwatch.storage.models import Account, Delivery, Heartbeat, Job
 from tests.commands import command_environment, done, run
 from tests.environment import SECRET, set_variables
 from tests.logs import Lines
@@ -520,7 +513,7 @@ def test_ticks_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     assert scheduled == {"reelwatch.tick": expires, "reelwatch.learn": expires}
     for task in scheduled:
         assert got["task_routes"][task] == {"queue": "reelwatch.work"}
-    assert got["beat_scheduler"] == "reelwatch.beat:Scheduler"  # keeps no file
+    assert got["beat_scheduler"] == "reelwatch.app.beat:Scheduler"  # keeps no file
     assert {queue.name for queue in got["task_queues"]} == {"reelwatch", "reelwatch.work"}
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from reelwatch import tls
-from reelwatch.celery import configuration
+from reelwatch.app.celery import configuration
+from reelwatch.config import tls
 from tests.environment import set_variables
 from tests.servers import AUTHORITY, RedisServer, redis
 

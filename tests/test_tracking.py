@@ -15,9 +15,11 @@ from sqlalchemy import create_engine, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from reelwatch import db, orders, polling, settings, tracking
+from reelwatch.config import settings
 from reelwatch.errors import NotConfigured, Refused, SettingsError, UnknownJob
-from reelwatch.models import Account, Delivery, Job, Transition
+from reelwatch.jobs import orders, polling, tracking
+from reelwatch.storage import db
+from reelwatch.storage.models import Account, Delivery, Job, Transition
 from tests.environment import set_variables
 from tests.seeding import jobs_in
 from tests.servers import process

@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from reelwatch import exchange, http, transfer
-from reelwatch.http import (
+from reelwatch.net import exchange, http, transfer
+from reelwatch.net.http import (
     BodyTooLarge,
     Client,
     ConnectFailed,

@@ -9,10 +9,12 @@ import pytest
 from sqlalchemy import insert
 from sqlalchemy import update as changed
 
-from reelwatch import db, jobrows, tasks, tracking, updating
+from reelwatch.app import tasks
 from reelwatch.errors import HasEnded, Refused, UnknownJob
-from reelwatch.events import DEFAULT_EVENTS
-from reelwatch.models import Account, Delivery, Job
+from reelwatch.jobs import tracking, updating
+from reelwatch.rules.events import DEFAULT_EVENTS
+from reelwatch.storage import db, jobrows
+from reelwatch.storage.models import Account, Delivery, Job
 from tests import seeding, test_polling
 from tests.commands import done, run
 from tests.logs import Lines

@@ -9,10 +9,10 @@ from email.utils import format_datetime
 
 import pytest
 
-from reelwatch import upstream
-from reelwatch.accounts import Account
-from reelwatch.answers import ErrorKind, Meaning, Report, Trouble
-from reelwatch.upstream import Look, look
+from reelwatch.config.accounts import Account
+from reelwatch.net import upstream
+from reelwatch.net.upstream import Look, look
+from reelwatch.rules.answers import ErrorKind, Meaning, Report, Trouble
 from tests.peers import Line, Peer, Script, answer, answering, closed_port
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelwatch import id_files, intake, tasks, tracking
+from reelwatch.app import tasks
 from reelwatch.errors import Refused
-from reelwatch.id_files import Found
-from reelwatch.video_ids import check_tracked_id, check_video_id, looks_usual
+from reelwatch.jobs import intake, tracking
+from reelwatch.rules import id_files
+from reelwatch.rules.id_files import Found
+from reelwatch.rules.video_ids import check_tracked_id, check_video_id, looks_usual
 from tests.commands import done, run
 
 GOOD = (

@@ -4,7 +4,7 @@ import json
 import signal
 from pathlib import Path
 
-from reelwatch import db
+from reelwatch.storage import db
 from tests import seeding
 from tests.processes import eventually, process
 from tests.servers import PostgresServer

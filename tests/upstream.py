@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import requests
 
-from reelwatch.sandbox import Sandbox
+from reelwatch.sandbox.upstream import Sandbox
 from tests.processes import UNCOUNTED, Folder, process
 
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from reelwatch.naming import HERE
+from reelwatch.config.naming import HERE
 
 revision = "reelwatch_0001"
 down_revision = None

@@ -6,7 +6,7 @@ Revision reelwatch_0003.
 import sqlalchemy as sa
 from alembic import op
 
-from reelwatch.naming import HERE
+from reelwatch.config.naming import HERE
 
 revision = "reelwatch_0003"
 down_revision = "reelwatch_0002"

@@ -12,7 +12,7 @@ import re
 import sqlalchemy as sa
 from alembic import op
 
-from reelwatch.naming import HERE
+from reelwatch.config.naming import HERE
 
 revision = "reelwatch_0004"
 down_revision = "reelwatch_0003"

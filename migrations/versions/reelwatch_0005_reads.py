@@ -11,7 +11,7 @@ Revision reelwatch_0005.
 import sqlalchemy as sa
 from alembic import op
 
-from reelwatch.naming import HERE
+from reelwatch.config.naming import HERE
 
 revision = "reelwatch_0005"
 down_revision = "reelwatch_0004"

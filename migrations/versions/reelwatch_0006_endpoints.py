@@ -12,7 +12,7 @@ Revision reelwatch_0006.
 import sqlalchemy as sa
 from alembic import op
 
-from reelwatch.naming import HERE
+from reelwatch.config.naming import HERE
 
 revision = "reelwatch_0006"
 down_revision = "reelwatch_0005"

@@ -8,7 +8,7 @@ Revision reelwatch_0007.
 import sqlalchemy as sa
 from alembic import op
 
-from reelwatch.naming import HERE
+from reelwatch.config.naming import HERE
 
 revision = "reelwatch_0007"
 down_revision = "reelwatch_0006"

@@ -11,7 +11,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 from alembic import op
 
-from reelwatch.naming import HERE
+from reelwatch.config.naming import HERE
 
 revision = "reelwatch_0008"
 down_revision = "reelwatch_0007"

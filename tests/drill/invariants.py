@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import psycopg
 from sqlalchemy import make_url
 
-from reelwatch.upstream import DEADLINE_SECONDS
+from reelwatch.net.upstream import DEADLINE_SECONDS
 from tests.drill.world import Drill
 from tests.servers import eventually
 

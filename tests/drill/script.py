@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from reelwatch.sandbox import scripted_id
+from reelwatch.sandbox.upstream import scripted_id
 from tests.drill import invariants
 from tests.drill.faults import FAULTS
 from tests.drill.world import BEATS, Drill

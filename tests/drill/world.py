@@ -12,7 +12,7 @@ from itertools import pairwise
 import psycopg
 from sqlalchemy import make_url
 
-from reelwatch.listener import Reaction, Received
+from reelwatch.sandbox.listener import Reaction, Received
 from tests.fleet import BEAT, WORKER, Fleet, fleet
 from tests.producers import Shop, shop
 from tests.proxy import Proxy, detour

@@ -2,7 +2,7 @@
 
 import time
 
-from reelwatch.sandbox import scripted_id
+from reelwatch.sandbox.upstream import scripted_id
 from tests.drill.faults.kinds import fault
 from tests.drill.world import READY_SECONDS, Drill
 from tests.fleet import BEAT, WORKER

@@ -2,7 +2,7 @@
 
 import time
 
-from reelwatch import postgresql
+from reelwatch.storage import postgresql
 from tests.drill.faults.broker import weather
 from tests.drill.faults.kinds import fault
 from tests.drill.world import Drill

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 from sqlalchemy import make_url
 
-from reelwatch.listener import Reaction, Received
-from reelwatch.sandbox import scripted_id
+from reelwatch.sandbox.listener import Reaction, Received
+from reelwatch.sandbox.upstream import scripted_id
 from tests.drill.faults.kinds import fault
 from tests.drill.world import Drill
 from tests.proxy import Proxy, Weather

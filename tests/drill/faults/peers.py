@@ -2,9 +2,9 @@
 
 import time
 
-from reelwatch.listener import Reaction
-from reelwatch.sandbox import scripted_id
-from reelwatch.sandbox_odd import ODD
+from reelwatch.sandbox.listener import Reaction
+from reelwatch.sandbox.odd import ODD
+from reelwatch.sandbox.upstream import scripted_id
 from tests.drill.faults.kinds import fault
 from tests.drill.world import Drill
 from tests.servers import eventually

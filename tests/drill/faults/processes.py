@@ -7,8 +7,8 @@ import threading
 import time
 from pathlib import Path
 
-from reelwatch.listener import Reaction, Received
-from reelwatch.polling import LEASE
+from reelwatch.jobs.polling import LEASE
+from reelwatch.sandbox.listener import Reaction, Received
 from tests.drill.faults.kinds import fault
 from tests.drill.world import READY_SECONDS, Drill
 from tests.fleet import BEAT, WORKER

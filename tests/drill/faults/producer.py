@@ -3,7 +3,7 @@
 import itertools
 import time
 
-from reelwatch.sandbox import scripted_id
+from reelwatch.sandbox.upstream import scripted_id
 from tests.drill.faults.kinds import fault
 from tests.drill.world import Drill
 from tests.fleet import BEAT, WORKER

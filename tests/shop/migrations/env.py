@@ -6,7 +6,7 @@ from typing import Any
 from alembic import context
 from sqlalchemy import create_engine
 
-from reelwatch.alembic_filter import include_name
+from reelwatch.storage.alembic_filter import include_name
 from tests.shop.models import Base
 
 filters: Any = {} if "SHOP_UNFILTERED" in os.environ else {"include_name": include_name}

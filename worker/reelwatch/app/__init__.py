@@ -1,0 +1,1 @@
+"""The Celery app: its tasks, processes, queues, and everything in one process."""

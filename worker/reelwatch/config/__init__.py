@@ -1,0 +1,1 @@
+"""What the environment says: settings, accounts, secrets, certificates, and the log."""

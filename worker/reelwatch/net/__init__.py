@@ -1,0 +1,1 @@
+"""HTTP: one client, upstream's routes, the sender of webhooks."""

@@ -1,0 +1,1 @@
+"""Pure: what follows from what, without clock, chance, input or output."""

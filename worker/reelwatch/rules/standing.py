@@ -1,0 +1,241 @@
+"""How an upstream account stands: may it be asked, how fast, and if not, until when and why. Pure.
+
+An answer may speak of the account or of one job alone, and says the same words for both. What tells
+them apart is what the account's other jobs get. A refusal (the key, the quota, access) counts as
+the account's when `REFUSALS` polls in a row were refused; a 429 when it is not one job's alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+from reelwatch.rules.rests import BY_HAND
+from reelwatch.rules.status import Account as Effect
+from reelwatch.rules.timing import schedule
+from reelwatch.rules.troubles import Trouble
+
+REFUSALS = 3  # polls in a row, of whichever jobs, until the account rests for them
+LIMITED_SECONDS = 60.0  # two jobs that get a 429 within it were not refused for what they are
+ALONE = 3  # 429s in a row that one job alone got, and the rate was not cut for what upstream allows
+LONG_HOLD = 10.0  # seconds; who is told to wait for longer rests, and asks once when it is over
+PROBE_AGAIN = 5.0  # seconds until the next probe after one that proved nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What bears on the account of one poll's answer. `probe`: the account rested, this poll asked
+    whether it works again.
+    """
+
+    job_id: int
+    effect: Effect
+    trouble: Trouble | None = None
+    probe: bool = False
+    in_row: int = 0  # errors of the job, this one included
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One account's standing: the columns of its row in `accounts` that answers and claims change.
+
+    It rests while it has a `pause_reason`; without `paused_until`, until somebody resumes it.
+    """
+
+    requests_per_second: float
+    next_slot_at: datetime | None = None
+    slowed_at: datetime | None = None
+    refused_rate: float | None = None
+    paused_until: datetime | None = None
+    pause_reason: str | None = None
+    pauses_in_row: int = 0
+    refusals: int = 0  # polls in a row that were refused, while it does not rest for them
+    limited_at: datetime | None = None  # the last 429 that counted
+    limited_by: int | None = None  # the job that got it
+    worked_at: datetime | None = None  # an answer that the key was accepted for, after a suspicion
+
+    @classmethod
+    def of(cls, row: Mapping[Any, Any]) -> Self:
+        """The standing that a row holds."""
+        return cls(**{each.name: row[each.name] for each in fields(cls)})
+
+    def changed(self, before: Self) -> dict[str, Any]:
+        """The columns to write so that a row which held `before` holds this one."""
+        names = [each.name for each in fields(self)]
+        return {
+            name: getattr(self, name)
+            for name in names
+            if getattr(self, name) != getattr(before, name)
+        }
+
+    @property
+    def rests(self) -> bool:
+        """Is it asked by probes alone, if at all?"""
+        return self.pause_reason is not None
+
+    @property
+    def by_hand(self) -> bool:
+        """Did somebody pause it? Then only somebody resumes it."""
+        return self.rests and self.paused_until is None
+
+    @property
+    def suspected(self) -> bool:
+        """Was something refused that no answer since has shown to be one job's alone?"""
+        since = self.limited_at
+        limited = since is not None and (self.worked_at is None or self.worked_at < since)
+        return self.refusals > 0 or limited
+
+    @property
+    def refused_seconds(self) -> float:
+        """For how long it has been refused at least: what it has rested for that."""
+        longest = 12  # pauses later all are as long
+        grown = sum(map(schedule.pause_seconds, range(1, min(self.pauses_in_row, longest) + 1)))
+        return grown + schedule.PAUSE_MAX * max(0, self.pauses_in_row - longest)
+
+    def now(self, configured: float, now: datetime) -> Self:
+        """With the rate that is in force at `now`: what was cut comes back while it is quiet."""
+        full = replace(self, requests_per_second=configured, slowed_at=None, refused_rate=None)
+        if self.slowed_at is None:
+            return full
+        quiet = (now - self.slowed_at).total_seconds()
+        cut = schedule.Recovery(self.requests_per_second, quiet, self.refused_rate)
+        found = schedule.recovered(cut, configured)
+        if found.rate >= configured:
+            return full
+        since = self.slowed_at if quiet < 0 else now - timedelta(seconds=found.quiet_seconds)
+        return replace(
+            self, requests_per_second=found.rate, slowed_at=since, refused_rate=found.refused
+        )
+
+    def probing(self, until: datetime) -> Self:
+        """A probe is under way; the next one follows at `until` if nothing is heard of it."""
+        return replace(self, paused_until=until)
+
+    # ------------------------------------------------------------- answers
+
+    def after(self, asked: Asked, now: datetime) -> Self:
+        """What the answer to a poll, written down at `now`, makes of it.
+
+        Whoever paused it by hand is not overruled by any.
+        """
+        if self.by_hand:
+            return self
+        if asked.effect is Effect.PAUSE and asked.trouble is not None:
+            return self._refused(asked.trouble, now, probe=asked.probe)
+        if asked.effect is Effect.SLOW and asked.trouble is not None:
+            return self._limited(asked, asked.trouble, now)
+        if asked.effect is Effect.WORKS:
+            return self._worked(now, probe=asked.probe)
+        cleared = self._cleared() if self._was_alone(asked) else self
+        return cleared._unheard(now, probe=asked.probe)
+
+    def unsent(self, now: datetime) -> Self:
+        """A probe was not sent: another may go at once."""
+        return replace(self, paused_until=now) if self.rests and not self.by_hand else self
+
+    def _worked(self, now: datetime, *, probe: bool) -> Self:
+        if self.rests and not probe:  # it was under way when the account began to rest
+            return self
+        well = replace(self, worked_at=now) if self.suspected or self.rests else self
+        return replace(well, paused_until=None, pause_reason=None, pauses_in_row=0, refusals=0)
+
+    def _unheard(self, now: datetime, *, probe: bool) -> Self:
+        """A probe that brought no news of the account is soon followed by another job's."""
+        if not (probe and self.rests):
+            return self
+        return replace(self, paused_until=now + timedelta(seconds=PROBE_AGAIN))
+
+    def _refused(self, trouble: Trouble, now: datetime, *, probe: bool) -> Self:
+        if self.rests and not probe:  # it was under way, and counts once
+            return self
+        if not self.rests and self.refusals + 1 < REFUSALS:
+            return replace(self, refusals=self.refusals + 1)
+        pauses = self.pauses_in_row + 1
+        until = now + timedelta(seconds=schedule.pause_seconds(pauses))
+        reason = f"{trouble.kind.value}: {trouble.message}"
+        return replace(
+            self, paused_until=until, pause_reason=reason, pauses_in_row=pauses, refusals=0
+        )
+
+    def _limited(self, asked: Asked, trouble: Trouble, now: datetime) -> Self:
+        """After a 429: a short hold for one that may be a job's own, else the rate is cut as well.
+
+        It shows that the key is accepted; what else a probe was to find out is found.
+        """
+        if self.rests and not asked.probe:
+            return self
+        wait = schedule.HOLD_SECONDS if trouble.retry_after is None else trouble.retry_after
+        noted = replace(self, limited_at=now, limited_by=asked.job_id)
+        if not asked.probe and not self._is_limited(asked.job_id, now):
+            if asked.job_id == self.limited_by:  # others have worked since: its own once more
+                return noted
+            return noted._held(now + timedelta(seconds=min(wait, schedule.HOLD_SECONDS)))
+        until = now + timedelta(seconds=min(wait, schedule.PAUSE_MAX))
+        slowed = noted._slowed(now, until)
+        if wait <= LONG_HOLD:
+            awake = replace(slowed, paused_until=None, pause_reason=None, pauses_in_row=0)
+            return awake._held(until)
+        asked_for = f"{trouble.kind.value}: {trouble.message}; to be asked again in {wait:.0f} s"
+        return replace(slowed, paused_until=until, pause_reason=asked_for)
+
+    def _is_limited(self, job_id: int, now: datetime) -> bool:
+        """Is a 429 of this job one of several, or has nothing worked since it got the last one?"""
+        since = self.limited_at
+        if since is None or (now - since).total_seconds() > LIMITED_SECONDS:
+            return False
+        return job_id != self.limited_by or self.worked_at is None or self.worked_at < since
+
+    def _was_alone(self, asked: Asked) -> bool:
+        """Did the job that got the last 429 that counted go on to get them alone?"""
+        return asked.job_id == self.limited_by and asked.in_row >= ALONE
+
+    def _cleared(self) -> Self:
+        """No limit is known: the jobs that got 429s one after the other are all odd."""
+        return replace(self, slowed_at=None, refused_rate=None)
+
+    def _held(self, until: datetime) -> Self:
+        """No slot before that; those that are reserved stay so."""
+        return replace(self, next_slot_at=max(self.next_slot_at or until, until))
+
+    def _slowed(self, now: datetime, held_until: datetime) -> Self:
+        """Cut the rate once for a burst of 429s: what was under way when the hold began belongs to
+        it, and quiet begins when it is over.
+        """
+        if self.slowed_at is not None and now <= self.slowed_at:
+            return self
+        refused = self.requests_per_second
+        return replace(
+            self,
+            requests_per_second=schedule.slower(refused),
+            slowed_at=held_until,
+            refused_rate=refused,
+        )
+
+    # --------------------------------------------------------------- hands
+
+    def paused(self, reason: str = "") -> Self:
+        """Paused by somebody: until somebody resumes it."""
+        said = f"{BY_HAND}: {reason}" if reason else BY_HAND
+        return replace(self, paused_until=None, pause_reason=said, pauses_in_row=0, refusals=0)
+
+    def resumed(self, now: datetime) -> Self:
+        """Nothing holds it any more, whatever did.
+
+        A limit that was learned stays known: the rate is at once as high as may be below it.
+        """
+        rate, slowed_at = self.requests_per_second, None
+        if self.slowed_at is not None and self.refused_rate is not None:
+            rate = max(rate, self.refused_rate * schedule.BELOW_REFUSED)
+            slowed_at = min(self.slowed_at, now)
+        return replace(
+            self,
+            requests_per_second=rate,
+            slowed_at=slowed_at,
+            next_slot_at=None,
+            paused_until=None,
+            pause_reason=None,
+            pauses_in_row=0,
+            refusals=0,
+            limited_at=None,
+            limited_by=None,
+        )

@@ -1,0 +1,1 @@
+"""Stand-ins: a scripted upstream and a receiver of webhooks."""

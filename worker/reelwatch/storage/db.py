@@ -1,0 +1,338 @@
+"""The database: engines that suit SQLite and PostgreSQL, transactions, the clock, its revision."""
+
+import os
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Insert,
+    Interval,
+    Select,
+    String,
+    Table,
+    bindparam,
+    cast,
+    column,
+    create_engine,
+    event,
+    func,
+    inspect,
+    literal,
+    make_url,
+    select,
+    table,
+    text,
+    type_coerce,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from reelwatch import errors
+from reelwatch.config.naming import HERE
+from reelwatch.config.servers import IMPATIENT
+from reelwatch.storage.models import Base, UtcDateTime
+
+Item = TypeVar("Item")
+
+READ_ONLY = "reelwatch_read_only"
+BUSY_SECONDS = 30  # how long SQLite waits for another writer
+
+CLOCK = select(func.clock_timestamp(type_=UtcDateTime()))
+
+
+_engines: dict[tuple[str, int], Engine] = {}
+_migrated: set[tuple[str, int]] = set()  # what this process has seen at a revision that will do
+
+
+def engine(url: str) -> Engine:
+    """This process's engine for `url`: made on first use, and anew in a forked child."""
+    key = (url, os.getpid())
+    return _engines.get(key) or _engines.setdefault(key, _new_engine(url))
+
+
+def _new_engine(url: str) -> Engine:
+    if make_url(url).get_backend_name() == "sqlite":
+        return _sqlite_engine(url)
+    # As SQLAlchemy does: a driver is loaded for the database that is there, not for the other one.
+    from reelwatch.storage.postgresql import new_engine  # noqa: PLC0415
+
+    return new_engine(url)
+
+
+def _sqlite_engine(url: str) -> Engine:
+    made = create_engine(
+        url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, max_overflow=20
+    )
+    event.listen(made, "do_connect", _only_existing)
+    event.listen(made, "connect", _prepare_sqlite)
+    event.listen(made, "begin", _begin_sqlite)
+    return made
+
+
+def _only_existing(_dialect: object, _record: object, args: list[Any], _options: object) -> None:
+    """Only migrating makes a file: who is in the wrong folder must not leave an empty one there."""
+    if not Path(args[0]).exists():
+        raise sqlite3.OperationalError(
+            f"there is no database at {args[0]} (DATABASE_URL): "
+            "`reelwatch up` or `reelwatch migrate` makes it"
+        )
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # None: the driver must not begin transactions by itself, `_begin_sqlite` does.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",  # what was accepted must survive a power cut, not only a crash
+        f"busy_timeout = {BUSY_SECONDS * 1000}",
+        "foreign_keys = ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """A writer takes the lock when it begins: one that reads first and then writes gets refused."""
+    read_only = connection.get_execution_options().get(READ_ONLY)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+# What SQLite and PostgreSQL say of a table, or a column of one, that is not there.
+NO_TABLE = ("no such table", "undefinedtable")
+NO_COLUMN = ("no such column", "has no column", "undefinedcolumn")
+
+
+def said_by(error: BaseException | None) -> str:
+    """A driver's error as one lower-case text, to look for signs in."""
+    return f"{type(error).__name__} {error}".casefold()
+
+
+class NotMigrated(errors.NotMigrated, SQLAlchemyError):
+    """Whoever waits for a database waits for its tables, too."""
+
+
+def _check_revision(url: str) -> None:
+    """Raise `NotMigrated` until the database has been seen at this release's revision.
+
+    At a newer one too: a migration leaves what the release before needs, whose workers go on.
+    """
+    seen = (url, os.getpid())
+    if seen in _migrated:
+        return
+    with engine(url).execution_options(**{READ_ONLY: True}).connect() as connection:
+        found = revision(connection)
+    if found is None:
+        raise NotMigrated("the database is at no revision: run `reelwatch migrate`")
+    if found < newest_revision():
+        raise NotMigrated(
+            "the database is at an older revision than this program: run `reelwatch migrate`"
+        )
+    _migrated.add(seen)
+
+
+@contextmanager
+def _at_revision(url: str) -> Iterator[None]:
+    """Raises `NotMigrated` when tables or columns turn out to be gone, or were never there."""
+    _check_revision(url)
+    try:
+        yield
+    except DBAPIError as error:
+        if any(sign in said_by(error.orig) for sign in (*NO_TABLE, *NO_COLUMN)):
+            _migrated.discard((url, os.getpid()))
+            _check_revision(url)
+        raise
+
+
+@contextmanager
+def transaction(url: str) -> Iterator[Session]:
+    """A session whose work is committed at the end, or rolled back by an exception."""
+    bound = engine(url).execution_options(**{IMPATIENT: True})
+    with _at_revision(url), Session(bound, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def at_once(url: str) -> Iterator[Session]:
+    """A session whose statements are each committed by themselves, where that saves any."""
+    if make_url(url).get_backend_name() == "sqlite":
+        with transaction(url) as session:
+            yield session
+        return
+    bound = engine(url).execution_options(isolation_level="AUTOCOMMIT", **{IMPATIENT: True})
+    with _at_revision(url), Session(bound, expire_on_commit=False) as session:
+        yield session
+
+
+@contextmanager
+def reading(url: str) -> Iterator[Session]:
+    """A session that only reads: it takes no writer's lock."""
+    bound = engine(url).execution_options(**{READ_ONLY: True, IMPATIENT: True})
+    with _at_revision(url), Session(bound, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+def clock(session: Session, ahead: timedelta = timedelta(0)) -> ColumnElement[datetime]:
+    """The time by the database's clock, or one `ahead` of it, for use within a statement."""
+    if dialect(session) == "sqlite":  # a file: one machine, one clock
+        return bindparam(None, callable_=lambda: datetime.now(UTC) + ahead, type_=UtcDateTime())
+    now: ColumnElement[datetime] = func.clock_timestamp(type_=UtcDateTime())
+    return type_coerce(now + literal(ahead, Interval()), UtcDateTime()) if ahead else now
+
+
+def now(session: Session) -> datetime:
+    """The time by the database's clock: the same for all workers, whatever theirs say."""
+    if dialect(session) == "sqlite":
+        return datetime.now(UTC)
+    return session.execute(CLOCK).scalar_one()
+
+
+def dialect(session: Session) -> str:
+    """`sqlite` or `postgresql`."""
+    return session.get_bind().dialect.name
+
+
+def insert_if_absent(dialect: str, table: type[Base] | Table, *columns: str) -> Insert:
+    """An INSERT that skips rows whose `columns` (a unique key) exist already."""
+    if dialect == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing(index_elements=columns)
+    return postgresql.insert(table).on_conflict_do_nothing(index_elements=columns)
+
+
+def insert_or_update(
+    dialect: str, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]
+) -> Insert:
+    """An INSERT that changes the row of that unique key where there is one."""
+    if dialect == "sqlite":
+        lite = sqlite.insert(table).values({**key, **values})
+        return lite.on_conflict_do_update(index_elements=list(key), set_=values)
+    full = postgresql.insert(table).values({**key, **values})
+    return full.on_conflict_do_update(index_elements=list(key), set_=values)
+
+
+def listed(dialect: str, parameter: str, width: int) -> list[ColumnElement[str | None]]:
+    """The columns of rows of texts that come as one parameter, a JSON list of lists."""
+    rows = bindparam(parameter, type_=String())
+    if dialect == "sqlite":
+        row = func.json_each(rows).table_valued("value").c.value
+        return [func.json_extract(row, f"$[{place}]", type_=String()) for place in range(width)]
+    elements = func.jsonb_array_elements(cast(rows, JSONB))
+    row = elements.table_valued(column("value", JSONB)).c.value
+    return [row[place].astext for place in range(width)]
+
+
+def tokens_of(table: Table, *, key_share: bool = False) -> Select[Any]:
+    """The lease tokens of the rows with these `ids`, locked in one order for all.
+
+    What somebody else has locked is left out: whoever changes a row takes its token away, and a
+    producer's open transaction must not hold up the results about other rows.
+    """
+    rows = select(table.c.id, table.c.lease_token).where(
+        table.c.id.in_(bindparam("ids", expanding=True))
+    )
+    return rows.order_by(table.c.id).with_for_update(key_share=key_share, skip_locked=True)
+
+
+def tokens_now(session: Session, tokens: Select[Any], ids: Collection[Any]) -> Mapping[Any, Any]:
+    """The tokens that rows bear now, by id, the rows locked; by `tokens_of`."""
+    if not ids:
+        return {}
+    return {row.id: row.lease_token for row in session.execute(tokens, {"ids": list(ids)})}
+
+
+def is_away(error: Exception) -> bool:
+    """Is it the database that is away or can't be written to, and not a value that is odd?"""
+    return isinstance(error, OperationalError) or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    )
+
+
+def write_all(
+    write: Callable[[Sequence[Item]], None],
+    items: Sequence[Item],
+    give_up: Callable[[Item], None],
+) -> None:
+    """Write a group as one; if one of it can't be written, the others all the same.
+
+    Raises what says that the database is away; for whatever else an item brings, it is given up.
+    """
+    try:
+        write(items)
+    except Exception as error:
+        if is_away(error):
+            raise
+        if len(items) == 1:
+            give_up(items[0])
+            return
+        for item in items:
+            write_all(write, [item], give_up)
+
+
+def read_only(url: str) -> bool:
+    """Does the server refuse all writing, as a standby does? (SQLite says so by itself.)"""
+    if make_url(url).get_backend_name() == "sqlite":
+        return False
+    with engine(url).connect() as connection:
+        return bool(connection.execute(text("SHOW transaction_read_only")).scalar_one() == "on")
+
+
+def dispose() -> None:
+    """Close this process's connections; the engines are made anew on next use."""
+    _migrated.clear()
+    for url, pid in list(_engines):
+        # What a fork inherited is its parent's: closing it here would end the parent's sessions.
+        _engines.pop((url, pid)).dispose(close=pid == os.getpid())
+
+
+# ------------------------------------------------------------ revisions
+
+
+def migrations() -> Path:
+    """The migration scripts: inside an installed package, or at the top of a checkout."""
+    packaged = Path(__file__).parents[1] / "migrations"
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "migrations"
+
+
+def newest_revision() -> str:
+    """The newest revision there is, by the scripts' names: Alembic takes its time to read them."""
+    return max(
+        script.stem[: len("reelwatch_0001")]
+        for script in (migrations() / "versions").glob("reelwatch_*.py")
+    )
+
+
+def revision(connection: Connection) -> str | None:
+    """The database's revision; None before the first migration. Without Alembic, which is slow to
+    load: every process asks this once.
+    """
+    if not inspect(connection).has_table(HERE.version_table, schema=HERE.schema):
+        return None
+    stamped = table(HERE.version_table, column("version_num"), schema=HERE.schema)
+    found: str | None = connection.execute(select(stamped.c.version_num)).scalar_one_or_none()
+    return found
+
+
+def revisions(url: str) -> tuple[str | None, str]:
+    """The database's revision and the newest one there is."""
+    with engine(url).connect() as connection:
+        return revision(connection), newest_revision()
+
+
+def make_file(url: str) -> None:
+    """Make the file of an SQLite database where there is none, readable by its owner alone.
+
+    Prompts, and URLs with tokens, are in it. SQLite gives the files beside it the same mode.
+    """
+    database = make_url(url).database
+    if make_url(url).get_backend_name() != "sqlite" or database is None:
+        return
+    with suppress(FileExistsError):
+        os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        os.chmod(database, 0o600)  # whatever the umask took away

@@ -1,0 +1,109 @@
+"""What rows of jobs and events are told by: when each is polled or sent next, and why then.
+
+Reads what `outlook` needs to know, for many rows at once.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, literal, select
+from sqlalchemy.orm import Session
+
+from reelwatch.rules import outlook
+from reelwatch.rules.outlook import Expected, Ticks, Traffic, Turn
+from reelwatch.rules.rests import rest_of
+from reelwatch.storage import destinations, heartbeat
+from reelwatch.storage.models import table_of
+
+Row = dict[str, Any]
+
+jobs = table_of("jobs")
+accounts = table_of("accounts")
+
+COUNT_MOST = 10_000  # jobs that are due: what is more is told as this many
+IDS_AT_ONCE = 500  # values in one IN list
+
+
+def of_jobs(session: Session, rows: Sequence[Mapping[str, Any]], now: datetime) -> list[Row]:
+    """For each row of `jobs`: `next_poll_expected_at` and `next_poll_reason`, both may be None."""
+    waiting = [row for row in rows if row["next_poll_at"] is not None]
+    if not waiting:
+        return [_poll(None) for _ in rows]
+    ticks = _ticks(session, now)
+    leased = _leased(session, [row["id"] for row in waiting])
+    traffic = _traffic(session, {row["account"] for row in waiting}, now)
+    return [
+        _poll(
+            None
+            if row["next_poll_at"] is None
+            else outlook.next_poll(
+                row["next_poll_at"], traffic[row["account"]], ticks, leased=row["id"] in leased
+            )
+        )
+        for row in rows
+    ]
+
+
+def of_deliveries(session: Session, rows: Sequence[Mapping[str, Any]], now: datetime) -> list[Row]:
+    """For each row of `deliveries`: `next_attempt_expected_at` and `next_attempt_reason`."""
+    owed = [row["id"] for row in rows if row["next_attempt_at"] is not None]
+    tries = destinations.next_tries(session, owed, now) if owed else {}
+    ticks = _ticks(session, now) if owed else Ticks(None, now)
+    found = []
+    for row in rows:
+        tried = tries.get(row["id"])
+        expected = None
+        if tried is not None:
+            endpoint = destinations.shown(row["target"])
+            turn = Turn(tried.at, tried.wait, endpoint, tried.failures)
+            expected = outlook.next_attempt(row["next_attempt_at"], turn, ticks)
+        found.append(_attempt(expected))
+    return found
+
+
+def _poll(expected: Expected | None) -> Row:
+    return {
+        "next_poll_expected_at": expected and expected.at,
+        "next_poll_reason": expected and expected.reason,
+    }
+
+
+def _attempt(expected: Expected | None) -> Row:
+    return {
+        "next_attempt_expected_at": expected and expected.at,
+        "next_attempt_reason": expected and expected.reason,
+    }
+
+
+def _ticks(session: Session, now: datetime) -> Ticks:
+    return Ticks(heartbeat.last(session, heartbeat.TICK), now)
+
+
+def _leased(session: Session, ids: Sequence[int]) -> set[int]:
+    found: set[int] = set()
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        chosen = jobs.c.id.in_(ids[start : start + IDS_AT_ONCE])
+        query = select(jobs.c.id).where(chosen, jobs.c.lease_token.is_not(None))
+        found.update(session.scalars(query))
+    return found
+
+
+def _traffic(session: Session, names: set[str], now: datetime) -> dict[str, Traffic]:
+    query = select(accounts).where(accounts.c.name.in_(names))
+    return {
+        row["name"]: Traffic(
+            row["name"],
+            row["requests_per_second"],
+            slowed=row["slowed_at"] is not None,
+            due=_due(session, row["name"], now),
+            rest=rest_of(row, now),
+        )
+        for row in session.execute(query).mappings()
+    }
+
+
+def _due(session: Session, account: str, now: datetime) -> int:
+    due = select(literal(1)).where(jobs.c.account == account, jobs.c.next_poll_at <= now)
+    few = due.limit(COUNT_MOST).subquery()
+    return session.execute(select(func.count()).select_from(few)).scalar_one()
