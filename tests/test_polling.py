@@ -496,6 +496,33 @@ class TestMoreAreDueThanMayBeLookedAt:
         assert len(taken) == limit
         assert all(first in name for name in taken)
 
+    def in_order(self, url: str, order: ranking.Order, now: datetime = NOW) -> list[str]:
+        """Two that a claim takes by this order, or by a new one."""
+        quick = replace(ACCOUNT, requests_per_second=2.0)
+        set_account(url, next_slot_at=None, look_price=7.0)
+        with db.transaction(url) as session:
+            batch = polling.claim(session, quick, 64, now=now, rules=RULES, order=order)
+        return [each.row["video_id"] for each in batch.items]
+
+    def test_claims_go_by_one_order_for_a_moment(self, url: str) -> None:
+        order = ranking.Order()
+        add_looked_at(url, ids(9), 20, 150)
+        assert len(self.in_order(url, order)) == 2
+        add_looked_at(url, ["likely"], 60, 150)
+        assert "likely" not in self.in_order(url, order)
+        assert "likely" in self.in_order(url, order, after(1))
+
+    def test_an_order_of_which_others_have_taken_some_is_made_anew(self, url: str) -> None:
+        order = ranking.Order()
+        add_looked_at(url, ids(9), 20, 150)
+        self.in_order(url, order)
+        others = {job_id for job_id, _ in order.ranked[:2]}
+        with db.transaction(url) as session:
+            session.execute(update(Job).where(Job.id.in_(others)).values(next_poll_at=after(30)))
+        taken = self.in_order(url, order)
+        assert len(taken) == 2
+        assert not others & {job(url, name)["id"] for name in taken}
+
     def test_the_slots_are_for_those_that_were_chosen(self, url: str) -> None:
         add_looked_at(url, ids(30), 30, 100)
         batch = claim(url)
@@ -520,16 +547,16 @@ class TestMoreAreDueThanMayBeLookedAt:
     ) -> None:
         add_account(postgresql_url, look_price=7.0)  # it has been short for a while
         add_looked_at(postgresql_url, ids(9), 30, 100)
-        choose = ranking.first
+        choose = ranking.best_first
 
-        def chosen(*args: Any) -> tuple[list[int], float]:
+        def chosen(*args: Any) -> list[tuple[int, float]]:
             found = choose(*args)
             with db.transaction(postgresql_url) as session:
                 over = update(Job).where(Job.id == found[0][0])
                 session.execute(over.values(state="cancelled", next_poll_at=None, finished_at=NOW))
             return found
 
-        monkeypatch.setattr(ranking, "first", chosen)
+        monkeypatch.setattr(ranking, "best_first", chosen)
         assert len(claim(postgresql_url).items) == 4
         (cancelled,) = rows(postgresql_url, Job, state="cancelled")
         assert (cancelled["next_poll_at"], cancelled["lease_token"]) == (None, None)

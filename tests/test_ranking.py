@@ -98,7 +98,8 @@ def test_the_best_are_chosen_and_the_last_of_them_is_the_price(
         row(id=place, last_polled_at=ago(waited), tracked_at=ago(waited + age))
         for place, (waited, age) in enumerate(waits)
     ]
-    chosen, worth = ranking.first(rows, count, PLANS, NOW)
+    order = ranking.Order(ranking.best_first(rows, PLANS, NOW))
+    chosen, worth = order.take(count)
     gains = [ranking.gain(each, PLANS, NOW) for each in rows]
     assert len(set(chosen)) == len(chosen) == min(count, len(rows))
     assert [gains[place] for place in chosen] == sorted(gains, reverse=True)[:count]
@@ -107,4 +108,18 @@ def test_the_best_are_chosen_and_the_last_of_them_is_the_price(
 
 def test_of_equal_jobs_those_that_come_first_are_chosen() -> None:
     rows = [row(id=job_id) for job_id in (7, 3, 9, 1)]
-    assert ranking.first(rows, 3, PLANS, NOW)[0] == [7, 3, 9]
+    assert [job_id for job_id, _ in ranking.best_first(rows, PLANS, NOW)] == [7, 3, 9, 1]
+
+
+def test_an_order_gives_each_job_once_and_holds_while_more_than_wanted_are_left() -> None:
+    order = ranking.Order(ranking.best_first([row(id=n) for n in range(5)], PLANS, NOW), ago(-1))
+    assert order.holds(4, NOW)
+    assert order.take(2)[0] == [0, 1]
+    assert order.take(2)[0] == [2, 3]
+    assert not order.holds(1, NOW)
+
+
+def test_an_order_holds_for_its_time() -> None:
+    ranked = ranking.best_first([row(id=n) for n in range(5)], PLANS, NOW)
+    assert not ranking.Order(ranked, NOW).holds(1, NOW)
+    assert not ranking.Order(ranked).holds(1, NOW)

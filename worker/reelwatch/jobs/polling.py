@@ -103,7 +103,8 @@ STEPS = select(jobs.c.id, *STEP_COLUMNS).where(jobs.c.id.in_(bindparam("ids", ex
 # A claim that free threads and not slots make small comes often: to rank jobs for it costs more
 # than it gains.
 RANKED_LEAST = 16
-RANKED_MOST = 500  # due jobs that one claim chooses from, the longest due ones
+RANKED_MOST = 500  # due jobs that claims choose from, the longest due ones
+RANKED_FOR = timedelta(seconds=1)  # how long they go by one order
 PRICE_MOST = 1e6  # seconds; a deadline that has passed is beyond all price
 SHORT = 4.0  # times its price: so much more worth are looks that a short budget makes wait
 RIVALS = (
@@ -242,12 +243,15 @@ class _Poller:
         self._ask = ask
         self._lead = LEAD_MIN
         self._rests = False  # the account, since what is in hand was claimed
+        self._order = ranking.Order()
         self._rules = replace(rules_of(settings), plans=plans)
 
     def claim(self, limit: int) -> fanout.Batch[Claimed]:
         started = time.monotonic()
         with db.transaction(self._settings.database_url) as session:
-            batch = claim(session, self._account, limit, self._lead, rules=self._rules)
+            batch = claim(
+                session, self._account, limit, self._lead, rules=self._rules, order=self._order
+            )
         if batch.items:
             self._rests = False
         took = time.monotonic() - started
@@ -324,11 +328,13 @@ def claim(
     lead: float = LEAD_MIN,
     now: datetime | None = None,
     rules: lifecycle.Rules | None = None,
+    order: ranking.Order | None = None,
 ) -> fanout.Batch[Claimed]:
     """Take up to `limit` due jobs of the account, each with a slot within its rate.
 
     If the rate allows no more while more are due, those whose looks are worth most by the rules'
-    plans: who is likely to have ended for a while.
+    plans: who is likely to have ended for a while. The `order` is the one of the claim before, and
+    is kept up to date.
     """
     rules = rules or lifecycle.Rules()
     row = _locked_account(session, account.name)
@@ -348,7 +354,7 @@ def claim(
     free = _slots_within(first - clock.now, distance, max(HORIZON, lead))
     wanted = min(1 if probe else limit, free)
     taken, price = _take(
-        session, row, wanted, clock.now, rules.plans,
+        session, row, wanted, clock.now, rules.plans, order or ranking.Order(),
         ranked=free <= limit or wanted >= RANKED_LEAST, probe=probe,
     )  # fmt: skip
     slots = [first + distance * place for place in range(len(taken) + 1)]
@@ -447,6 +453,7 @@ def _take(
     count: int,
     now: datetime,
     plans: schedule.Plans,
+    order: ranking.Order,
     *,
     ranked: bool,
     probe: bool,
@@ -467,10 +474,26 @@ def _take(
         if not ranked:
             last = rows[count - 1]
             return rows[:count], _price(ranking.gain(dict(last), plans, now), plans)
+    if order.holds(count, now):
+        rows, worth = _next_of(session, order, count, now)
+        if len(rows) == count:
+            return rows, _price(worth, plans)
+        # Others have taken some of them meanwhile: more may be due.
     rivals = [dict(row) for row in session.execute(RIVALS, due).mappings()]
-    ids, worth = ranking.first(rivals, count, plans, now)
-    rows = session.execute(CHOSEN, {"ids": ids, "now": now}).mappings().all() if ids else []
+    order.ranked, order.until = ranking.best_first(rivals, plans, now), now + RANKED_FOR
+    rows, worth = _next_of(session, order, count, now)
     return rows, _price(worth, plans) if len(rivals) > count else 0.0
+
+
+def _next_of(
+    session: Session, order: ranking.Order, count: int, now: datetime
+) -> tuple[Sequence[RowMapping], float]:
+    """The rows of the next so many, locked, as far as they are free and due still; and what the
+    last of them is worth.
+    """
+    ids, worth = order.take(count)
+    rows = session.execute(CHOSEN, {"ids": ids, "now": now}).mappings().all() if ids else []
+    return rows, worth
 
 
 def _price(worth: float, plans: schedule.Plans) -> float:

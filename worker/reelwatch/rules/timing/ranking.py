@@ -4,9 +4,9 @@ A job is a row under the names of `COLUMNS`.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from heapq import nlargest
 from typing import Any
 
 from reelwatch.rules.status import State
@@ -19,19 +19,42 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def first(
-    rows: Iterable[Mapping[str, Any]], count: int, plans: Plans, now: datetime
-) -> tuple[list[int], float]:
-    """The ids of the `count` rows whose looks are worth most, the best first.
+@dataclass(slots=True)
+class Order:
+    """Whose polls are worth most, as it was found out a moment ago: several claims go by it.
 
-    And what the last of them is worth, in seconds of delay. Of equal rows those that come first.
+    To rank hundreds of jobs takes longer than to claim and to poll some of them, and within a
+    second it changes little.
     """
-    best = nlargest(count, ((gain(row, plans, now), row["id"]) for row in rows), key=_worth)
-    return [job_id for _, job_id in best], best[-1][0] if best else 0.0
+
+    ranked: Sequence[tuple[int, float]] = ()  # ids and worth, the best first
+    until: datetime | None = None
+
+    def holds(self, count: int, now: datetime) -> bool:
+        """Is it still good for a claim of so many, with at least one left over?"""
+        return self.until is not None and now < self.until and len(self.ranked) > count
+
+    def take(self, count: int) -> tuple[list[int], float]:
+        """The ids of the next so many, and what the last of them is worth; they are left out
+        from then on.
+        """
+        taken, self.ranked = self.ranked[:count], self.ranked[count:]
+        return [job_id for job_id, _ in taken], taken[-1][1] if taken else 0.0
 
 
-def _worth(ranked: tuple[float, int]) -> float:
-    return ranked[0]
+def best_first(
+    rows: Iterable[Mapping[str, Any]], plans: Plans, now: datetime
+) -> list[tuple[int, float]]:
+    """The rows' ids with what a look at each is worth, in seconds of delay, the best first.
+
+    Of equal rows those that come first.
+    """
+    found = [(row["id"], gain(row, plans, now)) for row in rows]
+    return sorted(found, key=_worth, reverse=True)
+
+
+def _worth(ranked: tuple[int, float]) -> float:
+    return ranked[1]
 
 
 def gain(row: Mapping[str, Any], plans: Plans, now: datetime) -> float:
