@@ -125,6 +125,22 @@ class TestJobs:
         assert row["next_poll_at"] > after(5)
         assert rows(url, Transition) == []
 
+    def test_a_row_of_which_others_write_more_keeps_what_it_has(self, url: str) -> None:
+        """All of a batch are written under the same columns: those in which any of them changes."""
+        add_job(url, "a", state="running", upstream_status="processing", model="veo3")
+        add_job(url, "b", state="running", upstream_status="processing", progress=0.25,
+                progress_at=after(1), errors_in_row=2, errors_since=after(2),
+                last_error="timeout")  # fmt: skip
+        told = replace(RUNNING, progress=0.5, model="veo3.1-fast")
+        answers: dict[str, Answer] = {"a": told, "b": BROKEN}
+        write(url, [change(job(url, name), answers[name], after(5)) for name in answers], after(5))
+        a, b = job(url, "a"), job(url, "b")
+        assert (a["progress"], a["progress_at"], a["model"]) == (0.5, after(5), "veo3")
+        assert (a["errors_in_row"], a["last_error"], a["last_error_id"]) == (0, None, None)
+        assert (b["progress"], b["progress_at"], b["model"]) == (0.25, after(1), None)
+        assert (b["errors_in_row"], b["errors_since"]) == (3, after(2))
+        assert (b["last_error"], b["polls"]) == ("server_error", 1)
+
     def test_a_completed_job(self, url: str) -> None:
         add_job(url)
         assert look(url, DONE, start=5) == 1

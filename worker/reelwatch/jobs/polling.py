@@ -40,7 +40,7 @@ from reelwatch.rules.standing import Asked, Standing
 from reelwatch.rules.status import Account as Effect
 from reelwatch.rules.timing import ranking, schedule
 from reelwatch.rules.words import ENDS
-from reelwatch.storage import db, forecasts, ledger, mixups
+from reelwatch.storage import db, forecasts, ledger, lists, mixups
 from reelwatch.storage.ledger import jobs
 from reelwatch.storage.models import table_of
 
@@ -91,14 +91,14 @@ PROBE = DUE.order_by(None).order_by(
 )
 LEASED = (
     update(jobs)
-    .where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+    .where(lists.among(jobs.c.id, "ids"))
     .values(next_poll_at=bindparam("until"), lease_token=bindparam("token"))
 )
 RESTS = select(accounts.c.name).where(
     accounts.c.name == bindparam("name"), accounts.c.pause_reason.is_not(None)
 )
 TOKENS = db.tokens_of(jobs, key_share=True)
-STEPS = select(jobs.c.id, *STEP_COLUMNS).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+STEPS = select(jobs.c.id, *STEP_COLUMNS).where(lists.among(jobs.c.id, "ids"))
 
 # A claim that free threads and not slots make small comes often: to rank jobs for it costs more
 # than it gains.
@@ -115,7 +115,7 @@ RIVALS = (
 )
 CHOSEN = (
     select(*CLAIM_COLUMNS)
-    .where(jobs.c.id.in_(bindparam("ids", expanding=True)), jobs.c.next_poll_at <= bindparam("now"))
+    .where(lists.among(jobs.c.id, "ids"), jobs.c.next_poll_at <= bindparam("now"))
     .order_by(jobs.c.next_poll_at, jobs.c.id)
     .with_for_update(skip_locked=True, key_share=True)
 )

@@ -39,6 +39,7 @@ from sqlalchemy.orm import Session
 from reelwatch import errors
 from reelwatch.config.naming import HERE
 from reelwatch.config.servers import IMPATIENT
+from reelwatch.storage import lists
 from reelwatch.storage.models import Base, UtcDateTime
 
 Item = TypeVar("Item")
@@ -234,9 +235,7 @@ def tokens_of(table: Table, *, key_share: bool = False) -> Select[Any]:
     What somebody else has locked is left out: whoever changes a row takes its token away, and a
     producer's open transaction must not hold up the results about other rows.
     """
-    rows = select(table.c.id, table.c.lease_token).where(
-        table.c.id.in_(bindparam("ids", expanding=True))
-    )
+    rows = select(table.c.id, table.c.lease_token).where(lists.among(table.c.id, "ids"))
     return rows.order_by(table.c.id).with_for_update(key_share=key_share, skip_locked=True)
 
 

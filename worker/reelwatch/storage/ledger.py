@@ -7,11 +7,10 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import String, Table, Update, bindparam, func, insert, select, update
+from sqlalchemy import String, Table, bindparam, func, insert, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
@@ -21,6 +20,7 @@ from reelwatch.rules.status import FINAL, NO_RESULT, Decision, EventType, Job, S
 from reelwatch.rules.timing import curves
 from reelwatch.rules.timing.curves import Curve, Eta
 from reelwatch.rules.timing.remaining import remaining
+from reelwatch.storage import lists
 from reelwatch.storage.models import Delivery, PollError, Transition, table_of
 
 jobs: Table = table_of("jobs")
@@ -133,22 +133,26 @@ def write(
 def _write_jobs(
     session: Session, changes: Sequence[Change], error_ids: Mapping[int, int], at: datetime
 ) -> None:
-    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for change in changes:
-        values = _look_values(change, error_ids, at)
-        if change.moved:
-            values |= _step_values(change, at)
-        # Most looks change four columns of thirty-four.
-        written = {name: value for name, value in values.items() if value != change.row[name]}
-        alike.setdefault(tuple(written), []).append(written | {"row_id": change.row["id"]})
-    for columns, rows in alike.items():
-        session.connection().execute(_update_by_id(columns), rows)
+    found = [(change, _values(change, error_ids, at)) for change in changes]
+    for moved in (False, True):
+        alike = [each for each in found if each[0].moved is moved]
+        # Most looks change four columns of thirty-four; what was read of the others still holds.
+        written = {
+            name
+            for change, values in alike
+            for name, value in values.items()
+            if value != change.row[name]
+        }
+        rows = [
+            {lists.ROW_ID: change.row["id"]} | {name: values[name] for name in sorted(written)}
+            for change, values in alike
+        ]
+        lists.update_rows(session, jobs, rows)
 
 
-@lru_cache(100)
-def _update_by_id(columns: tuple[str, ...]) -> Update:
-    values: dict[str, Any] = {name: bindparam(name) for name in columns}
-    return update(jobs).where(jobs.c.id == bindparam("row_id")).values(values)
+def _values(change: Change, error_ids: Mapping[int, int], at: datetime) -> dict[str, Any]:
+    values = _look_values(change, error_ids, at)
+    return values | _step_values(change, at) if change.moved else values
 
 
 def _look_values(change: Change, error_ids: Mapping[int, int], at: datetime) -> dict[str, Any]:
