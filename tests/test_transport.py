@@ -290,6 +290,13 @@ def test_bodies_are_decoded(client: Client, encoding: str, body: bytes) -> None:
     assert len(peer.lines) == 1
 
 
+@pytest.mark.parametrize(("encoding", "body"), ENCODED.values(), ids=ENCODED)
+def test_bodies_that_come_byte_by_byte_are_too(client: Client, encoding: str, body: bytes) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    assert look_at(client, answering(head.encode() + chunks)).body == PLAIN
+
+
 def test_bodies_are_decoded_on_request_only(client: Client) -> None:
     packed = gzip.compress(PLAIN)
     with Peer(answering(answer(packed, "Content-Encoding: gzip"))) as peer:
