@@ -16,7 +16,7 @@ from reelwatch.app import celery as application
 from reelwatch.cli import service
 from reelwatch.config import secrecy, settings
 from reelwatch.errors import SettingsError
-from reelwatch.jobs import delivery
+from reelwatch.jobs import delivery, strangers
 from reelwatch.storage import db
 from reelwatch.storage.models import Account, Endpoint
 from tests import seeding
@@ -103,6 +103,46 @@ def test_without_its_own_it_is_signed_with_nothing_else(
     (attempt,) = attempts_of(database_url, theirs)
     assert attempt.error == "STUDIO_SECRET is not set: the event can't be signed"
     assert failing == []
+
+
+def test_a_worker_leaves_webhooks_of_accounts_that_it_does_not_know(
+    accounts: pytest.MonkeyPatch, database_url: str, logged: Lines
+) -> None:
+    """It can't know what signs them. More of them than a claim sees hold up nobody else's."""
+    file = settings.load().accounts_file
+    accounts.delenv("REELWATCH_ACCOUNTS_FILE")
+    with Receiver() as receiver:
+        theirs = [owe(database_url, receiver.url, "studio") for _ in range(20)]
+        ours = owe(database_url, receiver.url, "default")
+        for _ in range(2):
+            turn()
+        assert [request.headers["webhook-id"] for request in receiver.requests] == [ours]
+        for event_id in theirs:
+            row = row_of(database_url, event_id)
+            assert (row["state"], row["attempts"], row["failures"]) == ("pending", 0, 0)
+            assert row["lease_token"] is None
+        (line,) = logged.named("events_left_to_others")
+        assert (line["account"], line["events"]) == ("studio", 20)
+        said = run("doctor").output
+        assert "✗ account studio: 20 webhooks wait, and REELWATCH_ACCOUNTS_FILE does not" in said
+        accounts.setenv("REELWATCH_ACCOUNTS_FILE", str(file))
+        turn()
+    assert {request.headers["webhook-id"] for request in receiver.requests} == {ours, *theirs}
+    for request in receiver.requests[1:]:
+        Webhook(NEWER).verify(request.body, headers_of(request))
+
+
+def test_an_account_that_appears_after_the_survey_is_signed_with_nothing(
+    accounts: pytest.MonkeyPatch, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts.delenv("REELWATCH_ACCOUNTS_FILE")
+    monkeypatch.setattr(strangers, "left", lambda *_: None)
+    with Receiver() as receiver:
+        theirs = owe(database_url, receiver.url, "studio")
+        turn()
+    assert receiver.requests == []
+    (attempt,) = attempts_of(database_url, theirs)
+    assert "this worker does not know the account studio" in str(attempt.error)
 
 
 def test_what_is_missing_is_said_at_the_start_and_by_doctor(

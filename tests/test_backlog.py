@@ -141,6 +141,29 @@ def test_no_statement_of_a_claim_goes_through_the_backlog(state: str, database_u
     assert costs == []
 
 
+def test_no_statement_of_a_claim_by_who_knows_not_all_accounts_goes_through_all_jobs(
+    database_url: str,
+) -> None:
+    fill(database_url)
+    pile_up(database_url)
+    statements: list[tuple[str, Any]] = []
+
+    def note(_c: object, _cursor: object, statement: str, given: Any, *_: object) -> None:
+        statements.append((statement, given))
+
+    engine = db.engine(database_url)
+    with db.reading(database_url) as session:
+        now = db.now(session)
+        event.listen(engine, "before_cursor_execute", note)
+        assert claiming.survey(session, 64, now, {"default", "studio"})
+        event.remove(engine, "before_cursor_execute", note)
+        assert claiming.survey(session, 64, now, {"studio"}) == []
+    with engine.connect() as connection:
+        costs = [cost for each, given in statements for cost in plan(connection, each, given)]
+        connection.rollback()
+    assert costs == []
+
+
 def test_where_each_job_has_a_url_of_its_own_a_claim_sees_a_part(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

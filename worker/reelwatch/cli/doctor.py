@@ -95,7 +95,8 @@ def examine() -> Iterator[Check]:
         yield _tick(current, figures)
     for account in current.accounts.values():
         yield from _account(current, account, standing.get(account.name, {}))
-    yield from _strangers(current, standing)
+    if figures is not None:
+        yield from _strangers(current, standing)
     yield from _secrets(current, figures)
     if figures is not None:
         with db.reading(current.database_url) as session:
@@ -290,10 +291,19 @@ def _asked(name: str, account: Account) -> Check:
 def _strangers(
     current: settings.Settings, standing: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Check]:
-    for name, row in standing.items():
-        if name not in current.accounts and row["open_jobs"]:
-            message = f"{row['open_jobs']} jobs wait, and REELWATCH_ACCOUNTS_FILE does not name it"
-            yield Check(f"account {name}", WRONG, message)
+    """What waits for workers that know accounts which are not configured here."""
+    with db.reading(current.database_url) as session:
+        owed = {
+            name: history.undelivered_webhooks(session, name)
+            for name in standing
+            if name not in current.accounts
+        }
+    for name, events in owed.items():
+        counts = ((standing[name]["open_jobs"], "jobs"), (events, "webhooks"))
+        waiting = [f"{history.at_most(count)} {what}" for count, what in counts if count]
+        if waiting:
+            message = "wait, and REELWATCH_ACCOUNTS_FILE does not name it"
+            yield Check(f"account {name}", WRONG, f"{' and '.join(waiting)} {message}")
 
 
 # ---------------------------------------------------------------- webhooks
@@ -326,6 +336,5 @@ def _secret(
 def _unsigned(current: settings.Settings, variable: str) -> int:
     """How many webhooks are owed by the accounts whose secret is in that variable."""
     with db.reading(current.database_url) as session:
-        known = {row["name"] for row in history.list_accounts(session)} | set(current.accounts)
-        names = [name for name in known if current.secret_variable(name) == variable]
+        names = [name for name in current.accounts if current.secret_variable(name) == variable]
         return sum(history.undelivered_webhooks(session, name) for name in names)

@@ -78,8 +78,8 @@ def _check_signing(order: Mapping[str, Any]) -> None:
     current = settings.current()
     account = current.accounts.get(order["account"])
     called = order["webhook_url"] or (account and account.webhook_url)
-    if called and not current.secrets_of(order["account"]):
-        variable = current.secret_variable(order["account"])
+    if account and called and not current.secrets_of(account.name):
+        variable = current.secret_variable(account.name)
         raise WrongInput(
             f"webhook_url: webhooks are signed and {variable} is not set "
             "(`reelwatch secret` makes one)"

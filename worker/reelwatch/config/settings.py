@@ -188,10 +188,13 @@ class Settings(BaseModel):
         """What an account's events are signed with, the newest first; empty where there is nothing.
 
         One that names a variable of its own never falls back to WEBHOOK_SECRET: its receiver may
-        belong to somebody else than the others' do.
+        belong to somebody else than the others' do. So one that is not configured here has none:
+        it may name a variable where it is.
         """
         known = self.accounts.get(account)
-        return known.webhook_secrets if known and known.webhook_secret_env else self.secrets
+        if known is None:
+            return ()
+        return known.webhook_secrets if known.webhook_secret_env else self.secrets
 
     def secret_variable(self, account: str) -> str:
         """The variable that holds the secrets of an account's events."""

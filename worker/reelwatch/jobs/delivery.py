@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session
 from standardwebhooks.webhooks import Webhook
 
 from reelwatch.config.settings import Settings
-from reelwatch.jobs import fanout
+from reelwatch.jobs import fanout, strangers
 from reelwatch.net import calls, http
 from reelwatch.net.outbound import Sender
 from reelwatch.rules import breaker
@@ -145,7 +145,8 @@ class _Courier:
         with db.reading(self._settings.database_url) as session:  # no writer waits for it
             if self._clock is None:
                 self._clock = (db.now(session), time.monotonic())
-            ids = claiming.survey(session, limit, self._now())
+            known = strangers.left(session, self._settings.accounts, self._now())
+            ids = claiming.survey(session, limit, self._now(), known)
         if ids:
             with db.at_once(self._settings.database_url) as session:
                 rows = claiming.take(session, ids, self._now(), lease)
@@ -161,12 +162,13 @@ class _Courier:
         """What posts a webhook, or the attempt that failed before; None for a Celery callback."""
         if row["channel"] != "webhook":
             return None
-        at, account = self._now(), str(_subject(row["body"]).get("account"))
+        at, account = self._now(), str(_subject(row["body"]).get("account", "default"))
         signers = self._signers(account)
         if not signers:
-            error = (
-                f"{self._settings.secret_variable(account)} is not set: the event can't be signed"
-            )
+            lacking = f"{self._settings.secret_variable(account)} is not set"
+            if account not in self._settings.accounts:  # its first event came after the survey
+                lacking = f"this worker does not know the account {account}"
+            error = f"{lacking}: the event can't be signed"
             return Attempted(row, Outcome(at, 0, error=error, sent=False))
         sender = _sender(self._settings.webhook_allow, self._settings.webhook_timeout, os.getpid())
         headers = signed_headers(signers, row["id"], at, row["body"])

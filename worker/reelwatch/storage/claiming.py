@@ -9,9 +9,9 @@ import json
 import random
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import (
@@ -21,6 +21,7 @@ from sqlalchemy import (
     Integer,
     ScalarSelect,
     Select,
+    String,
     and_,
     any_,
     bindparam,
@@ -42,7 +43,7 @@ from reelwatch.rules import breaker
 from reelwatch.rules.breaker import ALLOWANCE_FIRST, Room, Waiting, allowed
 from reelwatch.storage import db
 from reelwatch.storage.destinations import deliveries, destinations, endpoints, is_due, standing_of
-from reelwatch.storage.models import UtcDateTime
+from reelwatch.storage.models import UtcDateTime, table_of
 
 WINDOW = 400  # events and endpoints that one survey sees of a host at most
 HOSTS_AT_ONCE = 16  # that one statement walks through; the next ones follow while there is room
@@ -51,14 +52,25 @@ CELERY = "celery"  # the host of what goes to tasks: the broker, which is ours a
 NOW = bindparam("now", type_=UtcDateTime())
 ONE: ColumnElement[int] = literal_column("1", Integer())
 MOST_SEEN = bindparam("window", type_=Integer())
+KNOWN = bindparam("known", expanding=True, type_=String())
+WEBHOOK: ColumnElement[str] = literal_column("'webhook'")  # a task needs no account's secret
+
+First = Callable[[ColumnElement[bool], FromClause], ScalarSelect[Any]]
+
+jobs = table_of("jobs")
 
 # Where the walk through a host's endpoints was cut, to go on from there. A host has so many
 # endpoints only where each job has a URL of its own.
 _cut_at: dict[str, str] = {}
 
 
-def survey(session: Session, limit: int, now: datetime) -> list[str]:
-    """The ids of up to `limit` due events that may go now; nothing is written or locked."""
+def survey(
+    session: Session, limit: int, now: datetime, known: Collection[str] | None = None
+) -> list[str]:
+    """The ids of up to `limit` due events that may go now; nothing is written or locked.
+
+    `known`: webhooks of these accounts only; None: of all, which is quicker.
+    """
     allowances = {
         row.name: row.allowance or ALLOWANCE_FIRST for row in session.execute(HOSTS)
     }  # fmt: skip
@@ -67,7 +79,7 @@ def survey(session: Session, limit: int, now: datetime) -> list[str]:
     chosen: list[str] = []
     for start in range(0, len(hosts), HOSTS_AT_ONCE):
         some = {host: allowances[host] for host in hosts[start : start + HOSTS_AT_ONCE]}
-        chosen += _of_hosts(session, some, limit - len(chosen), now)
+        chosen += _of_hosts(session, some, limit - len(chosen), now, known)
         if len(chosen) >= limit:
             break
     return chosen
@@ -91,15 +103,22 @@ def take(session: Session, ids: Sequence[str], now: datetime, lease: timedelta) 
 
 
 def _of_hosts(
-    session: Session, allowances: Mapping[str, int], limit: int, now: datetime
+    session: Session,
+    allowances: Mapping[str, int],
+    limit: int,
+    now: datetime,
+    known: Collection[str] | None,
 ) -> list[str]:
     """The ids of the events of these hosts that may go now."""
     starts = [
         [host, _cut_at.pop(host, ""), str(limit if host == CELERY else places)]
         for host, places in allowances.items()
     ]
-    values = {"hosts": json.dumps(starts), "now": now, "window": WINDOW}
-    rows = session.execute(_walk(db.dialect(session)), values).mappings().all()
+    values: dict[str, Any] = {"hosts": json.dumps(starts), "now": now, "window": WINDOW}
+    if known is not None:
+        values["known"] = list(known)
+    walk = _walk(db.dialect(session), of_known=known is not None)
+    rows = session.execute(walk, values).mappings().all()
     _cut_at.update({row["destination"]: row["target"] for row in rows if row["seen"] >= WINDOW})
     due = [row for row in rows if row["next_attempt_at"] <= now]
     if not due:
@@ -167,16 +186,20 @@ def _calls_under_way() -> Select[Any]:
 
 
 @cache
-def _walk(dialect: str) -> Select[Any]:
+def _walk(dialect: str, *, of_known: bool) -> Select[Any]:
     """The first due events of each endpoint and number of failures, of the hosts that are listed.
 
     Each step goes to the next due event of the same kind, or past all of them to the next kind.
+    Where only accounts that are known count, others' events are passed over one by one.
     """
+    first_of = partial(_first, of_known=of_known)
     host, start, places = db.listed(dialect, "hosts", 3)
     wanted = select(host.label("host"), start.label("start"), cast(places, Integer).label("places"))
     hosts = wanted.cte("wanted")
     entry = deliveries.alias("entry")
-    first = _first(and_(entry.c.destination == hosts.c.host, entry.c.target > hosts.c.start), entry)
+    first = first_of(
+        and_(entry.c.destination == hosts.c.host, entry.c.target > hosts.c.start), entry
+    )
     begin = deliveries.alias("begin")
     columns = ("id", "channel", "destination", "target", "failures", "next_attempt_at")
     walk: CTE = (
@@ -192,7 +215,8 @@ def _walk(dialect: str) -> Select[Any]:
         select(*(step.c[name] for name in columns), walk.c.places,
                case((same, walk.c.place + 1), else_=1), walk.c.seen + 1)
         .select_from(walk)
-        .join(step, _is(dialect, step, func.coalesce(_next_of_kind(walk), *_next_kind(walk))))
+        .join(step, _is(dialect, step, func.coalesce(
+            _next_of_kind(walk, first_of), *_next_kind(walk, first_of))))
         .where(walk.c.seen < MOST_SEEN)
     )  # fmt: skip
     walk = walk.union_all(following)
@@ -215,10 +239,10 @@ def _is(dialect: str, row: FromClause, found: ColumnElement[Any]) -> ColumnEleme
     return row.c.id == any_(postgresql.array([found]))
 
 
-def _next_of_kind(walk: CTE) -> ColumnElement[Any]:
+def _next_of_kind(walk: CTE, first_of: First) -> ColumnElement[Any]:
     """The due event behind this one, of the same endpoint with as many failures, while wanted."""
     behind = deliveries.alias("like")
-    alike = _first(
+    alike = first_of(
         and_(
             behind.c.destination == walk.c.destination,
             behind.c.target == walk.c.target,
@@ -233,7 +257,7 @@ def _next_of_kind(walk: CTE) -> ColumnElement[Any]:
     return case((and_(walk.c.next_attempt_at <= NOW, walk.c.place < walk.c.places), alike))
 
 
-def _next_kind(walk: CTE) -> list[ScalarSelect[Any]]:
+def _next_kind(walk: CTE, first_of: First) -> list[ScalarSelect[Any]]:
     """The first event with the next number of failures; that of the next endpoint of the host.
 
     One after the other: as one comparison of both SQLite would go through all that wait there.
@@ -243,15 +267,22 @@ def _next_kind(walk: CTE) -> list[ScalarSelect[Any]]:
     same = and_(same_host, more.c.target == walk.c.target)
     next_host = other.c.destination == walk.c.destination
     return [
-        _first(and_(same, more.c.failures > walk.c.failures), more),
-        _first(and_(next_host, other.c.target > walk.c.target), other),
+        first_of(and_(same, more.c.failures > walk.c.failures), more),
+        first_of(and_(next_host, other.c.target > walk.c.target), other),
     ]
 
 
-def _first(condition: ColumnElement[bool], rows: FromClause) -> ScalarSelect[Any]:
+def _first(
+    condition: ColumnElement[bool], rows: FromClause, *, of_known: bool
+) -> ScalarSelect[Any]:
     """The id of the first row that is owed and meets the condition, in the order of the index."""
     order = (rows.c.destination, rows.c.target, rows.c.failures, rows.c.next_attempt_at, rows.c.id)
     query = select(rows.c.id).where(_pending(rows), condition).order_by(*order).limit(1)
+    if of_known:
+        # A value of the row, and no join: PostgreSQL would take one for a reason to begin with all
+        # jobs of an account.
+        account = select(jobs.c.account).where(jobs.c.id == rows.c.job_id).scalar_subquery()
+        query = query.where(or_(rows.c.channel != WEBHOOK, account.in_(KNOWN)))
     return query.scalar_subquery()
 
 
