@@ -5,7 +5,7 @@ import stat
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from reelwatch.app import embedded
 from reelwatch.config import libpq, settings, trust
 from reelwatch.config.accounts import Account
 from reelwatch.jobs import tracking
-from reelwatch.net import upstream
-from reelwatch.net.http import Client, TransferError
+from reelwatch.net import http, upstream
+from reelwatch.net.http import Client, Request, TransferError
 from reelwatch.net.outbound import Sender
 from reelwatch.rules import webhook_secrets
 from reelwatch.rules.answers import ErrorKind, Trouble
@@ -322,9 +322,50 @@ def test_the_usual_authorities_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = Client().options[pycurl.CAINFO]
     assert Path(usual).read_text().count("BEGIN CERTIFICATE") > 50
     monkeypatch.setenv("SSL_CERT_FILE", AUTHORITY)
-    both = Client().options[pycurl.CAINFO_BLOB]
+    both = Path(Client().options[pycurl.CAINFO]).read_bytes()
     assert Path(usual).read_bytes() in both
     assert Path(AUTHORITY).read_bytes() in both
+
+
+def test_a_connection_has_no_authorities_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are a file that is read once: what is handed over as bytes is copied and read again."""
+    monkeypatch.setenv("SSL_CERT_FILE", AUTHORITY)
+    clients = [Client(), Client(), Client(proxies={"all": "http://127.0.0.1:1"})]
+    given = [{type(value) for value in client.options.values()} for client in clients]
+    assert given == [{int, str}] * 3
+    assert len({client.options[pycurl.CAINFO] for client in clients}) == 1
+
+
+def test_a_forked_process_trusts_them_too(private: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", AUTHORITY)
+    request = Request(f"https://127.0.0.1:{private.port}/")
+    with closing(Client()) as client:
+        child = os.fork()
+        if child == 0:
+            with suppress(BaseException):  # it must not go on with its parent's tests
+                os._exit(0 if client.ask(request).status == 200 else 1)
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert client.ask(request).status == 200
+
+
+@pytest.mark.parametrize("works", [False, True], ids=["refused", "not to be read again"])
+def test_they_are_trusted_where_the_system_has_no_file_for_them(
+    private: Peer, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    def no_file(_: str) -> int:
+        if works:
+            return os.open(os.devnull, os.O_RDWR)
+        raise PermissionError
+
+    http._in_memory.cache_clear()
+    monkeypatch.setattr(os, "memfd_create", no_file)
+    monkeypatch.setenv("SSL_CERT_FILE", AUTHORITY)
+    try:
+        assert isinstance(Client().options[pycurl.CAINFO_BLOB], bytes)
+        assert posted(private) == 200
+    finally:
+        http._in_memory.cache_clear()
 
 
 @pytest.mark.parametrize("name", trust.VARIABLES)

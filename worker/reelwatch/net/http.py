@@ -13,6 +13,7 @@ import selectors
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ __all__ = [
 
 USER_AGENT = f"reelwatch/{version('reelwatch')}"  # reading it takes a millisecond
 KEPT = 64  # idle connections of one line
+AT_PROXY = {
+    pycurl.CAINFO: pycurl.PROXY_CAINFO,
+    pycurl.CAINFO_BLOB: pycurl.PROXY_CAINFO_BLOB,
+    pycurl.CAPATH: pycurl.PROXY_CAPATH,
+}
 
 
 class Client:
@@ -79,7 +85,7 @@ class Client:
         self.proxies = dict(proxies or {})
         if resolver:
             self.resolver = resolver
-        self.options = {**OPTIONS, **_trusted(verify)}
+        self.options = {**OPTIONS, **_trusted(verify, has_proxy=bool(proxies))}
         # By process: what a parent has connected, its children must neither use nor close.
         self._idle: dict[int, list[Line]] = {}
 
@@ -259,7 +265,7 @@ def look_up(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(where[0]) for *_, where in found))
 
 
-def _trusted(verify: bool | str) -> dict[int, Any]:
+def _trusted(verify: bool | str, *, has_proxy: bool) -> dict[int, Any]:
     """Trust the usual authorities and the environment's, those in a file or folder, or anybody.
 
     Raises ValueError for what the environment names and can't be read.
@@ -269,15 +275,37 @@ def _trusted(verify: bool | str) -> dict[int, Any]:
     files, folders = (
         trust.places(DEFAULT_CA_BUNDLE_PATH) if verify is True else trust.parted([verify])
     )
-    options: dict[int, Any] = {}
-    if len(files) == 1:  # libcurl keeps what it has read of one, unlike the rest
-        options |= {pycurl.CAINFO: files[0], pycurl.PROXY_CAINFO: files[0]}
-    elif files:
+    options: dict[int, Any] = {pycurl.CAINFO: None}
+    if files:
         bundle = b"\n".join(Path(path).read_bytes() for path in files)
-        options |= {pycurl.CAINFO_BLOB: bundle, pycurl.PROXY_CAINFO_BLOB: bundle}
-    else:
-        options |= {pycurl.CAINFO: None}
+        path = files[0] if len(files) == 1 else _in_memory(bundle)
+        # Of a file libcurl keeps what it has read. It copies a blob for each handle and connection.
+        options = {pycurl.CAINFO: path} if path else {pycurl.CAINFO_BLOB: bundle}
     if folders:
-        joined = os.pathsep.join(folders)
-        options |= {pycurl.CAPATH: joined, pycurl.PROXY_CAPATH: joined}
+        options[pycurl.CAPATH] = os.pathsep.join(folders)
+    if has_proxy:
+        options |= {AT_PROXY[each]: value for each, value in options.items() if value}
     return options
+
+
+@cache
+def _in_memory(content: bytes) -> str | None:
+    """The path of a file without a place on any disk, or None where the system has no such file.
+
+    It is there until the process ends, and in what it forks; nobody has to remove it.
+    """
+    if not hasattr(os, "memfd_create"):
+        return None
+    try:
+        fd = os.memfd_create("authorities")
+    except OSError:
+        return None
+    path = Path(f"/proc/self/fd/{fd}")
+    try:
+        os.write(fd, content)
+        if path.read_bytes() == content:
+            return str(path)
+    except OSError:
+        pass
+    os.close(fd)
+    return None
