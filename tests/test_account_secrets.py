@@ -181,12 +181,16 @@ def test_doctor_counts_what_waits_for_each_secret(
     assert "✗ webhook secret: 1 webhooks can't be signed" in run("doctor").output
 
 
-def test_a_destination_of_an_account_wants_its_secret(accounts: pytest.MonkeyPatch) -> None:
-    """At the start of what sends, as WEBHOOK_URL wants WEBHOOK_SECRET."""
+def test_an_account_without_its_secret_stops_no_start(accounts: pytest.MonkeyPatch) -> None:
+    """Its own webhooks wait, and it is said; those of others go on."""
     accounts.setenv("WEBHOOK_URL", "https://hooks.example.com/")
-    settings.check_sending(settings.load())
     accounts.delenv("STUDIO_SECRET")
-    with pytest.raises(SettingsError, match=r"is set, STUDIO_SECRET is not: webhooks are signed"):
+    settings.check_sending(settings.load())
+    (said,) = settings.load().unsigned()
+    assert said.startswith("account studio: STUDIO_SECRET is not set")
+    assert "✗ webhook secret of studio: webhooks are refused" in run("doctor").output
+    accounts.delenv("WEBHOOK_SECRET")
+    with pytest.raises(SettingsError, match=r"is set, WEBHOOK_SECRET is not: webhooks are signed"):
         settings.check_sending(settings.load())
 
 

@@ -15,6 +15,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from reelwatch.cli.render import change_line
 from reelwatch.config import secrecy, settings
 from reelwatch.errors import SettingsError
 from reelwatch.jobs import history
-from reelwatch.rules import webhook_secrets
+from reelwatch.rules import breaker, webhook_secrets
 from reelwatch.sandbox.listener import Listener
 from reelwatch.sandbox.upstream import SCRIPTS, Sandbox
 from reelwatch.storage import db
@@ -483,6 +484,32 @@ def test_endpoints_that_fail_now_are_told_with_what_waits_for_them(
         "once it is repaired: `reelwatch redeliver --now --endpoint …`$",
         message,
     )
+    assert "endpoints" not in checks
+
+
+@pytest.mark.parametrize(("http_status", "doubt"), [(401, "secret"), (404, "path"), (422, "what")])
+def test_a_receiver_that_refuses_all_is_told_with_what_may_be_wrong(
+    http_status: int, doubt: str, healthy: pytest.MonkeyPatch, database_url: str
+) -> None:
+    """Whoever refuses, works; but nobody is told, and after days the events are dead."""
+    url, host = "https://r.example/x", "r.example"
+    with db.transaction(database_url) as session:
+        seeding.add_account(session)
+        job = seeding.add_job(session)
+        refused = breaker.after(breaker.WELL, breaker.Verdict.REFUSED, db.now(session))
+        session.add(Endpoint(name=url, host=host, changed_at=db.now(session), **asdict(refused)))
+        for number in (1, 2):
+            step = seeding.add_transition(session, job, sequence=number)
+            event = seeding.add_delivery(
+                session, job, step, "pending", target=url, destination=host, failures=3
+            )
+            seeding.add_attempt(session, event, error="no", http_status=http_status)
+    checks = examined(0)
+    found = checks[f"endpoint {url}"]
+    assert found["status"] == "warning"
+    said = found["message"]
+    assert said.startswith(f"2 events refused ({http_status}), none accepted since: ")
+    assert doubt in said
     assert "endpoints" not in checks
 
 

@@ -13,11 +13,14 @@ from reelwatch.rules.troubles import MEANINGS
 from reelwatch.rules.wording import clock, span
 from reelwatch.storage import findings
 from reelwatch.storage.destinations import shown
-from reelwatch.storage.findings import Dead, Failing, Stuck
+from reelwatch.storage.findings import Dead, Failing, Refusing, Stuck
 
 OK, WARNING, WRONG = "ok", "warning", "wrong"
 
 ENDPOINTS_SHOWN = 5
+_SIGNED = "does it verify with the secret that signs here (`reelwatch test-event URL` tries it)?"
+_PLACED = "is the path of its URL right?"
+DOUBTS: Mapping[int, str] = {401: _SIGNED, 403: _SIGNED, 404: _PLACED, 405: _PLACED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,12 @@ def of_work(
     """
     yield from _jobs(findings.stuck(session, now), now)
     yield from _dead(findings.dead(session, ENDPOINTS_SHOWN), figures["dead"], now)
-    yield from _failing(findings.failing(session, ENDPOINTS_SHOWN), now)
+    refusing = list(_refusing(findings.refusing(session, ENDPOINTS_SHOWN)))
+    failing = list(_failing(findings.failing(session, ENDPOINTS_SHOWN), now))
+    yield from refusing
+    yield from failing
+    if not refusing and not failing:
+        yield Check("endpoints", OK, "none is failing, none refuses events")
     yield _late(figures["overdue"], slowed)
 
 
@@ -101,8 +109,20 @@ def _failing(found: Sequence[Failing], now: datetime) -> Iterator[Check]:
             until = f"it is not called until {clock(each.open_until, now)} UTC"
             message += f"; {until}; once it is repaired: `reelwatch redeliver --now --endpoint …`"
         yield Check(f"endpoint {shown(each.endpoint)}", WARNING, message)
-    if not found:
-        yield Check("endpoints", OK, "none is failing")
+
+
+def _refusing(found: Sequence[Refusing]) -> Iterator[Check]:
+    """A receiver that says no works; but a wrong secret or path looks just so, for days."""
+    for each in found:
+        events = "event" if each.waiting == 1 else "events"
+        said = f" ({each.http_status})" if each.http_status else ""
+        doubt = DOUBTS.get(each.http_status or 0, "what does it not like of them?")
+        message = (
+            f"{at_most(each.waiting)} {events} refused{said}, none accepted since: {doubt} "
+            "`reelwatch deliveries --state pending` lists what waits; once it is repaired: "
+            "`reelwatch redeliver --now --endpoint …`"
+        )
+        yield Check(f"endpoint {shown(each.endpoint)}", WARNING, message)
 
 
 def _late(count: int, slowed: Sequence[str]) -> Check:

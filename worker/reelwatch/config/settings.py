@@ -296,17 +296,23 @@ def check_sending(settings: Settings) -> None:
 
 
 def missing(settings: Settings) -> list[str]:
-    """What such a process needs and has not, a sentence each: told at once, not one by one."""
-    unsigned = {
-        settings.secret_variable(account.name)
-        for account in settings.accounts.values()
-        if account.webhook_url and not settings.secrets_of(account.name)
-    }
-    return [NO_DATABASE] * (settings.database is None) + [
-        f"WEBHOOK_URL (or an account's webhook_url) is set, {variable} is not: webhooks are "
-        "signed; accepted: one or more whsec_… (`reelwatch secret` makes one)"
-        for variable in sorted(unsigned)
-    ]
+    """What such a process needs and has not, a sentence each: told at once, not one by one.
+
+    An account with a secret of its own stops nobody else: while it is not set, `unsigned` tells.
+    """
+    unsigned = any(
+        each.webhook_url and not each.webhook_secret_env and not settings.secrets
+        for each in settings.accounts.values()
+    )
+    lacking = [NO_DATABASE] * (settings.database is None)
+    return (
+        lacking
+        + [
+            "WEBHOOK_URL (or an account's webhook_url) is set, WEBHOOK_SECRET is not: webhooks are "
+            "signed; accepted: one or more whsec_… (`reelwatch secret` makes one)"
+        ]
+        * unsigned
+    )
 
 
 def _check_place() -> None:

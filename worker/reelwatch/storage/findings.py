@@ -134,3 +134,41 @@ def _waiting(session: Session, host: str, endpoint: str) -> int:
     )
     few = select(literal(1)).select_from(deliveries).where(*owed).limit(COUNT_MOST).subquery()
     return session.execute(select(func.count()).select_from(few)).scalar_one()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusing:
+    """An endpoint that works and whose last attempt it refused; it accepted none since."""
+
+    endpoint: str
+    waiting: int  # events that it refused
+    http_status: int | None  # of its last refusal
+
+
+def refusing(session: Session, most: int) -> list[Refusing]:
+    """Those with events that they refused, and which they are to be sent again; `most` of them."""
+    refuses = and_(
+        endpoints.c.failures == 0, endpoints.c.open_until.is_(None), endpoints.c.allowance == 1
+    )
+    owed = and_(
+        deliveries.c.state == literal_column("'pending'"),
+        deliveries.c.destination == endpoints.c.host,
+        deliveries.c.target == endpoints.c.name,
+        deliveries.c.failures > 0,
+    )
+    few = (
+        select(endpoints.c.name, deliveries.c.id)
+        .join_from(endpoints, deliveries, owed)
+        .where(refuses)
+        .limit(COUNT_MOST)
+        .subquery()
+    )
+    count = func.count()
+    query = select(few.c.name, count, func.max(few.c.id)).group_by(few.c.name)
+    rows = session.execute(query.order_by(count.desc(), few.c.name).limit(most)).all()
+    return [Refusing(name, total, _last_status(session, newest)) for name, total, newest in rows]
+
+
+def _last_status(session: Session, delivery: str) -> int | None:
+    query = select(attempts.c.http_status).where(attempts.c.delivery_id == delivery)
+    return session.execute(query.order_by(attempts.c.id.desc()).limit(1)).scalar_one_or_none()
