@@ -248,11 +248,13 @@ def test_what_goes_wrong_on_the_way_says_how_far_it_came(
 
 def test_prune_wants_a_unit(url: str) -> None:
     add_job(url, "old", "completed", tracked_at=seeding.at(days=20))
-    for span in ("600", " 90 ", "1.5", "0"):
+    for span in ("600", " 90 ", "1.5"):
         message = refused("prune", "--older-than", span, "--yes")
         assert f"{span.strip()}s? {span.strip()}m? {span.strip()}h? {span.strip()}d?" in message
-    assert "accepted: 500ms" in refused("prune", "--older-than", "old")
-    assert run("prune", "--older-than", "9" * 30 + "d").exit_code == 2
+    for span in ("old", "-1d", "9" * 30 + "d"):
+        message = refused("prune", f"--older-than={span}", "--yes")
+        assert f"'{span}'; accepted: 500ms, 45s, 10m, 2h, 7d; at most 3650d" in message
+    assert "'0' has no unit: 0s?\n" in refused("prune", "--older-than", "0", "--yes")
     assert run("prune").exit_code == 2
     assert states(url) == {"old": "completed"}
 
@@ -300,6 +302,21 @@ def test_migrating_back_is_not_done_by_a_program_that_does_not_say_yes(
 
 
 # --------------------------------------------------------------- redeliver
+
+
+def test_migrating_to_a_revision_that_is_unknown_says_which_there_are(url: str) -> None:
+    for also in ((), ("--yes",)):
+        result = run("migrate", "--to", "nosuch", *also)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.startswith(
+            "reelwatch: revision 'nosuch' is unknown; known: base, reelwatch_0001, "
+        )
+
+
+def test_going_on_to_a_revision_that_is_not_the_newest_takes_nothing_away(url: str) -> None:
+    done("migrate", "--to", "reelwatch_0002", "--yes")
+    assert "this would go back" not in run("migrate", "--to", "reelwatch_0003").output
+    assert "→ reelwatch_0004" in done("migrate", "--to", "reelwatch_0004")
 
 
 def test_redelivery_by_time_asks_and_says_to_whom(url: str) -> None:

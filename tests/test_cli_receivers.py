@@ -306,11 +306,17 @@ def test_listen_says_that_nobody_is_behind_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("url", ["127.0.0.1:3000", "ftp://127.0.0.1/", "http://", "http://[::1"])
+@pytest.mark.parametrize(
+    "url",
+    ["foo", "127.0.0.1:3000", "ftp://127.0.0.1/", "http://", "http://[::1", "http://u:p@127.0.0.1"],
+)
 def test_listen_hands_on_to_urls_only(url: str) -> None:
+    """And says what would do here: what holds for callback URLs of strangers is not it."""
     said = run("listen", "--port", "0", "--forward-to", url)
     assert said.exit_code == 2
-    assert "--forward-to" in said.stderr
+    assert "--forward-to: accepted: an http or https URL without a user name, like " in said.stderr
+    assert "WEBHOOK_ALLOW" not in said.stderr
+    assert "callback URL" not in said.stderr
     assert "Traceback" not in said.output
 
 

@@ -628,8 +628,20 @@ def test_listen_tells_verified_events_from_forged_ones(tmp_path: Path) -> None:
 def test_listen_takes_a_right_secret_only(commands: pytest.MonkeyPatch) -> None:
     result = run("listen", "--secret", "whsec_not base64!")
     assert result.exit_code == 2
-    assert "webhook secret number 1 is not whsec_ and base64" in result.stderr
+    assert "'--secret': accepted: whsec_ and base64 of 24 to 64 bytes" in result.stderr
     assert "not base64!" not in result.stderr
+
+
+@pytest.mark.parametrize("secret", ["foo", "", "whsec_Zm9v", f"{SECRET} foo"])
+def test_listen_takes_what_webhook_secret_would_take(
+    commands: pytest.MonkeyPatch, secret: str
+) -> None:
+    """Not what only a decoder makes something of: nothing that is signed would ever verify."""
+    result = run("listen", "--host", "192.0.2.1", "--secret", secret)
+    assert result.exit_code == 2, result.output
+    assert "accepted: whsec_ and base64 of 24 to 64 bytes" in result.stderr
+    both = run("listen", "--host", "192.0.2.1", "--secret", f"{SECRET} {SECRET}")
+    assert "is an address of this machine" in both.stderr, "it came as far as listening"
 
 
 def test_a_new_secret_each_time() -> None:

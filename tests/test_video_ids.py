@@ -25,7 +25,7 @@ GOOD = (
 )  # fmt: skip
 
 MIXED_UP = {
-    "ids.txt": "a file's name: `reelwatch track --file FILE`",
+    "ids.txt": "a file's name; `reelwatch track --file FILE`",
     "data/ids.CSV": "a file's name",
     "./ids": "a file's name",
     "~/ids": "a file's name",
@@ -34,7 +34,7 @@ MIXED_UP = {
     "cat.mp4": "a file's name",
     "veo3:a,5": "comma or semicolon",
     "veo3:a;veo3:b": "comma or semicolon",
-    '"veo3:a"': "quotes: leave them out",
+    '"veo3:a"': "quotes; leave them out",
     "'veo3:a'": "quotes",
     "`veo3:a`": "quotes",
     "\u201cveo3:a\u201d": "quotes",
@@ -57,11 +57,13 @@ MIXED_UP = {
     "veo3\uff1aa": "full-width",
     "veo3:17703…": "has been cut",
     "veo3:17703...": "has been cut",
-    "None": "no value at all",
-    "null": "no value at all",
-    "undefined": "no value at all",
-    "veo3:undefined": "no value at all",
-    "video_id": "no value at all",
+    "None": "it ends in `None`, a placeholder or what an empty variable leaves",
+    "null": "it ends in `null`, a placeholder",
+    "undefined": "it ends in `undefined`, a placeholder",
+    "veo3:undefined": "it ends in `undefined`, a placeholder",
+    "nosuch:id": "it ends in `id`, a placeholder",
+    "video_id": "it ends in `video_id`, a placeholder",
+    "veo3:videoId": "it ends in `videoId`, a placeholder",
     "-": "an option",
     "--file": "an option",
 }
@@ -77,7 +79,8 @@ def test_what_can_not_be_an_id_is_refused_with_a_hint(video_id: str, hint: str) 
     """And what is tracked under such an id already can still be cancelled."""
     with pytest.raises(Refused) as caught:
         check_video_id(video_id)
-    assert str(caught.value).startswith(f"video id: {video_id!r} can't be one: ")
+    assert str(caught.value).startswith(f"{video_id!r} can't be a video id: ")
+    assert str(caught.value).replace(video_id, "").count(": ") == 1, "one sentence"
     assert hint in str(caught.value)
     assert check_tracked_id(video_id) == video_id
 
@@ -114,18 +117,20 @@ def test_any_text_is_accepted_or_refused(text: str) -> None:
 def test_each_way_in_refuses_it(commands: pytest.MonkeyPatch, database_url: str) -> None:
     with pytest.raises(Refused, match="a file's name"):
         tracking.track("ids.txt")
-    with pytest.raises(Refused, match=r"id 2 of 2: video id: 'veo3:a,5' can't be one"):
+    with pytest.raises(Refused, match=r"^id 2 of 2, 'veo3:a,5' can't be a video id: "):
         tracking.track_many(["veo3:a", "veo3:a,5"])
     said = run("track", "ids.txt")
     assert said.exit_code == 2
-    assert "'ids.txt' can't be one: it is a file's name: `reelwatch track --file" in said.stderr
+    assert (
+        "'ids.txt' can't be a video id: it is a file's name; `reelwatch track --file" in said.stderr
+    )
     for video_id in ("veo3:a # note", "b # note"):
         message = intake.Message(video_id, "track", video_id, {}, "node")
         intake.take_in(database_url, message, tasks.ACTIONS["track"])
     assert json.loads(done("list", "--json")) == []
     doctor = run("doctor").output
     assert "2, as b # note, the last" in doctor, doctor
-    assert "video id: … can't be one: it has a comment behind it" in doctor
+    assert "… can't be a video id: it has a comment behind it" in doctor
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -133,7 +138,7 @@ def test_each_way_in_refuses_it(commands: pytest.MonkeyPatch, database_url: str)
 def test_who_asks_for_what_is_no_id_is_told(commands: pytest.MonkeyPatch, command: str) -> None:
     said = run(command, '"veo3:a"')
     assert said.exit_code == 1
-    assert "can't be one: it has quotes: leave them out" in said.stderr
+    assert "can't be a video id: it has quotes; leave them out" in said.stderr
     assert "can't be" not in run(command, "veo3:a").stderr
 
 
@@ -200,14 +205,14 @@ def test_lines() -> None:
 @pytest.mark.parametrize(
     ("text", "name", "why"),
     [
-        ("veo3:a\ngrok:b # note\n", "ids.txt", "line 2 of ids.txt: video id: 'grok:b # note'"),
-        ("veo3:a,5\n", "ids.txt", "line 1 of ids.txt: video id: 'veo3:a,5' can't be one"),
-        ("id,n\nveo3:a,1\n'grok:b',2\n", "ids.csv", "line 3 of ids.csv: video id: \"'grok:b'\""),
+        ("veo3:a\ngrok:b # note\n", "ids.txt", "line 2 of ids.txt, 'grok:b # note'"),
+        ("veo3:a,5\n", "ids.txt", "line 1 of ids.txt, 'veo3:a,5' can't be a video id"),
+        ("id,n\nveo3:a,1\n'grok:b',2\n", "ids.csv", "line 3 of ids.csv, \"'grok:b'\""),
         ("name,n\nx,1\ny,2\n", "ids.csv", "no column is named video_id, task_id or id"),
         ('{"id": "veo3:a"}\nnonsense\n', "x", "line 2 of x: no JSON"),
         ('[{"name": "x"}]', "x", "no key in x is named video_id, task_id or id"),
-        ('[{"id": "a"}, {}]', "x", "item 2 of x: video id: None is not a text"),
-        ('[{"id": 7}]', "x", "item 1 of x: video id: 7 is not a text"),
+        ('[{"id": "a"}, {}]', "x", "item 2 of x, video id: None is not a text"),
+        ('[{"id": 7}]', "x", "item 1 of x, video id: 7 is not a text"),
         ("[" * 100_000, "x", "line 1 of x: no JSON"),
         ('id,n\n"veo3:a,' + "x" * 200_000, "ids.csv", "line 2 of ids.csv: field larger"),
     ],

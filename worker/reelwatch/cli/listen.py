@@ -4,6 +4,7 @@ import ipaddress
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +25,9 @@ from reelwatch.sandbox.server import Request
 
 KEPT = 1_000  # events that a listener remembers, to tell repeated ones
 FORWARD_SECONDS = 30.0  # longer than workers wait, so that it is they who lose patience
+FORWARD_FORM = (
+    "accepted: an http or https URL without a user name, like http://127.0.0.1:3000/hooks/video"
+)
 HANDED_ON = ("content-type", "user-agent")  # and what begins with `webhook-`
 HANDED_BACK = ("content-type", "content-encoding", "location", "retry-after")
 
@@ -31,7 +35,7 @@ HANDED_BACK = ("content-type", "content-encoding", "location", "retry-after")
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to serve.")
 @click.option("--port", default=8788, show_default=True, type=click.IntRange(0, 65535))
-@click.option("--secret", "secrets", multiple=True, metavar="whsec_…",
+@click.option("--secret", "secrets", multiple=True, metavar="whsec_…", type=options.Secrets(),
               help="Verify with this. Default: WEBHOOK_SECRET and those of accounts, what `up` "
               "keeps, or a new one.")  # fmt: skip
 @click.option("--answer", default=200, show_default=True, type=click.IntRange(200, 599),
@@ -40,7 +44,12 @@ HANDED_BACK = ("content-type", "content-encoding", "location", "retry-after")
               help="Hand verified events on, and answer what that answers.")  # fmt: skip
 @options.as_json
 def listen(
-    host: str, port: int, secrets: Sequence[str], answer: int, forward_to: str | None, as_json: bool
+    host: str,
+    port: int,
+    secrets: Sequence[tuple[str, ...]],
+    answer: int,
+    forward_to: str | None,
+    as_json: bool,
 ) -> None:
     """Receive webhooks here, verify their signatures and print a line for each.
 
@@ -55,7 +64,7 @@ def listen(
 
     With --json each event is a JSON object on a line of its own.
     """
-    known = tuple(secrets) or settings.current().all_secrets()
+    known = tuple(chain.from_iterable(secrets)) or settings.current().all_secrets()
     keys = known or (embedded.new_secret(),)
     tell = _print_json_event if as_json else _print_event
     forward = _forwarder(forward_to, tell) if forward_to else None
@@ -107,8 +116,8 @@ def _forwarder(url: str, tell: Tell) -> Callable[[Request, listener.Received], A
     try:
         own = parse_allowlist(urlsplit(url).netloc.rpartition("@")[2])
         target = check_url(url, own)
-    except (Refused, ValueError) as error:
-        raise click.BadParameter(str(error), param_hint="--forward-to") from None
+    except (Refused, ValueError):  # what they say holds for callback URLs of strangers
+        raise click.BadParameter(FORWARD_FORM, param_hint="--forward-to") from None
     sender = Sender(own, FORWARD_SECONDS)
 
     def forward(request: Request, event: listener.Received) -> Answer:

@@ -10,6 +10,7 @@ import click
 from reelwatch.cli.errors import Failure
 from reelwatch.config import log, settings
 from reelwatch.rules import durations
+from reelwatch.rules.webhook_secrets import ACCEPTED, parse_secrets
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 MOST = 1_000_000_000  # of anything: no database counts as far as Python does
@@ -39,6 +40,8 @@ def _units(value: object) -> str:
     """A hint for a span without its unit."""
     text = str(value).strip()
     bare = text.replace(".", "", 1).isdecimal()
+    if bare and not float(text):
+        return f" has no unit: {text}s?"
     return f" has no unit: {text}s? {text}m? {text}h? {text}d?" if bare else ""
 
 
@@ -54,6 +57,7 @@ class Span(click.ParamType):  # type: ignore[type-arg]
     """A span of time such as `90d`."""
 
     name = "duration"
+    forms = durations.DURATION_FORMS
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -62,11 +66,13 @@ class Span(click.ParamType):  # type: ignore[type-arg]
         try:
             return timedelta(seconds=durations.parse_duration(value))
         except (ValueError, OverflowError):
-            self.fail(f"{value!r}; accepted: {durations.DURATION_FORMS}", param, ctx)
+            self.fail(f"{value!r}; accepted: {self.forms}; at most {durations.LONGEST}", param, ctx)
 
 
 class SpanWithUnit(Span):
     """The same where much depends on it: `600` could be seconds as well as days."""
+
+    forms = durations.FORMS_WITH_UNIT
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -75,6 +81,24 @@ class SpanWithUnit(Span):
         if _units(value):
             self.fail(f"{value!r}{_units(value)}", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class Secrets(click.ParamType):  # type: ignore[type-arg]
+    """Secrets as in WEBHOOK_SECRET: what is wrong with one is said without showing it."""
+
+    name = "secrets"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """The secrets, one at least."""
+        try:
+            found = parse_secrets(value)
+        except ValueError:
+            found = ()
+        if not found:
+            self.fail(f"accepted: {ACCEPTED}", param, ctx)
+        return found
 
 
 class Pair(click.ParamType):  # type: ignore[type-arg]

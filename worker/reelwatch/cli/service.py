@@ -247,9 +247,9 @@ def migrate(to: str, yes: bool, as_json: bool) -> None:
     current = settings.current()
     log.configure(current)
     where = shown_url(current.database_url)
-    db.make_file(current.database_url)
+    back = migrating.goes_back(current.database_url, to)
     before, head = db.revisions(current.database_url)
-    if to not in ("head", head) and not yes:
+    if back and not yes:
         lost = f"{where}: this would go back to {to}, and delete what is stored since"
         many.confirm(lost, "--yes does it")
     notes = migrating.migrate(current.database_url, to)

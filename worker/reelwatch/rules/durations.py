@@ -4,9 +4,11 @@ import re
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 UNITS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-DURATION_FORMS = "500ms, 45s, 10m, 2h, 7d, or a number of seconds"
+FORMS_WITH_UNIT = "500ms, 45s, 10m, 2h, 7d"
+DURATION_FORMS = f"{FORMS_WITH_UNIT}, or a number of seconds"
 LONGEST_WEBHOOK = 120.0  # seconds; the lease of an event and the limit of a batch are longer
 LONGEST_SECONDS = 3_650 * 86_400.0  # what is added to a time must leave one that can be stored
+LONGEST = f"{LONGEST_SECONDS / UNITS['d']:.0f}d"
 
 
 def parse_duration(value: object) -> float:
@@ -16,7 +18,7 @@ def parse_duration(value: object) -> float:
         raise ValueError(f"a duration: {DURATION_FORMS}")
     seconds = float(match[1]) * UNITS[match[2]]
     if seconds > LONGEST_SECONDS:
-        raise ValueError(f"a duration of at most {LONGEST_SECONDS / UNITS['d']:.0f}d")
+        raise ValueError(f"a duration of at most {LONGEST}")
     return seconds
 
 

@@ -67,7 +67,7 @@ def _checked(text: object, place: str, name: str) -> str:
     try:
         return check_video_id(text)
     except Refused as error:
-        raise Refused(f"{place} of {name}: {error}") from None
+        raise Refused(f"{place} of {name}, {error}") from None
 
 
 # --------------------------------------------------------------------- CSV

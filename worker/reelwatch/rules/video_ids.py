@@ -14,9 +14,7 @@ from reelwatch.errors import Refused
 ID_LIMIT = 200
 
 _FILE_ENDS = "txt|csv|tsv|json|jsonl|ndjson|list|log|md|ya?ml|xlsx?|ods|py|sh|mp4|mov|webm|m3u8|mkv"
-_NO_VALUES = "|".join(
-    ("none", "null", "nil", "undefined", "nan", "true", "false", "id", "video_id", "task_id")
-)
+_NO_VALUES = "none|null|nil|undefined|nan|true|false|id|video_?id|task_?id"
 _TYPED_QUOTES = "\u00b4\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb"
 _BY_FILE = "`reelwatch track --file FILE` reads ids from a file"
 
@@ -25,25 +23,26 @@ _MIX_UPS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), hint)
     for pattern, hint in (
         (r"\w+://|^www\.", "it is a URL; the id is what upstream answered when it took the job"),
-        (r"\s#", f"it has a comment behind it: leave that out; {_BY_FILE}, with comments on lines "
+        (r"\s#", f"it has a comment behind it; leave that out; {_BY_FILE}, with comments on lines "
          "of their own"),
         (r"^#", "it is a comment"),
         (r"[{}\[\]]", "it is a piece of JSON, or of a template; hand in the text of its id alone"),
-        (rf"[\"'`{_TYPED_QUOTES}]", "it has quotes: leave them out"),
-        (r"[,;]", f"it has a comma or semicolon: several ids are separated by blanks; {_BY_FILE}, "
+        (rf"[\"'`{_TYPED_QUOTES}]", "it has quotes; leave them out"),
+        (r"[,;]", f"it has a comma or semicolon; several ids are separated by blanks; {_BY_FILE}, "
          "a CSV file too"),
-        (r"\s", "it has a blank: several ids are separate arguments, or items of a list"),
+        (r"\s", "it has a blank; several ids are separate arguments, or items of a list"),
         (r"[<>*?|]|^\$", "it is a placeholder or a pattern, not the id of one job"),
         (r"\\", "it has a backslash; is it a file's name? " + _BY_FILE),
-        (r"^\.{1,2}/|^~/", f"it is a file's name: {_BY_FILE}"),
-        (rf"^[^:]*\.({_FILE_ENDS})$", f"it is a file's name: {_BY_FILE}"),
+        (r"^\.{1,2}/|^~/", f"it is a file's name; {_BY_FILE}"),
+        (rf"^[^:]*\.({_FILE_ENDS})$", f"it is a file's name; {_BY_FILE}"),
         (r"^-$|^--", "it is an option, not an id"),
-        (r"%[0-9a-f]{2}", "it is percent-encoded, as in a URL: hand it in decoded"),
+        (r"%[0-9a-f]{2}", "it is percent-encoded, as in a URL; hand it in decoded"),
         (r"^(video_|task_)?id=", "what stands before its `=` is no part of it"),
-        (r"…|\.{3}$", "it has been cut: copy the whole of it"),
-        (r"\uff1a", "its colon is a full-width one (U+FF1A): `:` is meant"),
+        (r"…|\.{3}$", "it has been cut; copy the whole of it"),
+        (r"\uff1a", "its colon is a full-width one (U+FF1A), `:` is meant"),
         (r":$", "nothing stands behind its colon"),
-        (rf"^(.*:)?({_NO_VALUES})$", "it is no value at all: the variable it came from was empty"),
+        (rf"^(.*:)?({_NO_VALUES})$", "it ends in `{end}`, a placeholder or what an empty variable "
+         "leaves"),
     )
 )  # fmt: skip
 
@@ -58,7 +57,8 @@ def check_video_id(video_id: object) -> str:
     stripped = check_tracked_id(video_id)
     for pattern, hint in _MIX_UPS:
         if pattern.search(stripped):
-            raise Refused(f"video id: {stripped!r} can't be one: {hint}")
+            why = hint.format(end=stripped.rpartition(":")[2])
+            raise Refused(f"{stripped!r} can't be a video id: {why}")
     return stripped
 
 
@@ -85,7 +85,7 @@ def check_video_ids(video_ids: Iterable[object]) -> list[str]:
         except Refused as error:
             if len(ids) == 1:
                 raise
-            raise Refused(f"id {number} of {len(ids)}: {error}; nothing was stored") from None
+            raise Refused(f"id {number} of {len(ids)}, {error}; nothing was stored") from None
     return checked
 
 

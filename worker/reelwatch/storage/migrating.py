@@ -17,16 +17,25 @@ def alembic_config(connection: Connection) -> Config:
     return config
 
 
+def goes_back(url: str, to: str) -> bool:
+    """Would going to that revision undo some? Raises `Refused` where there is none of that name."""
+    if to not in ("head", "base") and to not in (known := _revisions()):
+        raise Refused(f"revision {to!r} is unknown; known: base, {', '.join(known)}, head")
+    make_file(url)
+    with engine(url).connect() as connection:
+        return not _ahead(connection, to)
+
+
 def migrate(url: str, to: str = "head") -> list[str]:
     """Bring the database to the newest revision, or `to` another; harmless at once from several.
 
     `base` removes all tables. Returns what is worth telling besides. Raises `NotOurs` where
-    somebody else's tables are in the way, nothing is changed then.
+    somebody else's tables are in the way, nothing is changed then; `Refused` for an unknown one.
     """
-    make_file(url)
+    back = goes_back(url, to)
     with engine(url).connect() as connection:
         config = alembic_config(connection)
-        move = command.upgrade if _ahead(connection, to) else command.downgrade
+        move = command.downgrade if back else command.upgrade
         move(config, to)
         connection.commit()
         return list(config.attributes["notes"])
@@ -36,9 +45,11 @@ def _ahead(connection: Connection, to: str) -> bool:
     """Is the revision `to` at or after the database's own?"""
     if to in ("head", "base"):
         return to == "head"
-    scripts = ScriptDirectory.from_config(alembic_config(connection))
-    order = [script.revision for script in scripts.walk_revisions()][::-1]
-    now = revision(connection)
-    if to not in order:
-        raise Refused(f"revision {to!r}; known: base, {', '.join(order)}, head")
+    order, now = _revisions(), revision(connection)
     return now not in order or order.index(to) >= order.index(now)
+
+
+def _revisions() -> list[str]:
+    """Of all there are, the oldest first."""
+    scripts = ScriptDirectory(str(migrations()))
+    return [script.revision for script in scripts.walk_revisions()][::-1]
