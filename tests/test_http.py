@@ -12,9 +12,11 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from reelwatch.jobs.fanout import Batch, Wire, fan_out
 from reelwatch.jobs.stopping import Stopping
+from reelwatch.net import http
 from reelwatch.net.calls import Call, Calls
 from reelwatch.net.http import Client, Outcome, Request, Response, TransferError
 from tests.peers import Line, Peer, answer
@@ -29,7 +31,7 @@ def client() -> Iterator[Client]:
         yield client
 
 
-def body_of(outcome: Outcome | None) -> str:
+def body_of(outcome: Outcome | Exception | None) -> str:
     return outcome.body.decode() if isinstance(outcome, Response) else str(outcome)
 
 
@@ -168,9 +170,9 @@ class Told:
     """What has come of calls."""
 
     def __init__(self) -> None:
-        self.outcomes: dict[str, Outcome | None] = {}
+        self.outcomes: dict[str, Outcome | Exception | None] = {}
 
-    def __call__(self, key: str, outcome: Outcome | None) -> None:
+    def __call__(self, key: str, outcome: Outcome | Exception | None) -> None:
         self.outcomes[key] = outcome
 
 
@@ -327,3 +329,39 @@ def test_what_cannot_be_recorded_ends_the_turn_and_what_is_under_way(client: Cli
                 wire=Wire(client, work.call, lambda item, _: item, 2),
             )  # fmt: skip
         assert gone.wait(30)
+
+
+@pytest.mark.parametrize("place", ["Line.send", "Exchange.begin", "Exchange.outcome"])
+def test_an_error_that_nobody_has_foreseen_costs_its_own_item_alone(
+    client: Client, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """It is logged, and the batch ends: an item without an outcome would be waited for for ever."""
+    owner, name = place.split(".")
+    real, calls = getattr(getattr(http, owner), name), 0
+
+    def fails_once(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise MemoryError("once")
+        return real(*args)
+
+    monkeypatch.setattr(getattr(http, owner), name, fails_once)
+    with Peer(echo) as peer, capture_logs() as logs:
+        work = Work(peer.port, 0)
+        work.left = [0, 3, 6, 9]
+        turn = threading.Thread(
+            target=fan_out, daemon=True,
+            args=(work.claim, str, work.done.extend),
+            kwargs={
+                "threads": 1, "turn_seconds": 1.0,
+                "wire": Wire(client, work.call, lambda _, came: body_of(came), 2),
+            },
+        )  # fmt: skip
+        turn.start()
+        turn.join(30)
+        assert not turn.is_alive()
+    assert len(work.done) == 3
+    assert not work.left
+    assert [line["event"] for line in logs] == ["item_crashed"]
+    assert isinstance(logs[0]["exc_info"], MemoryError)

@@ -12,7 +12,7 @@ import structlog
 
 from reelwatch.jobs.stopping import Stopping
 from reelwatch.net.calls import Call, Calls
-from reelwatch.net.http import Client, Outcome
+from reelwatch.net.http import Client, Outcome, TransferError
 
 log = structlog.get_logger(__name__)
 
@@ -102,7 +102,7 @@ class _Came(Generic[Item, Result]):
 
     wire: Wire[Item, Result]
     item: Item
-    outcome: Outcome | None
+    outcome: Outcome | Exception | None
 
 
 class _Turn(Generic[Item, Result]):
@@ -268,8 +268,11 @@ class _Turn(Generic[Item, Result]):
         in_time, found = self._outcomes.get(timeout=patience)
         if not isinstance(found, _Came):
             return in_time, found
+        outcome = found.outcome
+        if isinstance(outcome, Exception) and not isinstance(outcome, TransferError):
+            return in_time, outcome
         try:
-            return in_time, found.wire.result(found.item, found.outcome)
+            return in_time, found.wire.result(found.item, outcome)
         except Exception as error:
             return in_time, error
 

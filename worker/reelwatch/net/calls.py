@@ -40,14 +40,14 @@ class Calls:
     """The calls of one batch. `done` gets each one's key and its outcome, in the calls' thread.
 
     The outcome of a call that was not sent, because its slot was missed or what waits is held, is
-    None.
+    None. An error that nobody has foreseen is the outcome of its call: none is without one.
     """
 
     def __init__(
         self,
         client: Client,
         is_held: Callable[[], bool],
-        done: Callable[[Any, Outcome | None], None],
+        done: Callable[[Any, Outcome | Exception | None], None],
     ) -> None:
         self._is_held = is_held
         self._done = done
@@ -121,6 +121,9 @@ class Calls:
             heapq.heappop(self._waiting)
             if held or now > call.closes:
                 self._done(key, None)
-            else:
+                continue
+            try:
                 self._line.send(key, call.request)
+            except Exception as error:
+                self._done(key, error)
         return math.inf

@@ -96,11 +96,11 @@ class Client:
             while not (found := line.results(request.deadline_seconds)):
                 pass
         ((_, outcome),) = found
-        if isinstance(outcome, TransferError):
+        if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    def perform(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome]]:
+    def perform(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome | Exception]]:
         """All of them at once, in this thread; each with its outcome, as they come."""
         with self.line() as line:
             for request in requests:
@@ -140,7 +140,7 @@ class Line:
         self._free: list[Exchange] = []
         self._kept: dict[Ends, int] = {}
         self._watched: set[int] = set()
-        self._failed: list[tuple[Any, Outcome]] = []  # before they began
+        self._failed: list[tuple[Any, Outcome | Exception]] = []  # before they began
         self._timer: float | None = None  # when libcurl wants to be called
         self._multi = pycurl.CurlMulti()
         # Not to be freed as a process ends: it would wait for names that are still looked up, and
@@ -164,11 +164,14 @@ class Line:
             self._failed.append((key, error))
             self._free.append(exchange)
             return
-        self.under_way.add(exchange)
         self._multi.add_handle(exchange.curl)
+        self.under_way.add(exchange)
 
-    def results(self, seconds: float) -> list[tuple[Any, Outcome]]:
-        """The exchanges that have ended, by their keys; empty after so long, or when woken."""
+    def results(self, seconds: float) -> list[tuple[Any, Outcome | Exception]]:
+        """The exchanges that have ended, by their keys; empty after so long, or when woken.
+
+        What nobody has foreseen is the outcome of its exchange alone.
+        """
         end = time.monotonic() + seconds
         while not (ended := self._ended()):
             now = time.monotonic()
@@ -217,7 +220,7 @@ class Line:
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         return woken
 
-    def _ended(self) -> list[tuple[Any, Outcome]]:
+    def _ended(self) -> list[tuple[Any, Outcome | Exception]]:
         ended, self._failed = self._failed, []
         left = 1 if self.under_way else 0
         while left:
@@ -225,18 +228,29 @@ class Line:
             codes = [(curl, pycurl.E_OK, "") for curl in done] + failed
             for curl, code, text in codes:
                 exchange = curl.exchange
-                if exchange.is_stale:
-                    self._multi.remove_handle(curl)
-                    exchange.begin_anew()
-                    self._multi.add_handle(curl)
-                    continue
-                exchange.keep()
-                outcome = exchange.outcome(code, text)
-                if isinstance(outcome, TransferError):
-                    outcome.elapsed_seconds = curl.getinfo(pycurl.TOTAL_TIME)
-                ended.append((exchange.key, outcome))
-                self._end(exchange)
+                outcome: Outcome | Exception | None
+                try:
+                    outcome = self._outcome(exchange, code, text)
+                except Exception as error:
+                    outcome = error
+                if outcome is not None:
+                    ended.append((exchange.key, outcome))
+                    self._end(exchange)
         return ended
+
+    def _outcome(self, exchange: Exchange, code: int, text: str) -> Outcome | None:
+        """What has come of an exchange that has ended; None for one that is begun anew."""
+        curl = exchange.curl
+        if exchange.is_stale:
+            self._multi.remove_handle(curl)
+            exchange.begin_anew()
+            self._multi.add_handle(curl)
+            return None
+        exchange.keep()
+        outcome = exchange.outcome(code, text)
+        if isinstance(outcome, TransferError):
+            outcome.elapsed_seconds = curl.getinfo(pycurl.TOTAL_TIME)
+        return outcome
 
     def _end(self, exchange: "Exchange") -> None:
         self.under_way.discard(exchange)
