@@ -135,6 +135,8 @@ class TestResumed:
 
     @pytest.mark.parametrize("answer", [REFUSED, LIMITED], ids=["401", "429"])
     def test_whatever_it_rested_for(self, url: str, answer: Answer) -> None:
+        with db.transaction(url) as session:
+            session.execute(update(Job).values(polls=1))  # they were well
         answered(url, claim(url), answer)
         assert standing(url)["paused_until"] > now_of(url)
         assert claim(url) == []

@@ -919,7 +919,7 @@ class TestSlowing:
     @pytest.fixture
     def url(self, database_url: str) -> str:
         add_account(database_url)
-        add_jobs(database_url, ids(12), after(-60))
+        add_jobs(database_url, ids(12), after(-60), polls=1)  # all were well
         return database_url
 
     @pytest.mark.parametrize("kind", [ErrorKind.RATE_LIMITED, ErrorKind.SATURATED])

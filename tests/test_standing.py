@@ -68,6 +68,11 @@ def slowed(job: int = 1, wait: float | None = None, *, probe: bool = False) -> A
     return Asked(job, Effect.SLOW, limited(wait), probe)
 
 
+def new(job: int, wait: float | None = None) -> Asked:
+    """A 429 of a job that never was well."""
+    return Asked(job, Effect.SLOW, limited(wait), in_row=1, well=False)
+
+
 def unheard(*, probe: bool = False) -> Asked:
     return Asked(1, Effect.NO_NEWS, Trouble(ErrorKind.SERVER_ERROR, "oops", 500), probe)
 
@@ -162,6 +167,58 @@ class TestLimits:
         assert told(cut, replace(alone, job_id=1)) == told(cut, replace(alone, in_row=2)) == cut
         assert told(cut, alone).now(RATE, after(9)).requests_per_second == RATE
 
+    @pytest.mark.parametrize(
+        ("answers", "limit"),
+        [
+            ([slowed(1), works(3), slowed(2)], True),
+            ([slowed(1), works(3), slowed(1)], False),
+            ([slowed(1), slowed(1)], True),
+            ([slowed(1), works(3), new(2)], False),
+            ([new(1), works(3), slowed(2)], False),
+            ([new(1), works(3), new(2)], False),
+            ([new(1), new(2)], True),
+            ([new(1), slowed(2)], True),
+        ],
+    )
+    def test_two_that_were_well_meet_one_and_new_jobs_only_if_nothing_works(
+        self, answers: list[Asked], limit: bool
+    ) -> None:
+        last = WELL
+        for place, asked in enumerate(answers):
+            last = last.after(asked, after(15 * place))
+        assert (last.requests_per_second < RATE) == limit
+
+    def test_two_new_jobs_soon_after_each_other_meet_one(self) -> None:
+        once = told(WELL, new(1), works(3), at=after(-5))
+        assert told(once, new(2)).requests_per_second < RATE
+
+    def test_what_new_jobs_get_at_once_is_one_burst(self) -> None:
+        assert told(WELL, new(1, 60.0), new(2, 60.0), new(3, 60.0)) == told(WELL, new(1, 60.0))
+
+    def test_new_jobs_are_believed_about_a_long_wait_when_a_probe_was_told_it_too(self) -> None:
+        before = WELL.after(new(1, 60.0), NOW).after(new(2, 60.0), after(3))
+        assert (before.requests_per_second < RATE, before.rests) == (True, False)
+        rests = before.after(new(3, 60.0), after(6))
+        assert rests.paused_until == after(6 + schedule.PAUSE_FIRST)
+        longer = rests.after(replace(new(4, 60.0), probe=True), after(12))
+        assert longer.paused_until == after(72)
+
+    def test_a_new_job_that_gets_it_twice_alone_gives_the_rate_back(self) -> None:
+        cut = WELL.after(new(1), NOW).after(new(2), after(3)).after(works(3), after(4))
+        assert cut.requests_per_second < RATE
+        alone = Asked(1, Effect.NO_NEWS, limited(), in_row=2, well=False)
+        assert told(cut, alone, at=after(8)).now(RATE, after(9)).requests_per_second == RATE
+
+    def test_an_odd_job_that_comes_later_leaves_a_limit_that_was_learned(self) -> None:
+        learned = told(WELL, slowed(1), works(3), slowed(2), works(3))
+        odd = learned.after(new(4), after(20)).after(works(3), after(21))
+        again = replace(new(4), effect=Effect.NO_NEWS, in_row=2)
+        assert odd.after(again, after(26)).refused_rate == RATE
+
+    def test_another_error_of_a_new_job_gives_no_rate_back(self) -> None:
+        cut = WELL.after(new(1), NOW).after(new(2), after(3)).after(works(3), after(4))
+        assert told(cut, replace(unheard(), in_row=5, well=False)) == cut
+
     def test_a_burst_cuts_once(self) -> None:
         assert told(WELL, *map(slowed, range(9))).requests_per_second == schedule.slower(RATE)
 
@@ -227,6 +284,33 @@ def test_whatever_comes_it_is_never_silent_for_longer_than_a_rest(
         assert (standing_now.next_slot_at or now) <= latest
         assert 0 < standing_now.requests_per_second <= RATE
         assert (standing_now.paused_until is None) == (standing_now.pause_reason is None)
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(standing.TOGETHER_SECONDS + 1, 90), st.sampled_from([None, 8.0, 60.0])),
+        max_size=20,
+    )
+)
+def test_new_odd_jobs_hold_it_for_a_moment_in_a_minute_however_many_come(
+    arrivals: list[tuple[float, float | None]],
+) -> None:
+    last, now, held = WELL, NOW, 0
+    for job, (seconds, wait) in enumerate(arrivals):
+        now += timedelta(seconds=seconds)
+        noted = last.after(new(job, wait), now)
+        held += noted.next_slot_at != last.next_slot_at
+        assert (noted.requests_per_second, noted.slowed_at, noted.rests) == (RATE, None, False)
+        last = noted.after(works(99), now + timedelta(seconds=1))
+    assert held <= 1 + (now - NOW).total_seconds() / standing.LIMITED_SECONDS
+
+
+@given(st.floats(0, standing.LIMITED_SECONDS), st.integers(0, 9))
+def test_two_jobs_that_were_well_teach_a_limit_whatever_works_between(
+    seconds: float, working: int
+) -> None:
+    last = told(WELL, slowed(1), *[works(3)] * working)
+    assert last.after(slowed(2), after(seconds)).requests_per_second == schedule.slower(RATE)
 
 
 def test_is_what_its_row_holds() -> None:

@@ -637,6 +637,7 @@ def _apply_to_account(
         asked = Asked(
             change.row["id"], decision.account, decision.trouble,
             probe=looked.claimed.probe, in_row=decision.errors_in_row,
+            well=change.row["polls"] > change.row["errors_in_row"],
         )  # fmt: skip
         # One that was under way when something was refused does not show that it works since.
         told = standing.after(asked, now)

@@ -2,7 +2,8 @@
 
 An answer may speak of the account or of one job alone, and says the same words for both. What tells
 them apart is what the account's other jobs get. A refusal (the key, the quota, access) counts as
-the account's when `REFUSALS` polls in a row were refused; a 429 when it is not one job's alone.
+the account's when `REFUSALS` polls in a row were refused; a 429 when nothing works, or when it
+meets jobs that are answered well otherwise.
 """
 
 from collections.abc import Mapping
@@ -10,13 +11,16 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, Self
 
+from reelwatch.rules.lifecycle import ACCOUNT_SLOWS
 from reelwatch.rules.rests import BY_HAND
 from reelwatch.rules.status import Account as Effect
 from reelwatch.rules.timing import schedule
 from reelwatch.rules.troubles import Trouble
 
 REFUSALS = 3  # polls in a row, of whichever jobs, until the account rests for them
-LIMITED_SECONDS = 60.0  # two jobs that get a 429 within it were not refused for what they are
+LIMITED_SECONDS = 60.0  # two jobs that were well and get a 429 within it meet a limit
+TOGETHER_SECONDS = 10.0  # so do any two within this: odd jobs seldom come so close to each other
+ALONE_NEW = 2  # as below, of jobs that were never well
 ALONE = 3  # 429s in a row that one job alone got, and the rate was not cut for what upstream allows
 LONG_HOLD = 10.0  # seconds; who is told to wait for longer rests, and asks once when it is over
 PROBE_AGAIN = 5.0  # seconds until the next probe after one that proved nothing
@@ -33,6 +37,7 @@ class Asked:
     trouble: Trouble | None = None
     probe: bool = False
     in_row: int = 0  # errors of the job, this one included
+    well: bool = True  # the job was answered well before, at any time
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class Standing:
     pauses_in_row: int = 0
     refusals: int = 0  # polls in a row that were refused, while it does not rest for them
     limited_at: datetime | None = None  # the last 429 that counted
-    limited_by: int | None = None  # the job that got it
+    limited_by: int | None = None  # the job that got it, unless that was never well
     worked_at: datetime | None = None  # an answer that the key was accepted for, after a suspicion
 
     @classmethod
@@ -81,9 +86,7 @@ class Standing:
     @property
     def suspected(self) -> bool:
         """Was something refused that no answer since has shown to be one job's alone?"""
-        since = self.limited_at
-        limited = since is not None and (self.worked_at is None or self.worked_at < since)
-        return self.refusals > 0 or limited
+        return self.refusals > 0 or self._nothing_worked
 
     @property
     def refused_seconds(self) -> float:
@@ -165,28 +168,62 @@ class Standing:
         if self.rests and not asked.probe:
             return self
         wait = schedule.HOLD_SECONDS if trouble.retry_after is None else trouble.retry_after
-        noted = replace(self, limited_at=now, limited_by=asked.job_id)
-        if not asked.probe and not self._is_limited(asked.job_id, now):
-            if asked.job_id == self.limited_by:  # others have worked since: its own once more
-                return noted
-            return noted._held(now + timedelta(seconds=min(wait, schedule.HOLD_SECONDS)))
+        moment = now + timedelta(seconds=min(wait, schedule.HOLD_SECONDS))
+        noted = replace(self, limited_at=now, limited_by=asked.job_id if asked.well else None)
+        if not asked.probe and not self._is_limited(asked, now):
+            # However many odd jobs come, all of them together hold it for a moment in a minute.
+            if self.slowed_at is not None and not asked.well:  # who taught the limit stays known
+                noted = replace(noted, limited_by=self.limited_by)
+            return noted if self._was_limited(now, LIMITED_SECONDS) else noted._held(moment)
+        trusted = asked.probe or asked.well
+        if not trusted:  # what jobs that were never well are told may be for them alone
+            if self._was_limited(now, schedule.HOLD_SECONDS):  # it was under way: one burst
+                return self
+            if self.slowed_at is None or now <= self.slowed_at:
+                return noted._slowed(now, moment)._held(moment)
         until = now + timedelta(seconds=min(wait, schedule.PAUSE_MAX))
         slowed = noted._slowed(now, until)
         if wait <= LONG_HOLD:
             awake = replace(slowed, paused_until=None, pause_reason=None, pauses_in_row=0)
             return awake._held(until)
         asked_for = f"{trouble.kind.value}: {trouble.message}; to be asked again in {wait:.0f} s"
+        # Whether nothing works for others either is asked soon; the probe's answer is believed.
+        until = until if trusted else now + timedelta(seconds=schedule.PAUSE_FIRST)
         return replace(slowed, paused_until=until, pause_reason=asked_for)
 
-    def _is_limited(self, job_id: int, now: datetime) -> bool:
-        """Is a 429 of this job one of several, or has nothing worked since it got the last one?"""
-        since = self.limited_at
-        if since is None or (now - since).total_seconds() > LIMITED_SECONDS:
+    def _was_limited(self, now: datetime, seconds: float) -> bool:
+        """Was a 429 noted within so many seconds?"""
+        return self.limited_at is not None and (now - self.limited_at).total_seconds() <= seconds
+
+    def _is_limited(self, asked: Asked, now: datetime) -> bool:
+        """Is this 429 the account's? A limit refuses whoever is polled next; an odd job's 429s
+        are always its own, and it is never answered well.
+        """
+        if not self._was_limited(now, LIMITED_SECONDS):
             return False
-        return job_id != self.limited_by or self.worked_at is None or self.worked_at < since
+        if self._nothing_worked or (
+            asked.in_row <= 1
+            and self._was_limited(now, TOGETHER_SECONDS)
+            and asked.job_id != self.limited_by
+        ):
+            return True
+        was_well = asked.well and asked.in_row <= 1
+        return was_well and self.limited_by not in (None, asked.job_id)
+
+    @property
+    def _nothing_worked(self) -> bool:
+        """Has nothing worked since the last 429 that was noted?"""
+        since = self.limited_at
+        return since is not None and (self.worked_at is None or self.worked_at < since)
 
     def _was_alone(self, asked: Asked) -> bool:
-        """Did the job that got the last 429 that counted go on to get them alone?"""
+        """Did the job that got the last 429 that counted go on to get them alone?
+
+        For one that was never well, another such stands: they came one after the other.
+        """
+        if self.limited_by is None:
+            limited = asked.trouble is not None and asked.trouble.kind in ACCOUNT_SLOWS
+            return limited and not asked.well and asked.in_row >= ALONE_NEW
         return asked.job_id == self.limited_by and asked.in_row >= ALONE
 
     def _cleared(self) -> Self:
