@@ -6,16 +6,17 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, select, text
 from sqlalchemy.orm import Session
 
 from reelwatch.config import settings
 from reelwatch.jobs import delivery, polling, redelivery, tracking
 from reelwatch.rules.answers import Answer
-from reelwatch.storage import db, postgresql
-from reelwatch.storage.models import Delivery, Job
+from reelwatch.storage import db, destinations, postgresql
+from reelwatch.storage.models import Attempt, Delivery, Endpoint, Job
 from tests import seeding, test_polling
 from tests.environment import set_variables
+from tests.processes import eventually
 from tests.test_polling import DONE, NOW, RUNNING
 
 LIFE = timedelta(seconds=30)
@@ -104,6 +105,75 @@ def test_attempts_are_written_though_one_of_their_events_is_being_ordered_again(
     with db.reading(pg) as session:
         states = {each.id: each.state for each in session.scalars(select(Delivery))}
     assert states == {owed[0]: "pending", owed[1]: "delivered"}
+
+
+def test_ordering_many_again_and_writing_attempts_down_lock_in_one_order(
+    pg: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events first, and only then endpoints: else each would wait for what the other has."""
+    monkeypatch.setattr(redelivery, "IDS_AT_ONCE", 2)
+    monkeypatch.setattr(postgresql, "SILENCE_SECONDS", 30.0)
+    with db.transaction(pg) as session:
+        owed = [seeding.add_owed(session) for _ in range(4)]
+        target, now = owed[0]["target"], db.now(session)
+        session.add(Endpoint(name=target, host="hooks.example.com", failures=2, openings=0,
+                             allowance=1, changed_at=now))  # fmt: skip
+    ids = sorted(row["id"] for row in owed)
+    done: list[object] = []
+
+    def again() -> None:
+        try:
+            with open_transaction(pg) as operator:
+                done.append(redelivery.redeliver(operator, now, ids, release=True))
+                operator.commit()
+        except Exception as error:
+            done.append(error)
+
+    def waits() -> bool:
+        with db.reading(pg) as session:
+            return bool(session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+    thread = threading.Thread(target=again)
+    with open_transaction(pg) as recording:
+        db.tokens_now(recording, delivery.TOKENS, ids[3:])
+        thread.start()
+        eventually(waits)
+        destinations.standings(recording, [target], lock=True)
+        recording.commit()
+    thread.join(60)
+    assert done == [ids]
+    with db.reading(pg) as session:
+        assert session.scalars(select(Endpoint)).all() == []
+
+
+DEADLOCKS = """
+CREATE SEQUENCE tries;
+CREATE FUNCTION give_way() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF nextval('tries') <= 2 THEN RAISE EXCEPTION 'gave way' USING ERRCODE = '{state}'; END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER give_way BEFORE INSERT ON attempts FOR EACH ROW EXECUTE FUNCTION give_way();
+"""
+
+
+@pytest.mark.parametrize("state", ["40P01", "40001"])
+def test_what_gave_way_to_another_transaction_is_written_again(pg: str, state: str) -> None:
+    """It says nothing of the database: no attempt is lost, and none is made a second time."""
+    with db.transaction(pg) as session:
+        owed = [seeding.add_owed(session)["id"] for _ in range(2)]
+        now = db.now(session)
+        session.execute(text(DEADLOCKS.format(state=state)))
+    with db.transaction(pg) as session:
+        rows = delivery.claim(session, 10, now)
+    courier = delivery._Courier(settings.current(), lambda *_: None)
+    courier.claim(0)
+    outcome = delivery.Outcome(now, 5, http_status=200)
+    courier.record([delivery.Attempted(row, outcome) for row in rows])
+    with db.reading(pg) as session:
+        found = session.execute(select(Delivery.id, Delivery.state, Delivery.attempts)).all()
+        attempts = session.scalars(select(Attempt.delivery_id)).all()
+    assert sorted(map(tuple, found)) == [(each, "delivered", 1) for each in sorted(owed)]
+    assert sorted(attempts) == sorted(owed)
 
 
 @pytest.mark.parametrize("change", [tracking.cancel_many, tracking.recheck_many])

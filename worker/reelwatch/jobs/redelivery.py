@@ -1,6 +1,6 @@
 """Owing events again that were told, or given up: same id and body, all attempts anew."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 
 from sqlalchemy import select, update
@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from reelwatch.errors import Refused
 from reelwatch.storage import db, destinations
 from reelwatch.storage.destinations import deliveries
+from reelwatch.storage.filters import EVENT_STATES
 
 IDS_AT_ONCE = 500  # events in one statement
 
@@ -25,29 +26,42 @@ def redeliver(
     wanted = sorted(set(ids))
     missing = set(wanted)
     for at in range(0, len(wanted), IDS_AT_ONCE):
-        missing -= set(_owe_again(session, now, wanted[at : at + IDS_AT_ONCE], release))
+        missing -= set(_owe_again(session, now, wanted[at : at + IDS_AT_ONCE]))
     if missing:
         raise Refused(f"redeliver: no event {', '.join(sorted(missing))}")
+    if release:  # after all events: who records attempts locks events first, then endpoints
+        destinations.release_for(session, wanted)
     return wanted
 
 
-def redeliver_chosen(url: str, ids: Sequence[str], *, release: bool = False) -> Iterator[list[str]]:
+def redeliver_chosen(
+    url: str,
+    ids: Sequence[str],
+    *,
+    states: Collection[str] = EVENT_STATES,
+    release: bool = False,
+) -> Iterator[list[str]]:
     """Owe many events again, some hundreds in one transaction after another; see `redeliver`.
 
     Gives the ids of each; whoever stops asking for more leaves the others as they are. Those that
-    are gone meanwhile are left out.
+    are gone meanwhile, or in none of the states any more, are left out.
     """
     wanted = sorted(set(ids))
     for at in range(0, len(wanted), IDS_AT_ONCE):
         with db.transaction(url) as session:
             these = wanted[at : at + IDS_AT_ONCE]
-            done = _owe_again(session, db.now(session), these, release)
+            done = _owe_again(session, db.now(session), these, states)
+            if release:
+                destinations.release_for(session, done)
         yield done
 
 
-def _owe_again(session: Session, now: datetime, ids: Sequence[str], release: bool) -> list[str]:
-    """Those of the events that are there; their rows are locked in one order for all."""
-    query = select(deliveries.c.id).where(deliveries.c.id.in_(ids)).order_by(deliveries.c.id)
+def _owe_again(
+    session: Session, now: datetime, ids: Sequence[str], states: Collection[str] = EVENT_STATES
+) -> list[str]:
+    """Those of the events that are there so; their rows are locked in one order for all."""
+    chosen = (deliveries.c.id.in_(ids), deliveries.c.state.in_(states))
+    query = select(deliveries.c.id).where(*chosen).order_by(deliveries.c.id)
     found = list(session.scalars(query.with_for_update(key_share=True)))
     values = {
         "state": "pending",
@@ -57,6 +71,4 @@ def _owe_again(session: Session, now: datetime, ids: Sequence[str], release: boo
         "lease_token": None,
     }
     session.execute(update(deliveries).where(deliveries.c.id.in_(found)).values(values))
-    if release:
-        destinations.release_for(session, found)
     return found

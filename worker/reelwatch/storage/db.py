@@ -47,6 +47,9 @@ Item = TypeVar("Item")
 READ_ONLY = "reelwatch_read_only"
 BUSY_SECONDS = 30  # how long SQLite waits for another writer
 
+GIVE_WAY = ("40P01", "40001")  # SQLSTATEs: a deadlock, and what could not be serialized
+WRITE_TRIES = 4  # each loses once PostgreSQL's `deadlock_timeout`, a second
+
 CLOCK = select(func.clock_timestamp(type_=UtcDateTime()))
 
 
@@ -248,9 +251,17 @@ def tokens_now(session: Session, tokens: Select[Any], ids: Collection[Any]) -> M
 
 def is_away(error: Exception) -> bool:
     """Is it the database that is away or can't be written to, and not a value that is odd?"""
+    if _gave_way(error):
+        return False
     return isinstance(error, OperationalError) or (
         isinstance(error, DBAPIError) and error.connection_invalidated
     )
+
+
+def _gave_way(error: Exception) -> bool:
+    """Was it rolled back for another transaction's sake, and can it be done anew at once?"""
+    state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+    return state in GIVE_WAY
 
 
 def write_all(
@@ -261,9 +272,10 @@ def write_all(
     """Write a group as one; if one of it can't be written, the others all the same.
 
     Raises what says that the database is away; for whatever else an item brings, it is given up.
+    What was rolled back for another transaction's sake is written again.
     """
     try:
-        write(items)
+        _write_again(write, items)
     except Exception as error:
         if is_away(error):
             raise
@@ -272,6 +284,16 @@ def write_all(
             return
         for item in items:
             write_all(write, [item], give_up)
+
+
+def _write_again(write: Callable[[Sequence[Item]], None], items: Sequence[Item]) -> None:
+    for _ in range(WRITE_TRIES - 1):
+        try:
+            return write(items)
+        except DBAPIError as error:
+            if not _gave_way(error):
+                raise
+    return write(items)
 
 
 def read_only(url: str) -> bool:

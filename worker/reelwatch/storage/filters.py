@@ -137,9 +137,14 @@ class EventFilter:
 
     def parts(self) -> list[Condition]:
         """The events in question as parts, each with an index."""
-        if self.untold and self.state is None:
-            return [*event_parts("pending"), *event_parts("dead")]
-        return event_parts(self.state)
+        return [part for state in self.states for part in event_parts(state)]
+
+    @property
+    def states(self) -> Sequence[str]:
+        """Those of the events in question."""
+        if self.state is not None:
+            return (self.state,)
+        return ("pending", "dead") if self.untold else EVENT_STATES
 
     def indexed(self) -> list[Condition]:
         """What indexes answer."""
