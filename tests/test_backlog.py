@@ -185,6 +185,31 @@ def test_where_each_job_has_a_url_of_its_own_a_claim_sees_a_part(
     raise AssertionError("never found")
 
 
+def test_a_host_with_as_many_endpoints_as_a_claim_sees_is_claimed_from_again_and_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing that may go stands behind the place of the cut, the walk begins anew."""
+    monkeypatch.setattr(claiming, "WINDOW", 5 * breaker.ALLOWANCE_FIRST)
+    monkeypatch.setattr(claiming, "_cut_at", {})
+    with db.transaction(database_url) as session:
+        for number in range(5):
+            for _ in range(12):
+                seeding.add_owed(session, f"https://one.example.com/{number}")
+        seeding.add_owed(session, "https://one.example.com/resting")
+        session.add(Endpoint(name="https://one.example.com/resting", host="one.example.com",
+                             failures=7, openings=3, allowance=1, changed_at=db.now(session),
+                             open_until=db.now(session) + timedelta(hours=1)))  # fmt: skip
+    for _ in range(60 // breaker.ALLOWANCE_FIRST):
+        with db.transaction(database_url) as session:
+            now = db.now(session)
+            rows = delivery.claim(session, 64, now)
+            assert len(rows) == breaker.ALLOWANCE_FIRST
+            told = {"state": "delivered", "delivered_at": now, "next_attempt_at": None,
+                    "lease_token": None}  # fmt: skip
+            ids = [row["id"] for row in rows]
+            session.execute(update(Delivery).where(Delivery.id.in_(ids)).values(told))
+
+
 def test_choosing_takes_no_writers_lock(sqlite_url: str) -> None:
     """While a claim looks through what is due, whoever writes goes on; and the other way round."""
     fill(sqlite_url)

@@ -109,7 +109,35 @@ def _of_hosts(
     now: datetime,
     known: Collection[str] | None,
 ) -> list[str]:
-    """The ids of the events of these hosts that may go now."""
+    """The ids of the events of these hosts that may go now.
+
+    What a host brings none of may stand where it was not looked: before the place where this walk
+    went on, or behind the one where it was cut. So it is walked a second time from there.
+    """
+    partly = set(_cut_at)
+    chosen = _of_a_walk(session, allowances, limit, now, known)
+    partly |= set(_cut_at)
+    others = {
+        host: places
+        for host, places in allowances.items()
+        if host in partly and host not in chosen.values()
+    }
+    if others and len(chosen) < limit:
+        chosen |= _of_a_walk(session, others, limit - len(chosen), now, known)
+    return list(chosen)
+
+
+def _of_a_walk(
+    session: Session,
+    allowances: Mapping[str, int],
+    limit: int,
+    now: datetime,
+    known: Collection[str] | None,
+) -> dict[str, str]:
+    """The ids of the events of these hosts that one walk sees and that may go; each with its host.
+
+    The walk through a host goes on where the one before was cut.
+    """
     starts = [
         [host, _cut_at.pop(host, ""), str(limit if host == CELERY else places)]
         for host, places in allowances.items()
@@ -122,16 +150,18 @@ def _of_hosts(
     _cut_at.update({row["destination"]: row["target"] for row in rows if row["seen"] >= WINDOW})
     due = [row for row in rows if row["next_attempt_at"] <= now]
     if not due:
-        return []
+        return {}
     # Counted after the walk: what somebody takes meanwhile is counted, or can't be taken again.
     at_endpoint, at_host = _under_way(session, now)
-    return breaker.share(
+    hosts = {row["id"]: row["destination"] for row in due}
+    chosen = breaker.share(
         map(_waiting, due),
         {row["target"]: _room(row, at_endpoint[row["target"]], now) for row in due},
         {host: places - at_host[host] for host, places in allowances.items()},
         limit,
         now,
     )
+    return {event_id: hosts[event_id] for event_id in chosen}
 
 
 def _room(row: RowMapping, under_way: int, now: datetime) -> Room:
