@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from reelwatch.cli import many
 from reelwatch.jobs import history, pruning
 from reelwatch.storage import db
+from reelwatch.storage.models import Delivery, Job
 from tests import seeding
 from tests.commands import done, run
 from tests.environment import SECRET
@@ -118,7 +120,10 @@ def test_a_dry_run_counts_by_group_and_changes_nothing(url: str) -> None:
         {"account": "default", "model": "grok", "state": "running", "count": 1},
     )
     assert counted["oldest"] < counted["newest"]
-    assert json.loads(done("cancel", "--account", "acme", "--yes", "--json")) == {"count": 3}
+    assert json.loads(done("cancel", "--account", "acme", "--yes", "--json")) == {
+        "count": 3,
+        "left_out": 0,
+    }
     assert list(states(url).values()).count("cancelled") == 3
     assert done("cancel", "--model", "none", "--dry-run") == "would cancel 0 jobs\n"
 
@@ -181,6 +186,47 @@ def test_recheck_takes_up_what_it_can_of_a_filter(url: str) -> None:
         "x:failed": "failed",
         "x:completed": "completed",
     }
+
+
+def while_asked(monkeypatch: pytest.MonkeyPatch, url: str, table: Any, **columns: Any) -> None:
+    """All rows become that between the question and its answer."""
+
+    def agree(*_: Any, **__: Any) -> bool:
+        with db.transaction(url) as session:
+            session.execute(update(table).values(columns))
+        return True
+
+    monkeypatch.setattr(many, "agreed", agree)
+
+
+@pytest.mark.parametrize(
+    ("command", "was", "told"),
+    [
+        ("cancel", "pending", "cancelled 0 jobs"),
+        ("recheck", "pending", "will look now at 0 jobs"),
+    ],
+)
+def test_what_left_the_state_while_somebody_was_asked_is_left_out(
+    url: str, monkeypatch: pytest.MonkeyPatch, command: str, was: str, told: str
+) -> None:
+    add_job(url, "x:a", was)
+    add_job(url, "x:b", was)
+    while_asked(monkeypatch, url, Job, state="running")
+    said = done(command, "--state", was)
+    assert said == f"{told}; left out 2 that had changed meanwhile\n"
+    assert states(url) == {"x:a": "running", "x:b": "running"}
+
+
+@pytest.mark.parametrize("options", [("--dead",), ("--now", "--since", "3h")])
+def test_an_event_that_was_told_while_somebody_was_asked_is_not_sent_again(
+    url: str, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    add_event(url)
+    at = seeding.at(minutes=1)
+    while_asked(monkeypatch, url, Delivery, state="delivered", delivered_at=at)
+    said = done("redeliver", *options)
+    assert said == "0 events will be sent again; left out 1 that had changed meanwhile\n"
+    assert pending(url) == set()
 
 
 INTERRUPTED = """

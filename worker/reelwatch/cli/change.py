@@ -98,7 +98,7 @@ def _tell_changed(jobs: Sequence[Job], as_json: bool, done: Mapping[State, str])
 
 def _many(
     survey: Callable[[str, JobFilter], Survey],
-    change: Callable[[str, Iterable[int]], Iterator[int]],
+    change: Callable[[str, Iterable[int], str | None], Iterator[int]],
     words: tuple[str, str],
     asked: Options,
     *,
@@ -114,11 +114,12 @@ def _many(
     found = survey(url, wanted)
     if not many.agreed(words[0], found, yes=yes, dry_run=dry_run, as_json=as_json):
         return
-    count = sum(many.through(change(url, found.ids), found.count, words[1], int))
+    turns = change(url, found.ids, wanted.state)
+    count = sum(many.through(turns, found.count, words[1], int))
     if as_json:
-        render.print_json({"count": count})
+        render.print_json({"count": count, "left_out": found.count - count})
     else:
-        click.echo(many.counted(words[1], count))
+        click.echo(many.counted(words[1], count) + many.left_out(found.count - count))
 
 
 @click.command()

@@ -81,11 +81,12 @@ def redeliver(
     if event_ids:
         _tell_ordered(_again(url, event_ids, release), as_json)
         return
-    found = surveys.to_redeliver(url, EventFilter(**asked))
+    wanted = EventFilter(**asked)
+    found = surveys.to_redeliver(url, wanted)
     if many.agreed("send {} event", found, yes=yes, dry_run=dry_run, as_json=as_json):
-        turns = redelivery.redeliver_chosen(url, found.ids, release=release)
+        turns = redelivery.redeliver_chosen(url, found.ids, states=wanted.states, release=release)
         done = many.through(turns, found.count, "ordered {} event", len)
-        _tell_ordered(sorted(chain.from_iterable(done)), as_json)
+        _tell_ordered(sorted(chain.from_iterable(done)), as_json, found.count)
 
 
 def _again(url: str, event_ids: Sequence[str], release: bool) -> list[str]:
@@ -96,11 +97,15 @@ def _again(url: str, event_ids: Sequence[str], release: bool) -> list[str]:
             raise Failure(str(error)) from None
 
 
-def _tell_ordered(ids: Sequence[str], as_json: bool) -> None:
+def _tell_ordered(ids: Sequence[str], as_json: bool, found: int | None = None) -> None:
+    """`found`: how many a filter found; those of them that are not ordered are told, too."""
+    left_out = 0 if found is None else found - len(ids)
     if as_json:
-        render.print_json({"count": len(ids), "ids": ids})
+        of_filter = {} if found is None else {"left_out": left_out}
+        render.print_json({"count": len(ids), "ids": ids, **of_filter})
         return
-    click.echo(f"{len(ids)} event{'s' * (len(ids) != 1)} will be sent again")
+    said = f"{len(ids)} event{'s' * (len(ids) != 1)} will be sent again"
+    click.echo(said + many.left_out(left_out))
     if len(ids) <= TOLD_ONE_BY_ONE:
         for event_id in ids:
             click.echo(f"  {event_id}")

@@ -64,6 +64,11 @@ def counted(text: str, count: int) -> str:
     return text.format(f"{count:,}") + "s" * (count != 1)
 
 
+def left_out(count: int) -> str:
+    """What is added of those that were found and were not so any more when it was their turn."""
+    return f"; left out {count:,} that had changed meanwhile" if count else ""
+
+
 def _lines(will: str, found: Survey) -> Iterator[str]:
     span = ""
     if found.oldest and found.newest:

@@ -120,13 +120,14 @@ def cancel_many(
         return [job_now(own, row["id"]) for row in rows]
 
 
-def cancel_chosen(url: str, job_ids: Iterable[int]) -> Iterator[int]:
+def cancel_chosen(url: str, job_ids: Iterable[int], state: str | None = None) -> Iterator[int]:
     """Stop tracking the jobs with these row ids, some hundreds in one transaction after another.
 
     Gives the number of those that were cancelled after each: whoever stops asking for more leaves
-    the others as they are. Those that have ended or are gone meanwhile are left out.
+    the others as they are. Those that have ended or are gone meanwhile are left out, and those that
+    are not in `state` any more, where one is named.
     """
-    return _in_turns(url, job_ids, _cancel)
+    return _in_turns(url, job_ids, _cancel, state)
 
 
 def recheck(video_id: str, *, account: str = "default", session: Session | None = None) -> Job:
@@ -148,9 +149,9 @@ def recheck_many(
         return [job_now(own, row["id"]) for row in rows]
 
 
-def recheck_chosen(url: str, job_ids: Iterable[int]) -> Iterator[int]:
+def recheck_chosen(url: str, job_ids: Iterable[int], state: str | None = None) -> Iterator[int]:
     """Look at the jobs with these row ids now, as `recheck` does; in turns as `cancel_chosen`."""
-    return _in_turns(url, job_ids, _recheck)
+    return _in_turns(url, job_ids, _recheck, state)
 
 
 def sync_accounts(configured: settings.Settings) -> None:
@@ -230,11 +231,15 @@ def _find(session: Session, account: str, ids: Iterable[str]) -> Iterator[Job]:
 
 
 def _in_turns(
-    url: str, job_ids: Iterable[int], change: Callable[[Session, Sequence[Row]], int]
+    url: str,
+    job_ids: Iterable[int],
+    change: Callable[[Session, Sequence[Row]], int],
+    state: str | None,
 ) -> Iterator[int]:
     for chunk in chunks(sorted(job_ids)):
         with db.transaction(url) as session:
-            count = change(session, locked_by_id(session, chunk))
+            rows = locked_by_id(session, chunk)
+            count = change(session, [row for row in rows if state in (None, row["state"])])
         yield count
 
 
