@@ -19,7 +19,7 @@ from reelwatch.jobs.stopping import Stopping
 from reelwatch.net import http
 from reelwatch.net.calls import Call, Calls
 from reelwatch.net.http import Client, Outcome, Request, Response, TransferError
-from tests.peers import Line, Peer, answer
+from tests.peers import Line, Peer, answer, answering
 from tests.servers import eventually
 
 LONG = 60.0  # seconds; nothing here waits for them
@@ -132,6 +132,48 @@ def test_a_forked_process_has_connections_of_its_own(client: Client) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert client.ask(Request(f"{url}/again")).body == b"/again"
         assert len(peer.lines) == 2
+
+
+def test_what_a_resolver_of_ours_has_said_holds_for_that_exchange_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name may point elsewhere the next time, or be libcurl's to look up again."""
+    monkeypatch.setattr(Client, "resolver", None)
+    script = answering(answer(b"here", "Connection: close"))
+    with Peer(script, host="127.0.0.2") as peer, contextlib.closing(Client()) as client:
+        named = Request(f"http://localhost:{peer.port}/", deadline_seconds=10)
+        numbered = Request(f"http://127.0.0.2:{peer.port}/")
+
+        def asked(request: Request, *addresses: str) -> str:
+            with client.line() as line:
+                line.resolver = (lambda _host, _port: addresses) if addresses else None
+                line.send(None, request)
+                ((_, outcome),) = eventually(lambda: line.results(1.0))
+            return body_of(outcome)
+
+        assert asked(named, "127.0.0.2") == "here"
+        assert "no connection" in asked(named)
+        assert asked(named, "127.0.0.3", "127.0.0.2") == "here"
+        assert "no connection" in asked(named, "127.0.0.3")
+        assert asked(named, "127.0.0.2") == "here"
+        assert asked(numbered) == "here"  # by the same handle
+        assert "no connection" in asked(named)
+
+
+def test_it_is_there_for_the_whole_exchange() -> None:
+    """Also when a kept connection has ended and the request is sent once more."""
+
+    def script(line: Line) -> None:
+        line.request()
+        line.send(answer(b"here"))
+
+    with (
+        Peer(script) as peer,
+        contextlib.closing(Client(resolver=lambda _host, _port: ["127.0.0.1"])) as client,
+    ):
+        for _ in range(3):
+            url = f"http://pinned.invalid:{peer.port}/"
+            assert client.ask(Request(url, deadline_seconds=10)).body == b"here"
 
 
 HANGING = """

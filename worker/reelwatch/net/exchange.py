@@ -1,6 +1,7 @@
 """One exchange by libcurl: a request, its answer or why there is none, and all that bounds it."""
 
 import ipaddress
+import math
 import os
 import re
 import select
@@ -97,8 +98,13 @@ class Exchange:
         curl.setopt(pycurl.FRESH_CONNECT, 0)
         self._proxy = client.proxies and select_proxy(request.url, client.proxies)
         curl.setopt(pycurl.PROXY, self._proxy or "")
-        if resolver and not self._proxy and not _address(self._place.host):
-            self._resolve(resolver)
+        is_literal = _address(self._place.host) is not None
+        found = self._resolve(resolver) if resolver and not (self._proxy or is_literal) else []
+        # Each connection goes to where the name points now. What we have looked up is for this
+        # exchange, and expires after it; where libcurl looks up itself, nothing it keeps counts.
+        kept_seconds = math.ceil(request.deadline_seconds) + 1 if found else 0
+        curl.setopt(pycurl.RESOLVE, found)
+        curl.setopt(pycurl.DNS_CACHE_TIMEOUT, kept_seconds)
 
     def _set_up(self, method: str, has_body: bool) -> None:
         """Begin with what holds for all requests like this one: of others nothing is left."""
@@ -120,17 +126,19 @@ class Exchange:
         self.is_stale = False
         self.curl.setopt(pycurl.FRESH_CONNECT, 1)
 
-    def _resolve(self, resolver: Resolver) -> None:
+    def _resolve(self, resolver: Resolver) -> list[str]:
+        """Where the resolver says that the name points, for libcurl; empty if that is to ask."""
         host, port = self._place.host, self._place.port
         try:
             found = resolver(host, port)
         except OSError as error:
             raise ConnectFailed(f"{host} was not found: {error.strerror}") from None
-        if found is not None:
-            if not found:
-                raise ConnectFailed(f"{host} was not found: the name has no address")
-            addresses = ",".join(str(ipaddress.ip_address(each)) for each in found)
-            self.curl.setopt(pycurl.RESOLVE, [f"{host}:{port}:{addresses}"])
+        if found is None:
+            return []
+        if not found:
+            raise ConnectFailed(f"{host} was not found: the name has no address")
+        addresses = ",".join(str(ipaddress.ip_address(each)) for each in found)
+        return [f"+{host}:{port}:{addresses}"]  # + is for what may expire
 
     # What libcurl calls. An exception would end up on stderr.
 
@@ -266,7 +274,6 @@ OPTIONS: dict[int, Any] = {
     pycurl.SSLVERSION: pycurl.SSLVERSION_TLSv1_2,
     SUPPRESS_CONNECT_HEADERS: 1,  # what a proxy says first is not the answer
     pycurl.PATH_AS_IS: 1,
-    pycurl.DNS_CACHE_TIMEOUT: 0,  # each connection goes to where the name points now
 }
 REASONS = {
     pycurl.E_UNSUPPORTED_PROTOCOL: "the answer is not valid HTTP",
