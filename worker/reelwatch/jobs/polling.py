@@ -479,7 +479,8 @@ def _take(
         if len(rows) == count:
             return rows, _price(worth, plans)
         # Others have taken some of them meanwhile: more may be due.
-    rivals = [dict(row) for row in session.execute(RIVALS, due).mappings()]
+    found = session.execute(RIVALS, due)
+    rivals = [dict(zip(ranking.COLUMNS, row, strict=True)) for row in found]
     order.ranked, order.until = ranking.best_first(rivals, plans, now), now + RANKED_FOR
     rows, worth = _next_of(session, order, count, now)
     return rows, _price(worth, plans) if len(rivals) > count else 0.0
