@@ -230,3 +230,12 @@ class TestHands:
             message
             == "6 are more than a minute late: upstream answers 429 to more requests for default"
         )
+
+
+def test_commands_say_what_is_so_already_and_log_nothing(url: str) -> None:
+    assert run("accounts", "--pause", "default", "--reason", "a new key").stderr == ""
+    again = run("accounts", "--pause", "default")
+    assert again.stderr == "default is paused already\n"
+    assert "by hand: a new key" in again.stdout
+    assert run("accounts", "--resume", "default").stderr == ""
+    assert run("accounts", "--resume", "default").stderr == "default works already\n"

@@ -14,6 +14,8 @@ from reelwatch.jobs import intake, tracking
 from reelwatch.rules import id_files
 from reelwatch.rules.id_files import Found
 from reelwatch.rules.video_ids import check_tracked_id, check_video_id, looks_usual
+from reelwatch.storage import db
+from tests import seeding
 from tests.commands import done, run
 
 GOOD = (
@@ -178,10 +180,11 @@ def test_a_csv_file_is_known_by_its_header_too() -> None:
     assert read("task_id\nveo3:a\ngrok:b\n", "ids.txt") == Found(IDS, "column task_id")
 
 
-def test_rows_without_an_id_are_counted() -> None:
-    found = read("id,n\nveo3:a,1\n,2\ngrok:b\n")
-    assert found == Found(IDS, "column id", 1)
-    assert found.told("ids.csv") == "2 ids from ids.csv, column id; 1 rows have none"
+def test_json_says_more_of_its_ids() -> None:
+    text = '[{"id": "veo3:a", "account": "studio", "metadata": {}, "state": "x"}, "grok:b"]'
+    found = read(text)
+    assert found == Found(IDS, "key id", [{"account": "studio"}, {}])
+    assert found.told("x") == "2 ids from x, key id, with its account"
 
 
 @pytest.mark.parametrize(
@@ -213,6 +216,9 @@ def test_lines() -> None:
         ('[{"name": "x"}]', "x", "no key in x is named video_id, task_id or id"),
         ('[{"id": "a"}, {}]', "x", "item 2 of x, video id: None is not a text"),
         ('[{"id": 7}]', "x", "item 1 of x, video id: 7 is not a text"),
+        ('"', "ids.csv", "no row of ids.csv holds anything"),
+        ("id,n\nveo3:a,1\n,2\n", "ids.csv", "line 3 of ids.csv: column id is empty"),
+        ('[{"id": "a", "webhook_url": "https://h/?k=[secret]"}]', "x", "item 1 of x: webhook_url"),
         ("[" * 100_000, "x", "line 1 of x: no JSON"),
         ('id,n\n"veo3:a,' + "x" * 200_000, "ids.csv", "line 2 of ids.csv: field larger"),
     ],
@@ -243,4 +249,34 @@ def test_track_says_what_it_read(commands: pytest.MonkeyPatch, tmp_path_factory:
     # What `list` prints can be handed in again.
     again = run("track", "--file", "-", "--json", given=done("list", "--json"))
     assert [job["created"] for job in json.loads(again.stdout)] == [False, False]
-    assert again.stderr == "2 ids from <stdin>, key video_id\n"
+    assert again.stderr.startswith("2 ids from <stdin>, key video_id, with its account, ")
+
+
+def test_what_a_file_says_of_an_id_holds_for_it(
+    commands: pytest.MonkeyPatch, database_url: str
+) -> None:
+    """A list that is handed in after a restore asks with the key that each job had."""
+    with db.transaction(database_url) as session:
+        seeding.add_account(session, "studio")
+    entries = [
+        {"video_id": "veo3:a", "account": "studio", "metadata": {"a": 1}, "webhook_url": None},
+        {"video_id": "grok:b"},
+        {"video_id": "veo3:a"},
+    ]
+    options = ("--file", "-", "--json", "--metadata", '{"b": 2}')
+    jobs = json.loads(done("track", *options, given=json.dumps(entries)))
+    assert {(job["video_id"], job["account"], str(job["metadata"])) for job in jobs} == {
+        ("veo3:a", "studio", "{'a': 1}"),
+        ("grok:b", "default", "{'b': 2}"),
+        ("veo3:a", "default", "{'b': 2}"),
+    }
+
+
+def test_nothing_of_a_file_is_stored_if_one_account_is_unknown(
+    commands: pytest.MonkeyPatch,
+) -> None:
+    entries = [{"video_id": "grok:b"}, {"video_id": "veo3:a", "account": "nosuch"}]
+    said = run("track", "--file", "-", given=json.dumps(entries))
+    assert said.exit_code == 2
+    assert "reelwatch: veo3:a: account: 'nosuch' is not configured" in said.stderr
+    assert json.loads(done("list", "--json")) == []

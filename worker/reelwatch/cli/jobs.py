@@ -1,6 +1,8 @@
 """Commands about jobs: hand them in, list them, tell their story."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import IO, Any
 
@@ -52,15 +54,19 @@ def track(ids: Sequence[str], file: IO[bytes] | None, as_json: bool, **order: An
 
     A file has one id a line, or is CSV (the column video_id, task_id or id, or else the first that
     holds ids) or JSON (a list, as `list --json` prints, or an object a line). Blank lines and lines
-    that begin with # are skipped. If one line is bad, nothing of the file is stored.
+    that begin with # are skipped. If one line is bad, nothing of the file is stored. What a JSON
+    object says itself, such as its account and metadata, goes before the options.
     """
     if not ids and file is None:
         raise click.UsageError("name at least one ID, or a --file of them")
     url = options.database()
     _check_signing(order)
-    wanted = list(dict.fromkeys([*check_video_ids(ids), *_ids_of(file)]))
-    turns = _track_all(url, wanted, order)
-    done = many.through(turns, len(wanted), "took in {} id", len)
+    named = [(video_id, order) for video_id in check_video_ids(ids)]
+    wanted = [*named, *_wanted_of(file, order)]
+    orders = _by_order(wanted)
+    _check_orders(url, orders, order)
+    total = sum(len(each.ids) for each in orders)
+    done = many.through(_track_all(url, orders), total, "took in {} id", len)
     jobs = list(chain.from_iterable(done))
     if as_json:
         render.print_json(
@@ -86,8 +92,21 @@ def _check_signing(order: Mapping[str, Any]) -> None:
         )
 
 
-def _ids_of(file: IO[bytes] | None) -> list[str]:
-    """The file's ids, each checked; `WrongInput` names the first line that is wrong."""
+@dataclass(frozen=True, slots=True)
+class _Orders:
+    """What is said of which ids, each once."""
+
+    said: Mapping[str, Any]
+    ids: dict[str, None] = field(default_factory=dict)
+
+
+def _wanted_of(
+    file: IO[bytes] | None, order: Mapping[str, Any]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """The file's ids, each checked, with what is said of each: by itself, or else by the options.
+
+    `WrongInput` names the first line that is wrong.
+    """
     if file is None:
         return []
     name = getattr(file, "name", "<stdin>")
@@ -96,14 +115,43 @@ def _ids_of(file: IO[bytes] | None) -> list[str]:
     except Refused as error:
         raise WrongInput(f"{error}; nothing was stored") from None
     click.echo(found.told(name), err=True)
-    return found.ids
+    own = found.orders or [{}] * len(found.ids)
+    return [(video_id, {**order, **said}) for video_id, said in zip(found.ids, own, strict=True)]
 
 
-def _track_all(url: str, ids: Sequence[str], order: dict[str, Any]) -> Iterator[list[Job]]:
-    for chunk in jobrows.chunks(ids):
-        with db.transaction(url) as session:
-            jobs = tracking.track_many(chunk, **order, session=session)
-        yield jobs
+def _by_order(wanted: Sequence[tuple[str, Mapping[str, Any]]]) -> list[_Orders]:
+    """Those of which the same is said together; what is said first of an id counts."""
+    found: dict[str, _Orders] = {}
+    seen = set()
+    for video_id, order in wanted:
+        key = (str(order["account"]), video_id)
+        if key not in seen:
+            seen.add(key)
+            text = json.dumps(order, sort_keys=True)
+            found.setdefault(text, _Orders(order)).ids[video_id] = None
+    return list(found.values())
+
+
+def _check_orders(url: str, orders: Sequence[_Orders], options: Mapping[str, Any]) -> None:
+    """All of them, before the first is stored; what the options alone say, its first ids check."""
+    if [each.said for each in orders] == [options]:
+        return
+    with db.reading(url) as session:
+        for each in orders:
+            try:
+                tracking.check_order(session, **each.said)
+            except Refused as error:
+                whose = "" if each.said == options else f"{next(iter(each.ids))}: "
+                raise WrongInput(f"{whose}{error}; nothing was stored") from None
+            _check_signing(each.said)
+
+
+def _track_all(url: str, orders: Iterable[_Orders]) -> Iterator[list[Job]]:
+    for each in orders:
+        for chunk in jobrows.chunks(each.ids):
+            with db.transaction(url) as session:
+                jobs = tracking.track_many(chunk, **each.said, session=session)
+            yield jobs
 
 
 def _tell_tracked(jobs: Sequence[Job]) -> None:

@@ -172,10 +172,10 @@ def accounts(pause: str | None, resume: str | None, reason: str, as_json: bool) 
         raise click.UsageError("--reason goes with --pause")
     if pause is not None and resume is not None:
         raise click.UsageError("--pause and --resume: one of them")
-    if pause is not None:
-        pausing.pause_account(pause, reason)
-    if resume is not None:
-        pausing.resume_account(resume)
+    if pause is not None and not pausing.pause_account(pause, reason):
+        click.echo(f"{pause} is paused already", err=True)
+    if resume is not None and not pausing.resume_account(resume):
+        click.echo(f"{resume} works already", err=True)
     with db.reading(url) as session:
         now, stored = db.now(session), history.list_accounts(session)
     rows = list(_joined(stored, settings.current().accounts))

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from datetime import datetime
 
-import structlog
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
@@ -14,35 +13,34 @@ from reelwatch.rules.standing import Standing
 from reelwatch.storage import db
 from reelwatch.storage.models import table_of
 
-log = structlog.get_logger(__name__)
-
 accounts = table_of("accounts")
+HELD_BY = {"pause_reason", "paused_until", "slowed_at"}  # what people see of an account's rest
 OF_NAME = (
     select(accounts).where(accounts.c.name == bindparam("name")).with_for_update(key_share=True)
 )
 
 
-def pause_account(name: str, reason: str = "") -> None:
+def pause_account(name: str, reason: str = "") -> bool:
     """Poll none of the account's jobs until somebody resumes it; their deadlines are told as ever.
 
-    `reason` is shown wherever people ask why. Raises `Refused` for an unknown name.
+    `reason` is shown wherever people ask why; without one, that of an earlier pause by hand stays.
+    Returns whether that changes anything; nothing is logged, whoever calls it knows. Raises
+    `Refused` for an unknown name.
     """
     said = " ".join(reason.split())
-    _change(name, lambda standing, _now: standing.paused(said))
-    log.warning("account_paused", account=name, reason=said, by_hand=True)
+    return _change(name, lambda standing, _now: standing.paused(said))
 
 
-def resume_account(name: str) -> None:
+def resume_account(name: str) -> bool:
     """Poll the account's due jobs now, whatever it rested for, or was held or slowed for.
 
-    A rate that upstream was seen to refuse is still kept clear of. Raises `Refused` for an unknown
-    name.
+    A rate that upstream was seen to refuse is still kept clear of. Returns whether it had rested,
+    or was held or slowed. Raises `Refused` for an unknown name.
     """
-    _change(name, Standing.resumed)
-    log.warning("account_resumed", account=name, by_hand=True)
+    return _change(name, Standing.resumed)
 
 
-def _change(name: str, change: Callable[[Standing, datetime], Standing]) -> None:
+def _change(name: str, change: Callable[[Standing, datetime], Standing]) -> bool:
     configured = settings.handing_in()
     with db.transaction(configured.database_url) as session:
         row = session.execute(OF_NAME, {"name": name}).mappings().one_or_none()
@@ -56,6 +54,7 @@ def _change(name: str, change: Callable[[Standing, datetime], Standing]) -> None
         values = change(stored, db.now(session)).changed(stored)
         if values:
             session.execute(update(accounts).where(accounts.c.name == name).values(values))
+    return bool(HELD_BY & values.keys())
 
 
 def _unknown(session: Session, configured: settings.Settings, name: str) -> str:

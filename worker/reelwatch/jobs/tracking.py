@@ -87,11 +87,10 @@ def track_many(
 ) -> list[Job]:
     """Track many videos in one transaction; the jobs come in the order of the ids. See `track`."""
     ids = check_video_ids(video_ids)
-    configured = settings.handing_in()
     with joined(session) as own:
-        upstream = orders.known_account(own, configured, account)
-        said = orders.checked(
-            configured,
+        upstream, said = check_order(
+            own,
+            account,
             webhook_url=webhook_url,
             callback_task=callback_task,
             callback_queue=callback_queue,
@@ -100,9 +99,17 @@ def track_many(
             # The default, and not the same names: those of a job that is known stay unasked.
             events=None if events is DEFAULT_EVENTS else events,
         )
-        if said.callback_queue and not said.callback_task:
-            raise Refused("callback_queue: it is given without a callback_task")
         return _insert(own, ids, upstream, said)
+
+
+def check_order(session: Session, account: str, **given: Any) -> tuple[Account, Order]:
+    """What `track` would do about any id; raises `Refused` as it does. Writes nothing."""
+    configured = settings.handing_in()
+    upstream = orders.known_account(session, configured, account)
+    said = orders.checked(configured, **given)
+    if said.callback_queue and not said.callback_task:
+        raise Refused("callback_queue: it is given without a callback_task")
+    return upstream, said
 
 
 def cancel(video_id: str, *, account: str = "default", session: Session | None = None) -> Job:

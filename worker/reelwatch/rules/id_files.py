@@ -1,4 +1,4 @@
-"""Ids out of a file: one a line, a column of a CSV file, or JSON. Pure.
+"""Ids out of a file: one a line, a column of a CSV file, or JSON with what it says of them. Pure.
 
 Whatever is wrong is told with its line, and then nothing of the file counts.
 """
@@ -6,15 +6,20 @@ Whatever is wrong is told with its line, and then nothing of the file counts.
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from reelwatch.errors import Refused
+from reelwatch.rules.redaction import HIDDEN, MASK
 from reelwatch.rules.video_ids import check_video_id, looks_usual
 
 # The names of a column or key that holds ids, the surest first: `id` may be of something else.
 NAMES = ("video_id", "task_id", "id")
 _OR_ID = f"{', '.join(NAMES[:-1])} or {NAMES[-1]}"
+# What an object may say besides; each as `track` takes it.
+ORDERS = (
+    "account", "webhook_url", "callback_task", "callback_queue", "metadata", "deadline", "events",
+)  # fmt: skip
 DELIMITERS = ",;\t"
 CSV_ENDS = (".csv", ".tsv")
 
@@ -25,14 +30,15 @@ class Found:
 
     ids: list[str]
     where: str | None = None
-    rows_without: int = 0
+    orders: list[dict[str, Any]] = field(default_factory=list)  # of each id; empty: nothing is said
 
     def told(self, file: str) -> str:
         """What was read, for people."""
         count = f"{len(self.ids)} id{'s' * (len(self.ids) != 1)}"
         place = f", {self.where}" if self.where else ""
-        without = f"; {self.rows_without} rows have none" if self.rows_without else ""
-        return f"{count} from {file}{place}{without}"
+        said = [name for name in ORDERS if any(name in order for order in self.orders)]
+        besides = f", with its {', '.join(said)}" if said else ""
+        return f"{count} from {file}{place}{besides}"
 
 
 class _Row(NamedTuple):
@@ -76,6 +82,8 @@ def _checked(text: object, place: str, name: str) -> str:
 def _from_csv(text: str, name: str) -> Found:
     delimiter = _delimiter(next(_content(text), ""))
     rows = list(_rows(text, delimiter, name))
+    if not rows:
+        raise Refused(f"no row of {name} holds anything")
     header = rows[0].cells
     column = _named(header)
     if column:
@@ -139,14 +147,13 @@ def _unknown() -> int:
 
 
 def _column(rows: Iterable[_Row], at: int, where: str, name: str) -> Found:
-    ids, without = [], 0
+    ids = []
     for row in rows:
         cell = row.cells[at].strip() if at < len(row.cells) else ""
-        if cell:
-            ids.append(_checked(cell, f"line {row.line}", name))
-        else:
-            without += 1
-    return Found(ids, where, without)
+        if not cell:
+            raise Refused(f"line {row.line} of {name}: {where} is empty")
+        ids.append(_checked(cell, f"line {row.line}", name))
+    return Found(ids, where)
 
 
 # -------------------------------------------------------------------- JSON
@@ -166,7 +173,19 @@ def _from_json(text: str, lines: Sequence[tuple[int, str]], name: str) -> Found:
     if keys and key is None:
         raise Refused(f"no key in {name} is named {_OR_ID}")
     ids = [_checked(_of(value, key), place, name) for place, value in values]
-    return Found(ids, f"key {key}" if key else None)
+    orders = [_order(value, place, name) for place, value in values]
+    return Found(ids, f"key {key}" if key else None, orders if any(orders) else [])
+
+
+def _order(value: object, place: str, name: str) -> dict[str, Any]:
+    """What an object says of its id besides. A secret that was cut out of it can't be handed in."""
+    if not isinstance(value, dict):
+        return {}
+    order = {each: value[each] for each in ORDERS if value.get(each)}
+    for each, said in order.items():
+        if MASK in json.dumps(said) or (each == "webhook_url" and HIDDEN in str(said)):
+            raise Refused(f"{place} of {name}: {each}: a secret was cut out of it: {said!r}")
+    return order
 
 
 def _parsed(line: str, number: int, name: str) -> Any:

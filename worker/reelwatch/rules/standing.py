@@ -251,7 +251,9 @@ class Standing:
     # --------------------------------------------------------------- hands
 
     def paused(self, reason: str = "") -> Self:
-        """Paused by somebody: until somebody resumes it."""
+        """Paused by somebody until somebody resumes it; with no reason, an earlier one stays."""
+        if self.by_hand and not reason:
+            return self
         said = f"{BY_HAND}: {reason}" if reason else BY_HAND
         return replace(self, paused_until=None, pause_reason=said, pauses_in_row=0, refusals=0)
 
