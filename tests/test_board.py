@@ -120,10 +120,20 @@ class TestAWideTable:
 
     def test_has_a_header(self) -> None:
         header = shown(job(), width=120).splitlines()[0].split()
-        assert header == ["Video", "State", "Upstream", "Age", "Looks", "Next", "Left", "Note"]
+        assert header == ["Video", "State", "Upstream", "Time", "Looks", "Next", "Left", "Note"]
 
 
 class TestANarrowTable:
+    @pytest.mark.parametrize(
+        ("age", "text"), [(862, "14m"), (245, "4m05s"), (43_500, "12h"), (1_000_000, "11d")]
+    )
+    def test_shortens_a_time_to_its_first_unit_instead_of_cutting_it(
+        self, age: float, text: str
+    ) -> None:
+        line = line_of(job(tracked_at=ago(age)), 80)
+        assert f" {text} " in line
+        assert "…" not in line.partition("running")[2]
+
     @pytest.mark.parametrize(
         ("row", "line"),
         [
@@ -143,7 +153,7 @@ class TestANarrowTable:
     def test_says_the_same_in_80_columns(self, row: dict[str, Any], line: str) -> None:
         assert line_of(row, 80) == line
 
-    @pytest.mark.parametrize(("width", "gone"), [(64, {"Upstream"}), (50, {"Upstream", "Age"})])
+    @pytest.mark.parametrize(("width", "gone"), [(64, {"Upstream"}), (50, {"Upstream", "Time"})])
     def test_leaves_columns_out_below_that(self, width: int, gone: set[str]) -> None:
         header = set(shown(job(), width=width).splitlines()[0].split())
         assert {"Video", "State", "Next,"} <= header

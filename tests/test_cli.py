@@ -9,6 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
+import reelwatch
 from reelwatch.cli import errors
 from reelwatch.cli.main import SECTIONS
 from reelwatch.jobs import history
@@ -205,6 +206,24 @@ def test_tracking_says_what_is_new_and_what_was_there(commands: pytest.MonkeyPat
     )
 
 
+def test_a_job_has_the_same_types_whether_it_is_new_or_known(
+    commands: pytest.MonkeyPatch,
+) -> None:
+    def typed(text: str) -> dict[str, str]:
+        row = json.loads(text)
+        return {name: type(row[name]).__name__ for name in row if name not in ("created", "eta")}
+
+    new = json.loads(done("track", "grok:a", "--json"))[0]
+    known = json.loads(done("track", "grok:a", "--json"))[0]
+    assert repr(new["deadline_seconds"]) == repr(known["deadline_seconds"]) == "3600.0"
+    assert typed(json.dumps(new)) == typed(json.dumps(known))
+
+
+def test_a_job_shows_what_it_is_in_python(commands: pytest.MonkeyPatch) -> None:
+    job = reelwatch.track("grok:a")
+    assert repr(job) == "Job('grok:a', account='default', state='pending')"
+
+
 def test_tracking_prints_jobs_as_json(commands: pytest.MonkeyPatch) -> None:
     done("track", "grok:a")
     jobs = json.loads(
@@ -256,7 +275,7 @@ def test_a_bad_line_is_named_and_nothing_of_the_file_stored(
 ) -> None:
     good = b"".join(b"grok:%d\n" % n for n in range(600))
     message = failed(2, "track", "--file", "-", given=good + line + b"\ngrok:z\n")
-    assert message == f"reelwatch: line 601 of <stdin>: {why}; nothing was stored\n"
+    assert message == f"reelwatch: line 601 of <stdin>, {why}; nothing was stored\n"
     assert json.loads(done("list", "--json")) == []
 
 
@@ -296,7 +315,7 @@ def test_a_story_is_told_in_sentences(told: dict[str, Any]) -> None:
     sentences = [line[14:] for line in lines if re.match(r"\d\d:\d\d:\d\d\.\d{3}  ", line)]
     assert sentences[0].startswith(f"tracked, to be told by webhook at {URL}; deadline ")
     assert sentences[-2:] == [
-        "video.completed, attempt 1: the receiver answered 500 in 12 ms",
+        "video.completed, attempt 1: the receiver answered 500, after 12 ms",
         "video.completed, attempt 2: delivered (200) in 12 ms",
     ]
     assert len([line for line in lines if line.endswith(" (UTC)")]) >= 1
@@ -368,7 +387,7 @@ def test_foreign_text_can_not_drive_the_terminal(
 
 def test_a_list_is_a_table_of_whole_ids(told: dict[str, Any], commands: pytest.MonkeyPatch) -> None:
     lines = done("list").splitlines()
-    assert lines[0].split() == ["VIDEO", "STATE", "AGE", "LEFT", "LOOKS", "NOTE"]
+    assert lines[0].split() == ["VIDEO", "STATE", "TIME", "LEFT", "LOOKS", "NOTE"]
     assert lines[1].split() == ["grok:told", "✓", "completed", "2m00s", "4", "cdn.example.com"]
     assert lines[2].split()[-1] == "upstream_failed"
     assert [line.rstrip() for line in lines] == lines
@@ -390,6 +409,15 @@ def test_a_list_says_when_jobs_are_looked_at_next(
     assert re.search(r"a .*queued, next poll in (59m|60m)", text)
     assert re.search(r"b .*next poll now", text)
     assert re.search(r"c .*deadline, given up", text)
+
+
+def test_a_success_without_a_url_is_told_as_one_that_is_not_over(
+    commands: pytest.MonkeyPatch, database_url: str
+) -> None:
+    with db.transaction(database_url) as session:
+        seeding.add_account(session)
+        seeding.add_job(session, video_id="a", upstream_status="completed")
+    assert re.search(r"running .*upstream says completed, no URL yet, next poll ", done("list"))
 
 
 def test_what_holds_jobs_up_is_told_in_each_line_of_a_pipe_and_once_at_a_terminal(
@@ -526,7 +554,7 @@ def test_deliveries_tell_who_has_what(told: dict[str, Any], commands: pytest.Mon
     )
     dead = done("deliveries", "--state", "dead")
     assert re.search(
-        rf"given up after 1 attempt, the last at {moment}: no connection in 12 ms; "
+        rf"given up after 1 attempt, the last at {moment}: no connection, after 12 ms; "
         rf"`reelwatch redeliver {told['dead']}` sends it again\n$",
         dead,
     )

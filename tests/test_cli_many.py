@@ -16,7 +16,7 @@ from sqlalchemy import update
 
 from reelwatch.cli import many
 from reelwatch.jobs import history, pruning
-from reelwatch.storage import db
+from reelwatch.storage import db, surveys
 from reelwatch.storage.models import Delivery, Job
 from tests import seeding
 from tests.commands import done, run
@@ -93,7 +93,7 @@ def at_terminal(url: str, folder: Path, answer: str, *args: str) -> tuple[int, s
 def test_a_program_has_to_say_yes_to_more_than_it_named(url: str) -> None:
     done("track", "grok:a", "veo3:b")
     message = refused("cancel", "--prefix", "grok:")
-    assert message.startswith("reelwatch: this would cancel 1 job, of 20")
+    assert message.startswith("reelwatch: this would cancel 1 job, tracked at 20")
     assert "        1  default  grok  pending\n" in message
     assert message.endswith("Nothing was done: --yes does it, --dry-run only counts\n")
     assert set(states(url).values()) == {"pending"}
@@ -109,7 +109,7 @@ def test_a_dry_run_counts_by_group_and_changes_nothing(url: str) -> None:
     add_job(url, "grok:a")
     add_job(url, "grok:done", "completed")
     text = done("cancel", "--since", "7d", "--dry-run")
-    assert re.match(r"would cancel 4 jobs, of \S+ \S+Z to \S+ \S+Z:\n", text)
+    assert re.match(r"would cancel 4 jobs, tracked between \S+ \S+Z and \S+ \S+Z:\n", text)
     assert text.splitlines()[1:] == [
         "          3  acme  veo3  running",
         "          1  default  grok  running",
@@ -133,7 +133,7 @@ def test_at_a_terminal_it_asks_and_no_is_no(url: str, tmp_path: Path) -> None:
     add_job(url, "grok:b")
     code, shown = at_terminal(url, tmp_path, "n\n", "cancel", "--model", "grok")
     assert code == 1
-    assert "this would cancel 2 jobs, of 20" in shown
+    assert "this would cancel 2 jobs, tracked at 20" in shown
     assert "Go on? [y/N]: " in shown
     assert shown.endswith("reelwatch: nothing was done\n")
     assert set(states(url).values()) == {"running"}
@@ -155,6 +155,36 @@ def test_ids_and_filters_do_not_mix_and_one_of_them_is_wanted(url: str) -> None:
     assert "is not before until" in refused("list", "--since", "1h", "--until", "2h")
     assert "prefix: ''" in refused("list", "--prefix", "")
     assert states(url) == {"grok:a": "pending"}
+
+
+def test_a_dry_run_of_named_ids_is_told_why_not(url: str) -> None:
+    done("track", "grok:a")
+    for command in ("cancel", "recheck"):
+        message = refused(command, "grok:a", "--yes", "--dry-run")
+        assert "--dry-run counts what options choose; IDs say already which it is" in message
+    assert states(url) == {"grok:a": "pending"}
+
+
+def test_jobs_that_end_between_the_question_and_the_answer_are_told(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done("track", "t:a", "t:b", "t:c")
+    survey = surveys.to_cancel
+
+    def and_two_end(*args: Any) -> surveys.Survey:
+        found = survey(*args)
+        assert done("cancel", "t:a", "t:b") == "cancelled t:a\ncancelled t:b\n"
+        return found
+
+    monkeypatch.setattr(surveys, "to_cancel", and_two_end)
+    said = done("cancel", "--prefix", "t:", "--yes")
+    assert said == "cancelled 1 job; left out 2 that had changed meanwhile\n"
+
+
+def test_ids_and_a_choice_of_events_are_not_both_taken(url: str) -> None:
+    event = add_event(url)
+    assert "the other options: not both" in refused("redeliver", event, "--dead")
+    assert "not both" not in refused("redeliver")
 
 
 def test_an_id_of_another_account_is_told_with_its_account(url: str) -> None:
@@ -311,9 +341,11 @@ def test_prune_says_what_would_go_and_deletes_when_told(url: str) -> None:
     add_job(url, "given-up", "expired", tracked_at=seeding.at(days=95),
             abandoned_at=seeding.at(days=94))  # fmt: skip
     message = refused("prune", "--older-than", "90d")
-    assert "this would delete 3 jobs, of 20" in message
+    assert "this would delete 3 jobs, that ended between 20" in message
     assert "        2  default  grok  completed\n" in message
-    assert done("prune", "--older-than", "90d", "--dry-run").startswith("would delete 3 jobs, of")
+    assert done("prune", "--older-than", "90d", "--dry-run").startswith(
+        "would delete 3 jobs, that ended"
+    )
     assert len(states(url)) == 4
     only = ("--state", "expired", "--account", "default", "--model", "grok")
     assert re.fullmatch(
@@ -369,7 +401,7 @@ def test_redelivery_by_time_asks_and_says_to_whom(url: str) -> None:
     told = add_event(url, "delivered", target=HERE)
     dead = add_event(url, account="acme", target=THERE)
     message = refused("redeliver", "--since", "3h")
-    assert "this would send 2 events" in message
+    assert "this would send 2 events, made " in message
     assert "https://hooks.example.com/x  default  delivered\n" in message
     assert "https://other.example.com:8443/y  acme  dead\n" in message
     assert "hush" not in message

@@ -147,27 +147,50 @@ class TestEvents:
         assert "a receiver has 0.3 s for its answer (REELWATCH_WEBHOOK_TIMEOUT)" in said.stderr
 
     @pytest.mark.parametrize(
-        ("url", "hint"),
+        ("url", "code", "hint"),
         [
-            ("http://10.1.2.3:9000/x", "WEBHOOK_ALLOW=10.1.2.3 permits it"),
-            ("https://receiver.svc.local/x", "WEBHOOK_ALLOW=receiver.svc.local permits it"),
-            ("https://localhost.example.com/", "does the receiver run"),
-            ("ftp://hooks.example.com/", "accepted are https URLs"),
-            ("hooks.example.com", "accepted are https URLs"),
-            ("https://user:hidden-pw@hooks.example.com/", "user name or password"),
-            ("https://[::1", "no proper host"),
+            ("http://10.1.2.3:9000/x", 1, "WEBHOOK_ALLOW=10.1.2.3 permits it"),
+            ("https://receiver.svc.local/x", 1, "WEBHOOK_ALLOW=receiver.svc.local permits it"),
+            ("foo", 2, "accepted are https URLs"),
+            ("ftp://hooks.example.com/", 2, "accepted are https URLs"),
+            ("hooks.example.com", 2, "accepted are https URLs"),
+            ("https://user:hidden-pw@hooks.example.com/", 2, "user name or password"),
+            ("https://[::1", 2, "no proper host"),
         ],
     )
     def test_what_is_refused_is_not_called(
-        self, here: pytest.MonkeyPatch, url: str, hint: str
+        self, here: pytest.MonkeyPatch, url: str, code: int, hint: str
     ) -> None:
         """By the rules that hold for all events, and with what would permit it."""
         here.delenv("WEBHOOK_ALLOW")
         said = run("test-event", url)
-        assert said.exit_code == 1
+        assert said.exit_code == code
         assert hint in said.stderr
+        assert said.stdout == "", "it is checked before anything is shown as sent"
         assert "hidden-pw" not in said.output
         assert "Traceback" not in said.output
+
+    def test_what_would_permit_it_keeps_what_is_permitted(self, here: pytest.MonkeyPatch) -> None:
+        """The whole value to set: with the new host alone the others would be refused."""
+        here.setenv("WEBHOOK_ALLOW", "127.0.0.1, 10.0.0.0/8")
+        said = run("test-event", "http://localhost:8788/")
+        assert (said.exit_code, said.stdout) == (1, "")
+        assert "WEBHOOK_ALLOW=127.0.0.1,10.0.0.0/8,localhost permits it" in said.stderr
+
+    def test_a_name_that_leads_nowhere(self, here: pytest.MonkeyPatch) -> None:
+        said = run("test-event", "https://localhost.example.com/")
+        assert said.exit_code == 1
+        assert "does the receiver run" in said.stderr
+
+    def test_a_kept_secret_is_named_by_its_file(
+        self, here: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """There is no WEBHOOK_SECRET to compare with: `up` keeps one beside its database."""
+        here.delenv("WEBHOOK_SECRET")
+        (tmp_path / "none.db.secret").write_text(STUDIO)
+        with Receiver(says(401)) as receiver:
+            said = run("test-event", receiver.url)
+        assert "has the receiver the secret that stands in none.db.secret here" in said.stderr
 
     def test_without_a_secret(self, here: pytest.MonkeyPatch) -> None:
         here.delenv("WEBHOOK_SECRET")

@@ -314,6 +314,7 @@ def test_the_age_of_the_last_tick_tells_whether_anything_runs(
         ("429", "warning", "asks to slow down"),
         ("500", "wrong", "gives no usable answer: server_error"),
         ("html", "wrong", "does not look like the relay: it answers 200 with a page"),
+        ("html", "wrong", ": a page with status 200, titled '"),
     ],
 )
 def test_what_upstream_says_of_the_key_is_told(
@@ -323,6 +324,7 @@ def test_what_upstream_says_of_the_key_is_told(
     account = examined(1 if expected == "wrong" else 0)["account default"]
     assert account["status"] == expected
     assert words in account["message"]
+    assert "<" not in account["message"]
     assert sandbox.stats()["requests"] == 1
 
 
@@ -729,6 +731,17 @@ def test_watch_of_an_empty_database_says_how_to_begin(sqlite_url: str) -> None:
         eventually(lambda: "no jobs yet" in screen(), 30, screen)
         child.send_signal(signal.SIGINT)
         assert child.wait(10) == 0
+
+
+def test_a_change_of_upstreams_status_alone_is_told_as_that() -> None:
+    """It would read as the same state once more."""
+    change = {
+        "at": seeding.at(), "account": "default", "video_id": "grok:a", "from_state": "pending",
+        "to_state": "pending", "from_status": None, "to_status": "pending", "eta": None,
+    }  # fmt: skip
+    assert change_line(change).endswith("grok:a  pending  upstream: pending")
+    moved = change_line(change | {"to_state": "running", "to_status": "running"})
+    assert moved.endswith("grok:a  pending → running")
 
 
 def test_watch_in_a_pipe_prints_every_change_once(

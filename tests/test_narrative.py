@@ -228,7 +228,7 @@ def test_an_event_is_told_from_owed_to_delivered() -> None:
     )
     assert sentences(deliveries=[told]) == [
         f"event video.completed (evt_1) owed to {HOOK}",
-        "video.completed, attempt 1: the receiver answered 500 in 12 ms",
+        "video.completed, attempt 1: the receiver answered 500, after 12 ms",
         "video.completed, attempt 2: delivered (200) in 7 ms",
     ]
 
@@ -253,7 +253,7 @@ def test_an_event_still_owed_says_when_it_is_tried_again() -> None:
     due = {"next_attempt_at": after(75), "next_attempt_expected_at": after(75)}
     told = delivery(10, failed, state="pending", **due, next_attempt_reason=None)
     assert sentences(deliveries=[told])[-1] == (
-        "video.completed, attempt 1: no connection in 12 ms; next attempt at 10:01:15"
+        "video.completed, attempt 1: no connection, after 12 ms; next attempt at 10:01:15"
     )
 
 
@@ -275,7 +275,7 @@ def test_an_event_that_is_held_up_says_until_when_and_why() -> None:
 def test_a_dead_event_says_how_to_send_it_again() -> None:
     told = delivery(10, attempt(error="no connection"), state="dead")
     assert sentences(deliveries=[told])[-1] == (
-        "video.completed, attempt 1: no connection in 12 ms; "
+        "video.completed, attempt 1: no connection, after 12 ms; "
         "given up, dead: `reelwatch redeliver evt_1` tries again"
     )
 

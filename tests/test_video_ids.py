@@ -203,6 +203,8 @@ def test_lines() -> None:
     assert read("# today\n\nveo3:a\n  grok:b  \n", "ids.txt") == Found(IDS)
     assert read("", "ids.txt") == read("\n# none\n") == Found([])
     assert read("veo3:a", "x").told("x") == "1 id from x"
+    told = read("veo3:a\ngrok:b\nveo3:a\n", "x").told("x")
+    assert told == "3 ids from x, 1 of them repeated"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Rows have the names of the columns of `jobs`. What upstream wrote is shown as te
 neither control codes nor markup in it reach the terminal.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +32,7 @@ SYMBOLS: Mapping[str, tuple[str, str]] = {  # colour alone would not do: not eve
 
 _WIDE_FROM = 118  # terminal columns; below, notes and next looks share one
 _ID_HEAD = 12  # the model; the rest of a shortened id is its end, which tells jobs apart
+TIME_WIDTH = 5  # of the narrow table
 _OTHER_LINES = 5  # what else a screen holds: the header, "… more", and the caller's own lines
 
 
@@ -200,8 +202,15 @@ def _upstream_short(row: Row, now: datetime) -> str:
     return _upstream(row, now).removeprefix("video_")
 
 
-def _age(row: Row, now: datetime) -> str:
+def _time(row: Row, now: datetime) -> str:
+    """How old an open job is, how long an ended one took."""
     return span(((row["finished_at"] or now) - row["tracked_at"]).total_seconds())
+
+
+def _time_short(row: Row, now: datetime) -> str:
+    """The same for a narrow column: `14m` for `14m22s`."""
+    text = _time(row, now)
+    return text if len(text) <= TIME_WIDTH else re.sub(r"(?<=[a-z]).*", "", text)
 
 
 def _next_look(row: Row, now: datetime) -> str:
@@ -244,7 +253,7 @@ _WIDE = (
     Column("Video", 34, lambda row, _: job_name(row)),
     Column("State", 11, _state),
     Column("Upstream", 26, _upstream),
-    Column("Age", 6, _age, right=True),
+    Column("Time", 6, _time, right=True),
     Column("Looks", 5, lambda row, _: str(row["polls"]), right=True),
     Column("Next", 6, _next_look, right=True),
     Column("Left", 7, lambda row, _: left(row), right=True),
@@ -254,7 +263,7 @@ _NARROW = (
     Column("Video", 23, lambda row, _: job_name(row)),
     Column("State", 11, _state),
     Column("Upstream", 11, _upstream_short, optional=True),
-    Column("Age", 5, _age, right=True, optional=True),
+    Column("Time", TIME_WIDTH, _time_short, right=True, optional=True),
     Column("Looks", 5, lambda row, _: str(row["polls"]), right=True, optional=True),
     Column("Next, left, note", 0, _next_left_note),
 )

@@ -77,6 +77,8 @@ def recheck(ids: Sequence[str], as_json: bool, **asked: Any) -> None:
 
 def _changed(change: Callable[..., list[Job]], ids: Sequence[str], asked: Options) -> list[Job]:
     """All of them in one transaction, or none."""
+    if asked["dry_run"]:
+        raise click.UsageError("--dry-run counts what options choose; IDs say already which it is")
     others = {name for name, value in asked.items() if value and name not in ("account", "yes")}
     if others:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(others))
@@ -112,7 +114,7 @@ def _many(
     wanted = JobFilter(**fields | {"metadata": dict(fields["metadata"])})
     url = options.database()
     found = survey(url, wanted)
-    if not many.agreed(words[0], found, yes=yes, dry_run=dry_run, as_json=as_json):
+    if not many.agreed(words[0], found, "tracked", yes=yes, dry_run=dry_run, as_json=as_json):
         return
     turns = change(url, found.ids, wanted.state)
     count = sum(many.through(turns, found.count, words[1], int))
@@ -180,7 +182,7 @@ def prune(older_than: timedelta, yes: bool, dry_run: bool, as_json: bool, **aske
     # Counting what is deleted without a question would only take time.
     found = Survey(()) if yes and not dry_run else pruning.survey(url, before, wanted)
     words = ("delete {} job", "deleted {} job")
-    if not many.agreed(words[0], found, yes=yes, dry_run=dry_run, as_json=as_json):
+    if not many.agreed(words[0], found, "that ended", yes=yes, dry_run=dry_run, as_json=as_json):
         return
     turns = pruning.in_turns(url, before, wanted)
     count = sum(many.through(turns, found.count or None, words[1], int))

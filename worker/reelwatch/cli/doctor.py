@@ -23,7 +23,7 @@ from reelwatch.rules.answers import ErrorKind, Report
 from reelwatch.rules.outlook import TICK_MISSED
 from reelwatch.rules.redaction import shown_url
 from reelwatch.rules.rests import HELD, Rest, rest_of
-from reelwatch.rules.wording import clock, plain, span
+from reelwatch.rules.wording import clock, page_in_short, plain, span
 from reelwatch.storage import database_check, db
 
 SIGNS: Mapping[str, tuple[str, str]] = {
@@ -274,7 +274,7 @@ def _asked(name: str, account: Account) -> Check:
         return Check(name, WARNING, f"{host}: {doubt}: {BASE_URL}")
     if answer.kind is ErrorKind.NOT_FOUND:
         return Check(name, OK, f"{host} accepts the key, answered in {look.duration_ms} ms")
-    said = answer.message
+    said = page_in_short(answer.message, answer.http_status)
     if answer.kind in REFUSED:
         refusal = REFUSED[answer.kind].format(env=account.api_key_env)
         but = f"; but {doubt}: {BASE_URL}" if doubt else ""

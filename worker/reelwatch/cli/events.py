@@ -75,7 +75,9 @@ def redeliver(
     asked["state"] = "dead" if dead else asked["state"]
     asked["untold"] = release and not event_ids
     chosen = any(asked.values())
-    if bool(event_ids) == chosen:
+    if event_ids and chosen:
+        raise click.UsageError("EVENT ids, or --dead, --since and the other options: not both")
+    if not event_ids and not chosen:
         raise click.UsageError("choose by EVENT ids, or by --dead, --since and the other options")
     url = options.database()
     if event_ids:
@@ -83,7 +85,7 @@ def redeliver(
         return
     wanted = EventFilter(**asked)
     found = surveys.to_redeliver(url, wanted)
-    if many.agreed("send {} event", found, yes=yes, dry_run=dry_run, as_json=as_json):
+    if many.agreed("send {} event", found, "made", yes=yes, dry_run=dry_run, as_json=as_json):
         turns = redelivery.redeliver_chosen(url, found.ids, states=wanted.states, release=release)
         done = many.through(turns, found.count, "ordered {} event", len)
         _tell_ordered(sorted(chain.from_iterable(done)), as_json, found.count)

@@ -31,8 +31,10 @@ def consent(command: Command) -> Command:
     return yes(dry(command))
 
 
-def agreed(will: str, found: Survey, *, yes: bool, dry_run: bool, as_json: bool) -> bool:
+def agreed(will: str, found: Survey, when: str, *, yes: bool, dry_run: bool, as_json: bool) -> bool:
     """Is it to be done to all that was found? `will` says what, as in `cancel {} job`.
+
+    `when` says what the times of the survey are, as in `tracked`.
 
     Shows what was found wherever the answer is not clear already. Ends the command where nobody
     can be asked, and where somebody says no.
@@ -40,10 +42,12 @@ def agreed(will: str, found: Survey, *, yes: bool, dry_run: bool, as_json: bool)
     if dry_run and as_json:
         render.print_json(_as_json(found))
     elif dry_run:
-        click.echo("\n".join(_lines(f"would {will}", found)))
+        click.echo("\n".join(_lines(f"would {will}", found, when)))
     if dry_run or yes or not found.count:
         return not dry_run
-    confirm("\n".join(_lines(f"this would {will}", found)), "--yes does it, --dry-run only counts")
+    confirm(
+        "\n".join(_lines(f"this would {will}", found, when)), "--yes does it, --dry-run only counts"
+    )
     return True
 
 
@@ -69,11 +73,11 @@ def left_out(count: int) -> str:
     return f"; left out {count:,} that had changed meanwhile" if count else ""
 
 
-def _lines(will: str, found: Survey) -> Iterator[str]:
+def _lines(will: str, found: Survey, when: str) -> Iterator[str]:
     span = ""
     if found.oldest and found.newest:
-        ends = dict.fromkeys((render.clock(found.oldest), render.clock(found.newest)))
-        span = f", of {' to '.join(ends)}"
+        ends = list(dict.fromkeys((render.clock(found.oldest), render.clock(found.newest))))
+        span = f", {when} {'at' if len(ends) == 1 else 'between'} {' and '.join(ends)}"
     yield f"{counted(will, found.count)}{span}{':' if found.count else ''}"
     groups = found.groups.most_common()
     for group, count in groups[:GROUPS_SHOWN]:

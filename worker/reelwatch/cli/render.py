@@ -20,7 +20,9 @@ from rich.text import Text
 from reelwatch.cli import board
 from reelwatch.rules import events
 from reelwatch.rules.outlook import Expected, sentence
+from reelwatch.rules.status import OPEN
 from reelwatch.rules.wording import plain, receiver, span
+from reelwatch.rules.words import Meaning, meaning_of
 
 Row = Mapping[str, Any]
 
@@ -114,8 +116,11 @@ def _text(cell: str | Text) -> Text:
 
 
 def print_jobs(rows: Sequence[Row], now: datetime) -> None:
-    """Jobs as a table; at a terminal what holds several of them up is told once, below it."""
-    titles = ("VIDEO", "STATE", "AGE", "LEFT", "LOOKS", "NOTE")
+    """Jobs as a table; at a terminal what holds several of them up is told once, below it.
+
+    Their TIME is how old an open one is, and how long an ended one took.
+    """
+    titles = ("VIDEO", "STATE", "TIME", "LEFT", "LOOKS", "NOTE")
     reasons = dict.fromkeys(filter(None, (row["next_poll_reason"] for row in rows)))
     numbers = {reason: str(place) for place, reason in enumerate(reasons, 1)}
     marks = numbers if at_terminal() else {}
@@ -126,13 +131,15 @@ def print_jobs(rows: Sequence[Row], now: datetime) -> None:
 
 def _job_cells(row: Row, now: datetime, marks: Mapping[str, str]) -> Sequence[str | Text]:
     end = row["finished_at"] or now
-    age = span((end - row["tracked_at"]).total_seconds())
+    time = span((end - row["tracked_at"]).total_seconds())
     name, state, looks = board.job_name(row), state_text(row["state"]), str(row["polls"])
-    return name, state, age, board.left(row), looks, _note(row, now, marks)
+    return name, state, time, board.left(row), looks, _note(row, now, marks)
 
 
 def _note(row: Row, now: datetime, marks: Mapping[str, str]) -> str:
     word = row["upstream_status"] if row["next_poll_at"] else None
+    if meaning_of(word) is Meaning.SUCCESS and row["state"] in OPEN:
+        word = f"upstream says {word}, no URL yet"
     reason = row["next_poll_reason"]
     marked = {**row, "next_poll_reason": marks.get(reason, reason)}
     parts = (word, board.note(row), _next_poll(marked, now))
@@ -238,7 +245,7 @@ def _told_so_far(row: Row, now: datetime) -> str:
     tried = f"{number} attempt" + ("s" if number != 1 else "") if number else "not sent yet"
     if last:
         outcome = last["error"] or "delivered"
-        tried += f", the last at {clock(last['at'])}: {outcome} in {last['duration_ms']} ms"
+        tried += f", the last at {clock(last['at'])}: {outcome}, after {last['duration_ms']} ms"
     if row["state"] == "dead":
         return f"given up after {tried}; `reelwatch redeliver {row['id']}` sends it again"
     expected = Expected(row["next_attempt_expected_at"], row["next_attempt_reason"])
@@ -255,7 +262,8 @@ def change_line(change: Row) -> str:
         parts.append(change["to_state"])
     else:
         parts.append(f"{change['from_state']} → {change['to_state']}")
-    if change["to_status"] not in (change["from_status"], change["to_state"]):
+    moved = change["from_state"] != change["to_state"]
+    if change["to_status"] not in (change["from_status"], change["to_state"] if moved else None):
         parts.append(f"upstream: {change['to_status']}")
     return plain("  ".join([*parts, *_outcome(change)]))
 

@@ -60,15 +60,18 @@ def test_event(url: str, account: str, as_json: bool) -> None:
     reelwatch test-event https://app.example.com/hooks/video
     WEBHOOK_ALLOW=127.0.0.1 reelwatch test-event http://127.0.0.1:8788/
 
-    --account says whose secret signs it. Exit code 1 if it is not answered with 2xx.
+    --account says whose secret signs it. Exit code 1 if it is not answered with 2xx, or may not be
+    sent there; 2 for what is no URL of a receiver.
     """
     current = settings.current()
     signers = _signers(current, account)
+    target = _checked(current, url)
     now = datetime.now(UTC)
     event_id, body = f"evt_{MARK}_{secrets.token_hex(12)}", sample(account, now)
     text = events.encode(body)
     headers = delivery.signed_headers(signers, event_id, now, text)
-    result = _sent(current, url, Result(True, _shown(url), account, event_id, headers, body), text)
+    result = Result(True, _shown(url), account, event_id, headers, body)
+    result = _sent(current, target, result, text)
     if as_json:
         render.print_json(asdict(result))
     else:
@@ -88,6 +91,20 @@ def _signers(current: settings.Settings, account: str) -> list[Webhook]:
             "(`reelwatch secret` makes one; the receiver has to know it)"
         )
     return [Webhook(secret) for secret in found]
+
+
+def _checked(current: settings.Settings, url: str) -> str:
+    """The URL in its normal form; ends the command where events are not sent to it."""
+    try:
+        return check_url(url, current.allowlist)
+    except NotConfigured as error:
+        raise Failure(plain(f"not sent: {error}: {_allow(current, url)}")) from None
+    except Refused as error:
+        raise WrongInput(plain(f"not sent: {error}")) from None
+
+
+def _allow(current: settings.Settings, url: str) -> str:
+    return hints.allow(urlsplit(url).hostname or "HOST", current.webhook_allow)
 
 
 def sample(account: str, now: datetime) -> dict[str, Any]:
@@ -118,7 +135,7 @@ def sample(account: str, now: datetime) -> dict[str, Any]:
     return body
 
 
-def _sent(current: settings.Settings, url: str, result: Result, text: str) -> Result:
+def _sent(current: settings.Settings, target: str, result: Result, text: str) -> Result:
     """The result with what came of it."""
     started = time.monotonic()
 
@@ -128,26 +145,23 @@ def _sent(current: settings.Settings, url: str, result: Result, text: str) -> Re
         return Result(**{**asdict(result), "ok": ok, "duration_ms": duration, **changes})
 
     try:
-        target = check_url(url, current.allowlist)
         reply = delivery.post(current, target, text, result.headers)
-    except (Refused, TransferError) as error:
-        what = "not sent" if isinstance(error, Refused | AddressBlocked) else "no answer"
-        return came(error=f"{what}: {error}", hint=_hint(current, url, error))
+    except TransferError as error:
+        what = "not sent" if isinstance(error, AddressBlocked) else "no answer"
+        return came(error=f"{what}: {error}", hint=_hint(current, target, error))
     excerpt = clean_text(reply.body.decode("utf-8", "replace"))[: delivery.EXCERPT_LIMIT]
     said = {"http_status": reply.status, "response_excerpt": excerpt or None}
     if 200 <= reply.status < 300:
         return came(**said)
     hint = hints.after_status(
-        reply.status, reply.headers, current.secret_variable(result.account), datetime.now(UTC)
+        reply.status, reply.headers, current.secret_place(result.account), datetime.now(UTC)
     )
     return came(error=f"the receiver answered {reply.status}", hint=hint, **said)
 
 
-def _hint(current: settings.Settings, url: str, error: Exception) -> str:
-    if isinstance(error, NotConfigured | AddressBlocked):
-        return hints.allow(urlsplit(url).hostname or "HOST")
-    if isinstance(error, Refused):
-        return "events are never sent to such a URL"
+def _hint(current: settings.Settings, url: str, error: TransferError) -> str:
+    if isinstance(error, AddressBlocked):
+        return _allow(current, url)
     if isinstance(error, DeadlinePassed):
         seconds = current.webhook_timeout
         return f"a receiver has {seconds:g} s for its answer (REELWATCH_WEBHOOK_TIMEOUT)"

@@ -133,7 +133,7 @@ class Settings(BaseModel):
         if self.poll_min > self.poll_max:
             raise ValueError(
                 f"REELWATCH_POLL_MIN={self.poll_min:g} is greater than "
-                f"REELWATCH_POLL_MAX={self.poll_max:g}: accepted is a floor below the ceiling"
+                f"REELWATCH_POLL_MAX={self.poll_max:g}: it must not be greater"
             )
         return self
 
@@ -200,6 +200,13 @@ class Settings(BaseModel):
         """The variable that holds the secrets of an account's events."""
         known = self.accounts.get(account)
         return (known and known.webhook_secret_env) or WEBHOOK_SECRET
+
+    def secret_place(self, account: str) -> str:
+        """Where an account's secret stands: its variable, or the file that `up` keeps it in."""
+        variable, path = self.secret_variable(account), self.sqlite_path
+        if variable == WEBHOOK_SECRET and not self.webhook_secrets and path is not None:
+            return secret_file(path).name
+        return variable
 
     def all_secrets(self) -> tuple[str, ...]:
         """The secrets of all accounts, each once."""
@@ -358,4 +365,6 @@ def _explain(error: ValidationError, given: Mapping[str, str]) -> str:
     # A URL with a password is wrong everywhere, and shown nowhere.
     hidden = name in SECRET_VARIABLES or "@" in value
     shown = "(not shown)" if hidden else repr(value)
+    if name == "WEBHOOK_ALLOW":  # which of its entries is wrong, not what is accepted
+        return f"{name}={shown}: {accepted}"
     return f"{name}={shown}: accepted: {accepted}"

@@ -159,10 +159,13 @@ def eta(video_id: str, account: str = "default", session: Session | None = None)
 def job_row(job: Job) -> Row:
     """A job that a use case returned, as `list_jobs` would give it, but for its `eta`."""
     mapper = Job.__mapper__  # knows that the column `metadata` is the attribute `metadata_`
-    return {
+    row = {
         column.name: getattr(job, mapper.get_property_by_column(column).key)
         for column in _public(jobs)
     }
+    if row["deadline_seconds"] is not None:  # what SQLite returns of an insertion may be an int
+        row["deadline_seconds"] = float(row["deadline_seconds"])
+    return row
 
 
 def list_deliveries(

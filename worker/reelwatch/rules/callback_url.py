@@ -138,7 +138,9 @@ def _entry(text: str) -> _Entry:
             return _Entry(ipaddress.ip_network(text), None)
         place = _place(f"[{text}]" if bare_v6 else text.lower())
     except ValueError as error:
-        raise ValueError(f"{text!r} is not a host, host:port, address or CIDR ({error})") from None
+        several = "; separate entries with commas" if " " in text else ""
+        what = "a host, host:port, address or CIDR"
+        raise ValueError(f"{text!r} is not {what} ({error}){several}") from None
     address = _address(place.host)
     return _Entry(ipaddress.ip_network(address) if address else place.host, place.port)
 

@@ -18,31 +18,31 @@ OF_STATUS: Mapping[int, str] = {
 }
 
 
-def allow(host: str) -> str:
-    """How to permit a host that is not public."""
+def allow(host: str, present: str = "") -> str:
+    """How to permit a host that is not public, beside those that WEBHOOK_ALLOW names at present."""
+    named = [entry for each in present.split(",") if (entry := each.strip())]
+    value = ",".join([*named, host])
     return (
-        f"WEBHOOK_ALLOW={host} permits it (hosts and networks, comma-separated): set it here to "
-        "try, and for the workers and whoever hands in ids"
+        f"WEBHOOK_ALLOW={value} permits it (hosts and networks, comma-separated): set it "
+        "here to try, and for the workers and whoever hands in ids"
     )
 
 
-def after_status(
-    status: int, headers: Mapping[str, str], secret_variable: str, now: datetime
-) -> str:
+def after_status(status: int, headers: Mapping[str, str], secret_place: str, now: datetime) -> str:
     """The hint for an answer that is not 2xx; `headers` must look names up in any case."""
     if 300 <= status < 400:
         to = f" ({location[:LOCATION_LIMIT]})" if (location := headers.get("Location")) else ""
         return f"redirects are not followed: give the address that it leads to{to}"
     if status in (400, 401, 403):
-        return _unverified(secret_variable) + _of_clocks(headers.get("Date"), now)
+        return _unverified(secret_place) + _of_clocks(headers.get("Date"), now)
     if status >= 500:
         return "the receiver's own log says why; events are tried again on their schedule"
     return OF_STATUS.get(status, "only 2xx means that an event has arrived")
 
 
-def _unverified(variable: str) -> str:
+def _unverified(place: str) -> str:
     return (
-        f"has the receiver the secret that stands in {variable} here, and does it verify the raw "
+        f"has the receiver the secret that stands in {place} here, and does it verify the raw "
         "bytes of the body, before parsing them?"
     )
 

@@ -36,9 +36,11 @@ class Found:
         """What was read, for people."""
         count = f"{len(self.ids)} id{'s' * (len(self.ids) != 1)}"
         place = f", {self.where}" if self.where else ""
+        repeated = len(self.ids) - len(set(self.ids))
+        again = f", {repeated} of them repeated" if repeated else ""
         said = [name for name in ORDERS if any(name in order for order in self.orders)]
         besides = f", with its {', '.join(said)}" if said else ""
-        return f"{count} from {file}{place}{besides}"
+        return f"{count} from {file}{place}{again}{besides}"
 
 
 class _Row(NamedTuple):

@@ -143,11 +143,11 @@ def _delivery(delivery: Row) -> Iterator[Sentence]:
 
 
 def _outcome(attempt: Row) -> str:
-    took = f"in {attempt['duration_ms']} ms"
+    took = f"{attempt['duration_ms']} ms"
     if attempt["error"] is None:
         status = f" ({attempt['http_status']})" if attempt["http_status"] else ""
-        return f"delivered{status} {took}"
-    return f"{attempt['error']} {took}"
+        return f"delivered{status} in {took}"
+    return f"{attempt['error']}, after {took}"
 
 
 def _next_attempt(delivery: Row, at: datetime) -> str:

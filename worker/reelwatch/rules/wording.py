@@ -1,5 +1,6 @@
 """Times, spans and foreign texts as people read them on a line. Pure."""
 
+import re
 import unicodedata
 from datetime import datetime
 
@@ -26,6 +27,17 @@ def clock(at: datetime, beside: datetime) -> str:
     """A time (UTC) to the second, with its day where that is another than `beside` it."""
     form = "%H:%M:%S" if at.date() == beside.date() else "%Y-%m-%d %H:%M:%S"
     return at.strftime(form)
+
+
+_TITLE = re.compile(r"<title[^>]*>\s*(.*?)\s*</title", re.I | re.S)
+
+
+def page_in_short(text: str, status: int | None) -> str:
+    """What an answer said; of an HTML page its status and title alone."""
+    if not text.lstrip().startswith("<"):
+        return text
+    found = _TITLE.search(text)
+    return f"a page with status {status}" + (f", titled {found[1]!r}" if found else "")
 
 
 def task_and_queue(target: str) -> tuple[str, str]:

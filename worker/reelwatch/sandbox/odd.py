@@ -13,22 +13,25 @@ HANG_SECONDS = 30.0
 _NO_QUOTA = "用户额度不足, 剩余额度: ＄-0.003902"  # noqa: RUF001 (upstream's own words)
 
 ODD: Mapping[str, tuple[str, Answer]] = {
-    "refused": ("is refused with 401", relay_error(401, "无效的令牌", "", "odd")),
+    "refused": ("is always refused with 401", relay_error(401, "无效的令牌", "", "odd")),
     "unpaid": (
-        "is refused with 402, for want of quota",
+        "is always refused with 402 (no quota)",
         relay_error(402, _NO_QUOTA, "insufficient_user_quota", "odd"),
     ),
-    "denied": ("is refused with 403", relay_error(403, "access denied", "access_denied", "odd")),
+    "denied": (
+        "is always refused with 403",
+        relay_error(403, "access denied", "access_denied", "odd"),
+    ),
     "nomodel": (
-        "is refused with 403, for its model",
+        "is always refused with 403 (not for its model)",
         relay_error(403, "This token has no access to model veo3.1-ultra", "access_denied", "odd"),
     ),
-    "noroute": ("is a gateway's 404", html_page(404, "404 Not Found", "nginx")),
-    "limited": ("is told to slow down with 429", Answer(429, {}, b"")),
-    "outage": ("gets a 503", plain_error(503, "service_unavailable", "system is busy")),
+    "noroute": ("always gets a gateway's 404", html_page(404, "404 Not Found", "nginx")),
+    "limited": ("is always told to slow down with 429", Answer(429, {}, b"")),
+    "outage": ("always gets a 503", plain_error(503, "service_unavailable", "system is busy")),
     "gibberish": (
-        "gets cut-off JSON",
+        "always gets cut-off JSON",
         Answer(200, {"Content-Type": "application/json"}, b'{"id":"veo3.1-fast:17703500'),
     ),
-    "silence": ("gets no answer", Answer(0, {}, b"", delay=HANG_SECONDS)),
+    "silence": ("never gets an answer", Answer(0, {}, b"", delay=HANG_SECONDS)),
 }

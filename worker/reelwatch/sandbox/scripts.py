@@ -405,4 +405,4 @@ def _always(given: Answer) -> Behaviour:
 
 
 for _name, (_what, _given) in ODD.items():
-    _script(_name, "expired", "deadline", f"{_what} for ever")(_always(_given))
+    _script(_name, "expired", "deadline", _what)(_always(_given))

@@ -140,6 +140,12 @@ class Job(Base):
     created = True
     differs = list[str]()  # noqa: RUF012 - whoever returns a job sets its own
 
+    def __repr__(self) -> str:
+        """`Job('veo3:a', account='default', state='pending')`, of what is loaded."""
+        known = self.__dict__  # an attribute of a row that is let go of could not be read
+        account, state = known.get("account"), known.get("state")
+        return f"Job({known.get('video_id')!r}, account={account!r}, state={state!r})"
+
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     account: Mapped[str] = mapped_column(ForeignKey(HERE.reference("accounts.name")))
     video_id: Mapped[str] = mapped_column(String(200))
