@@ -878,6 +878,12 @@ class TestOverdue:
         told_before = state is State.EXPIRED or state in FINAL
         assert (overdue(job(state), DEADLINE_AT, "", RULES) is None) == told_before
 
+    def test_nor_while_only_the_url_of_a_finished_one_is_awaited(self) -> None:
+        waits = job(State.RUNNING, resultless_count=1, resultless_since=DEADLINE_AT)
+        grace = timedelta(seconds=RULES.result_grace)
+        assert overdue(waits, DEADLINE_AT + grace - MICROSECOND, "", RULES) is None
+        assert overdue(waits, DEADLINE_AT + grace, "", RULES) is not None
+
 
 class TestReopened:
     @pytest.mark.parametrize("state", [State.EXPIRED, State.CANCELLED])

@@ -76,7 +76,7 @@ def overdue(
     Or gives the job up, where its account has been refused for so long (seconds, without an answer
     about any job) that its own looks would have done so, had its turns come. None: nothing to tell.
     """
-    if job.final or now < job.deadline_at:
+    if job.final or now < job.deadline_at or _awaits_result(job, now, rules):
         return None
     if job.state is State.EXPIRED:
         over = refused_for >= rules.abandon_after and now >= abandon_at(job, rules)
@@ -210,6 +210,12 @@ def _remarked(report: Report) -> Trouble | None:
     if not report.remarks:
         return None
     return Trouble(ErrorKind.BAD_SHAPE, "; ".join(report.remarks), report.http_status)
+
+
+def _awaits_result(job: Job, now: datetime, rules: Rules) -> bool:
+    """Has upstream called it finished, just now? Then only its URL is missing, not its fate."""
+    since = job.resultless_since
+    return since is not None and (now - since).total_seconds() < rules.result_grace
 
 
 def _resultless_for_good(job: Job, now: datetime, rules: Rules) -> bool:
