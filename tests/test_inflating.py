@@ -86,6 +86,12 @@ def test_one_that_ends_early_is_damaged_or_cut(
         assert data.startswith(undone(pieces, is_cut=True))
 
 
+def test_members_that_are_larger_than_a_piece_are_all_undone() -> None:
+    for size in (PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES + 5, 10**6):
+        data = b"a" * size
+        assert undone([gzip.compress(data) * 3]) == data * 3
+
+
 def test_padding_behind_the_end_is_left_out() -> None:
     assert undone([gzip.compress(b"x") + b"\0" * 3, b"\0"]) == b"x"
 

@@ -37,7 +37,8 @@ def _steps(body: memoryview, *, is_cut: bool) -> Iterator[bytes]:
             stream = zlib.decompressobj(_window_bits(GZIP_START))
         taken = body[at : at + TAKEN_BYTES]
         decoded = stream.decompress(taken, PIECE_BYTES)
-        at += len(taken) - len(stream.unconsumed_tail) - len(stream.unused_data)
+        # At the end of a stream the one may hold what the other does.
+        at += len(taken) - len(stream.unused_data if stream.eof else stream.unconsumed_tail)
         yield decoded
     if not stream.eof and not is_cut:
         raise DamagedBody("the compressed body ends early")
