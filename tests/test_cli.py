@@ -265,9 +265,9 @@ def test_a_file_of_ids_is_tracked_whole(commands: pytest.MonkeyPatch, tmp_path: 
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (b"x" * 201, "video id: 201 characters, at most 200 are accepted"),
-        (b"grok:\x07", "video id: it holds the control character U+0007"),
-        (b"\xff\xfe", "no UTF-8 text"),
+        (b"x" * 201, ", video id: 201 characters, at most 200 are accepted"),
+        (b"grok:\x07", ", video id: it holds the control character U+0007"),
+        (b"\xff\xfe", ": no UTF-8 text"),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_of_the_file_stored(
@@ -275,7 +275,7 @@ def test_a_bad_line_is_named_and_nothing_of_the_file_stored(
 ) -> None:
     good = b"".join(b"grok:%d\n" % n for n in range(600))
     message = failed(2, "track", "--file", "-", given=good + line + b"\ngrok:z\n")
-    assert message == f"reelwatch: line 601 of <stdin>, {why}; nothing was stored\n"
+    assert message == f"reelwatch: line 601 of <stdin>{why}; nothing was stored\n"
     assert json.loads(done("list", "--json")) == []
 
 

@@ -22,7 +22,7 @@ import yaml
 
 from tests.outside import environments, servers, service
 from tests.outside.environments import run
-from tests.processes import ROOT, Process
+from tests.processes import ROOT, Process, be_usual
 
 ROLES = {"worker": 2, "beat": 1}
 BASE_PACKAGES = "python3,python3-venv,python-is-python3,ca-certificates"
@@ -142,6 +142,7 @@ def try_roles(image: Image) -> None:
 
 def main() -> int:
     """Build and try; the exit code is 1 where CI could do it and can't."""
+    be_usual()
     if reason := obstacle():
         required = os.environ.get("CI") == "true" and os.geteuid() == 0
         print(f"The image was {'NOT ' if required else 'not '}built: {reason}.")

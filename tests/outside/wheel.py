@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.outside import environments, servers, service
-from tests.processes import ROOT, Process, plain_environment
+from tests.processes import ROOT, Process, be_usual, plain_environment
 
 # Modules that a producer has in the folder where processes are started: Celery puts it on the path.
 PRODUCERS_OWN = ("worker", "tasks", "settings", "models", "db", "events")
@@ -98,6 +98,7 @@ def try_all(installed: Installed, settings: Mapping[str, str]) -> None:
 
 def main(given: Sequence[str]) -> int:
     """Try the wheel with each Python; the exit code is 1 if any finds fault."""
+    be_usual()
     chosen = [Path(each).absolute() for each in given] or list(environments.pythons().values())
     if not chosen:
         raise SystemExit("there is no Python from 3.11 to 3.13 with its venv module here")
