@@ -21,7 +21,7 @@ from reelwatch.cli import board
 from reelwatch.rules import events
 from reelwatch.rules.outlook import Expected, sentence
 from reelwatch.rules.status import OPEN
-from reelwatch.rules.wording import plain, receiver, span
+from reelwatch.rules.wording import destinations, plain, receiver, span
 from reelwatch.rules.words import Meaning, meaning_of
 
 Row = Mapping[str, Any]
@@ -209,6 +209,8 @@ def _facts(job: Row, now: datetime) -> Iterable[tuple[str, str]]:
     yield "looks", ", ".join(part for part in (str(job["polls"]), _next_poll(job, now)) if part)
     if ahead := board.left_in_words(job):
         yield "eta", ahead
+    yield "deadline", clock(job["deadline_at"])
+    yield "tells", destinations(job)
     if job["metadata"]:
         yield "metadata", json.dumps(job["metadata"], ensure_ascii=False)
 

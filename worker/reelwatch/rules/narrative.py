@@ -21,31 +21,13 @@ def tell(story: Mapping[str, Any]) -> list[Sentence]:
     """The whole story of a job, oldest sentence first."""
     job = story["job"]
     sentences = [
-        *_beginning(job),
+        (job["tracked_at"], "tracked"),
         *(_look_error(error) for error in story["poll_errors"]),
         *_steps(job, story["transitions"]),
         *(told for delivery in story["deliveries"] for told in _delivery(delivery)),
         *_giving_up(job),
     ]
     return sorted(sentences, key=lambda sentence: sentence[0])  # what came at once stays in order
-
-
-# --------------------------------------------------------------- beginning
-
-
-def _beginning(job: Row) -> Iterator[Sentence]:
-    at = job["tracked_at"]
-    yield at, f"tracked, {_destinations(job)}; deadline {clock(job['deadline_at'], at)}"
-
-
-def _destinations(job: Row) -> str:
-    ways = []
-    if job["webhook_url"]:
-        ways.append(f"by webhook at {job['webhook_url']}")
-    if job["callback_task"]:
-        queue = f" in queue {job['callback_queue']}" if job["callback_queue"] else ""
-        ways.append(f"by Celery task {job['callback_task']}{queue}")
-    return f"to be told {' and '.join(ways)}" if ways else "nobody asked to be told"
 
 
 # ------------------------------------------------------------------- looks

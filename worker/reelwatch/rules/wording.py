@@ -2,7 +2,9 @@
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 
 def plain(text: object) -> str:
@@ -52,3 +54,14 @@ def receiver(channel: str, target: str) -> str:
         return target
     task, queue = task_and_queue(target)
     return f"Celery task {task} in queue {queue}"
+
+
+def destinations(job: Mapping[str, Any]) -> str:
+    """Who is told of the job as it stands now: `update` may have changed what was said at first."""
+    ways = []
+    if job["webhook_url"]:
+        ways.append(f"by webhook at {job['webhook_url']}")
+    if job["callback_task"]:
+        queue = f" in queue {job['callback_queue']}" if job["callback_queue"] else ""
+        ways.append(f"by Celery task {job['callback_task']}{queue}")
+    return " and ".join(ways) if ways else "nobody: it has no webhook and no callback"
