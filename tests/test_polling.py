@@ -1484,7 +1484,7 @@ class TestTurn:
         with ThreadPoolExecutor(1) as pool:
             turn = pool.submit(polling.poll, made, "default", turn_seconds=0.2)
             try:
-                eventually(lambda: sorted(polls())[1] >= 12, 30.0)
+                eventually(lambda: sorted(polls())[1] >= 6, 120.0)
                 assert not turn.done()
             finally:
                 sandbox.stop()  # cuts the connection that hangs

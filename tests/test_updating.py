@@ -362,7 +362,7 @@ def test_the_command_changes_open_jobs_only(commands: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("as_session", [False, True])
 def test_one_bad_id_among_many_stores_none_and_is_named(url: str, as_session: bool) -> None:
     ids = [*(f"grok:{number}" for number in range(jobrows.CHUNK + 10)), "grok:\x07", "grok:z"]
-    reason = rf"id {len(ids) - 1} of {len(ids)}: video id: .*U\+0007; nothing was stored"
+    reason = rf"id {len(ids) - 1} of {len(ids)}, video id: .*U\+0007; nothing was stored"
     with db.transaction(url) as own, pytest.raises(Refused, match=reason):
         tracking.track_many(iter(ids), session=own if as_session else None)
     assert seeding.jobs_in(url) == []
@@ -371,5 +371,5 @@ def test_one_bad_id_among_many_stores_none_and_is_named(url: str, as_session: bo
 def test_the_command_names_the_bad_one_too(commands: pytest.MonkeyPatch) -> None:
     bad = run("track", "grok:a", " ", "grok:c")
     assert (bad.exit_code, bad.stdout) == (2, "")
-    assert bad.stderr == "reelwatch: id 2 of 3: video id: it is empty; nothing was stored\n"
+    assert bad.stderr == "reelwatch: id 2 of 3, video id: it is empty; nothing was stored\n"
     assert json.loads(done("list", "--json")) == []
