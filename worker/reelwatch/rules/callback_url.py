@@ -1,7 +1,7 @@
 """Which callback URLs are accepted, and which addresses are public.
 
 A URL is checked when it is handed in, by its text alone, and again before each sending. What a
-name points at is checked at every connection (`outbound`), since that may change at any time.
+name points at is checked at every connection (`net.exchange`), since that may change at any time.
 """
 
 import ipaddress
