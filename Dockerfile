@@ -11,7 +11,7 @@ WORKDIR /src
 
 # Dependencies in a layer of their own, which a change of our code leaves as it is.
 COPY pyproject.toml constraints.txt ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *project['optional-dependencies']['web'], sep='\n')" > requirements.txt \
     && /opt/reelwatch/bin/pip install --constraint constraints.txt --requirement requirements.txt
 
 COPY LICENSE README.md ./

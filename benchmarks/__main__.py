@@ -6,6 +6,7 @@ benchmark could not be run; with `--strict` also if a goal was missed.
 
 import argparse
 import json
+import logging
 import os
 import platform
 import sys
@@ -13,11 +14,14 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 
+import structlog
 from rich.console import Console
 from rich.table import Table
 
@@ -26,9 +30,12 @@ from benchmarks.result import Row
 
 # Each is a module here with `rows(quick: bool) -> list[Row]`, in the order in which they run.
 NAMES = (
-    "schedule", "delay", "look", "cost", "load", "claims", "backlog", "refused", "webhooks",
-    "idle", "start", "approaches",
+    "schedule", "delay", "poll", "cost", "load", "claims", "backlog", "refused", "webhooks",
+    "web", "idle", "start", "approaches",
 )  # fmt: skip
+KEPT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+ESCAPED = r"\|"  # what would end a cell
+BEGIN, END = "<!-- from make bench -->\n", "<!-- until here -->"
 LIBRARIES = ("celery", "redis", "sqlalchemy", "psycopg", "requests", "urllib3", "dbos")
 
 
@@ -40,13 +47,16 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small: shows that all of them work")
     parser.add_argument("--strict", action="store_true", help="exit code 1 if a goal is missed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
+    parser.add_argument("--keep", action="store_true", help="show them in docs/benchmarks.md")
     options = parser.parse_args()
     unknown = set(options.names) - set(known)
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}")
+    if options.keep and options.quick:
+        parser.error("--keep: what is too small to judge by is not kept")
     # The benchmarks' servers are their own: their processor time is counted, and their log read.
     os.environ.pop("REELWATCH_TEST_POSTGRES_URL", None)
-    rows, failed = run(options.names or known, quick=options.quick)
+    rows, failed = run(options.names or known, quick=options.quick, keep=options.keep)
     show(rows, quick=options.quick)
     if options.json:
         told = [asdict(row) | {"met": row.met} for row in rows]
@@ -55,14 +65,21 @@ def main() -> int:
     return 1 if failed or (options.strict and missed) else 0
 
 
-def run(names: Sequence[str], *, quick: bool) -> tuple[list[Row], list[str]]:
-    """The rows of all, and the names of those that could not be run; those are told at once."""
+def run(names: Sequence[str], *, quick: bool, keep: bool = False) -> tuple[list[Row], list[str]]:
+    """The rows of all, and the names of those that could not be run; those are told at once.
+
+    `keep`: each is shown in docs/benchmarks.md as soon as it is there.
+    """
     rows: list[Row] = []
     failed = []
     for name in names:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
         started, others = time.monotonic(), _others()
         try:
-            rows += import_module(f"benchmarks.{name}").rows(quick)
+            found = import_module(f"benchmarks.{name}").rows(quick)
+            rows += found
+            if keep:
+                KEPT.write_text(shown(KEPT.read_text("utf-8"), name, found), "utf-8")
         except Exception:  # the others can be run all the same
             traceback.print_exc()
             failed.append(name)
@@ -98,6 +115,31 @@ def show(rows: Sequence[Row], *, quick: bool) -> None:
     console = Console(width=width, highlight=False)
     console.print(table)
     console.print("; ".join(machine()))
+
+
+def shown(document: str, name: str, rows: Sequence[Row]) -> str:
+    """The document with these rows as its section of that benchmark; the others stay."""
+    before, _, rest = document.partition(BEGIN)
+    kept, _, after = rest.partition(END)
+    sections = {
+        title: f"### {title}\n{text.rstrip()}\n"
+        for title, _, text in (each.partition("\n") for each in kept.split("### ")[1:])
+    }
+    sections[name] = _section(name, rows)
+    body = "\n".join(sections[each] for each in NAMES if each in sections)
+    return f"{before}{BEGIN}\n{body}\n{END}{after}"
+
+
+def _section(name: str, rows: Sequence[Row]) -> str:
+    lines = [f"### {name}", "", f"{datetime.now(UTC):%Y-%m-%d}. {'; '.join(machine())}."]
+    for goal, some in groupby(rows, lambda row: row.goal):
+        lines += ["", f"| {goal} | measured | should be | met | note |", "|---|--:|---|---|---|"]
+        for row in some:
+            measured = f"{_number(row.measured)} {row.unit}".strip()
+            met = {True: "yes", False: "**no**", None: ""}[row.met]
+            cells = (row.what, measured, _bound(row), met, row.note)
+            lines.append(f"| {' | '.join(cell.replace('|', ESCAPED) for cell in cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _number(value: float) -> str:

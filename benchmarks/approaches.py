@@ -1,6 +1,6 @@
 """Five ways to track the same jobs, side by side: requests, delay and processor time of each.
 
-Each gets the same 80 jobs and runs alone; no rate limit binds. The peers look every 10 s (the
+Each gets the same 80 jobs and runs alone; no rate limit binds. The peers poll every 10 s (the
 chain that grows: from 5 s to 60 s), Reelwatch between 5 s and 60 s, as its schedule wants. All
 spans are divided by one factor.
 """
@@ -47,9 +47,9 @@ class Result:
     cut_at: float
 
     @property
-    def looks(self) -> int:
+    def polls(self) -> int:
         """Requests in all."""
-        return sum(note.looks for note in self.notes)
+        return sum(note.polls for note in self.notes)
 
     def delay(self, scale: float) -> float:
         """Mean seconds, before the factor, from an end to the answer that told of it."""
@@ -90,27 +90,27 @@ def _rows(plan: Plan, asked: Upstream, starting: AbstractContextManager[Tracker]
     with starting as tracker:
         result = _run(plan, asked, tracker)
     said = (
-        f"{result.looks} looks; {1000 * result.cost.tracker / plan.jobs:.0f} ms a job; "
-        f"a look costs the database {1000 * result.cost.database / result.looks:.2f} ms, "
-        f"the broker {1000 * result.cost.broker / result.looks:.2f} ms"
+        f"{result.polls} polls; {1000 * result.cost.tracker / plan.jobs:.0f} ms a job; "
+        f"a poll costs the database {1000 * result.cost.database / result.polls:.2f} ms, "
+        f"the broker {1000 * result.cost.broker / result.polls:.2f} ms"
     )
-    ms, name = 1000 * result.cost.tracker / result.looks, tracker.name
+    ms, name = 1000 * result.cost.tracker / result.polls, tracker.name
     note = f"run {plan.scale:g} times as fast"
-    yield Row(GOAL, f"{name}: looks per job", result.looks / plan.jobs, "", None, "lower", note)
+    yield Row(GOAL, f"{name}: polls per job", result.polls / plan.jobs, "", None, "lower", note)
     yield Row(GOAL, f"{name}: mean delay", result.delay(plan.scale), "s", None, "lower", note)
-    yield Row(GOAL, f"{name}: CPU per look", ms, "ms", None, "lower", said)
+    yield Row(GOAL, f"{name}: CPU per poll", ms, "ms", None, "lower", said)
 
 
 def _run(plan: Plan, asked: Upstream, tracker: Tracker) -> Result:
     _warm_up(asked, tracker)
     prefix = f"{tracker.slug}-of-five-"
-    given = courses(plan.jobs, 23, plan.scale, prefix, words=True)
+    given = courses(plan.jobs, 23, plan.scale, prefix, statuses=True)
     meter = Meter(*tracker.pids)
     asked.begin(given)
     tracker.take([course.video_id for course in given])
     time.sleep(plan.seconds / plan.scale)
     tracker.check()
-    eventually(lambda: any(note.looks for note in asked.notes(prefix)), 60, "a look at any job")
+    eventually(lambda: any(note.polls for note in asked.notes(prefix)), 60, "a poll of any job")
     return Result(asked.notes(prefix), meter.read(), time.time())
 
 

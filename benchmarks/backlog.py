@@ -33,7 +33,7 @@ BACKLOG, FEW = 200_000, 5_000
 WORKING = [f"https://hooks-{number}.example.com/reelwatch" for number in range(20)]
 EACH = 40  # events due for each of them
 DEAD = "https://dead.example.com/reelwatch"
-BATCH = delivery.AT_ONCE
+BATCH = 64
 STEP = 50_000  # rows in one transaction
 
 TRANSITIONS = """
@@ -51,11 +51,11 @@ FROM {numbers}
 
 def rows(quick: bool) -> list[Row]:
     """The ratio of a claim's time with and without the backlog, on each kind of database."""
-    size, turns = (FEW, 20) if quick else (BACKLOG, 100)
+    size, each, turns = (FEW, 4, 4) if quick else (BACKLOG, EACH, 100)
     with postgresql() as urls:
-        found = list(_compare("PostgreSQL", urls, size, turns))
+        found = list(_compare("PostgreSQL", urls, size, each, turns))
     with sqlite() as urls:
-        return found + list(_compare("SQLite", urls, size, turns))
+        return found + list(_compare("SQLite", urls, size, each, turns))
 
 
 @contextmanager
@@ -72,11 +72,11 @@ def sqlite() -> Iterator[Sequence[str]]:
         yield [f"sqlite:///{Path(folder) / name}.db" for name in ("none", "many")]
 
 
-def _compare(kind: str, urls: Sequence[str], size: int, turns: int) -> Iterator[Row]:
+def _compare(kind: str, urls: Sequence[str], size: int, each: int, turns: int) -> Iterator[Row]:
     without, loaded = urls
     for url, backlog in ((without, 0), (loaded, size)):
         migrating.migrate(url)
-        fill(url, backlog)
+        fill(url, backlog, each)
     for state, until in (("open", timedelta(days=1)), ("half-open", timedelta(0))):
         rest(loaded, until)
         none, many = times(without, loaded, turns)
@@ -94,14 +94,14 @@ def _compare(kind: str, urls: Sequence[str], size: int, turns: int) -> Iterator[
     db.dispose()
 
 
-def fill(url: str, backlog: int) -> None:
-    """Events due for all that work, and so many for the one that is down."""
+def fill(url: str, backlog: int, each: int = EACH) -> None:
+    """Events due, so many for `each` of those that work and a backlog for the one that is down."""
     with db.transaction(url) as session:
         for target in WORKING:
             host = target.split("/")[2]
             standing = {"failures": 0, "openings": 0, "allowance": 8}
             session.execute(insert(Destination).values(name=host, **standing))
-            for _ in range(EACH):
+            for _ in range(each):
                 seeding.add_owed(session, target)
     for first in range(1, backlog + 1, STEP):
         _owe(url, first + 1_000_000, min(first + STEP - 1, backlog) + 1_000_000)
@@ -140,10 +140,11 @@ def rest(url: str, ahead: timedelta) -> None:
 def times(without: str, loaded: str, turns: int) -> tuple[float, float]:
     """The median seconds of a claim of each, made in turn."""
     took: dict[str, list[float]] = {without: [], loaded: []}
-    for turn in range(turns + 10):
+    warm_up = min(turns, 10)
+    for turn in range(turns + warm_up):
         for url, seconds in took.items():
             seconds.append(claim(url))
-            if turn < 10:  # to warm up
+            if turn < warm_up:
                 seconds.clear()
     return statistics.median(took[without]), statistics.median(took[loaded])
 
@@ -155,13 +156,13 @@ def claim(url: str) -> float:
     started = time.perf_counter()
     batch = courier.claim(BATCH)
     seconds = time.perf_counter() - started
-    if len(batch.items) != BATCH or any(row["target"] == DEAD for row in batch.items):
+    if len(batch.items) != BATCH or any(row.target == DEAD for row in batch.items):
         raise RuntimeError(f"{len(batch.items)} claimed, not {BATCH}")
     with db.transaction(url) as session:
         for row in batch.items:
             session.execute(
                 text("UPDATE deliveries SET next_attempt_at = created_at, lease_token = NULL "
-                     "WHERE id = :id"), {"id": row["id"]},
+                     "WHERE id = :id"), {"id": row.id},
             )  # fmt: skip
     return seconds
 

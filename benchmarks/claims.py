@@ -8,7 +8,7 @@ other: `claim` takes 64 due jobs, `apply` writes down 64 answers, each timed fro
 COMMIT. Two of 64 answers end their job (it is replaced), six bring a new stage, so every statement
 of both functions runs. `claim` is timed twice: with 100 jobs due, as in quiet times, and with all.
 
-Jobs come due by a clock of the benchmark's own, so a turn needs no waiting. PostgreSQL keeps its
+Jobs come due by a clock of the benchmark's own, so a batch needs no waiting. PostgreSQL keeps its
 files in memory where there is room, and syncs nothing: a disk's wait would hide the difference.
 """
 
@@ -31,14 +31,15 @@ from sqlalchemy.orm import Session
 
 from benchmarks.result import Row
 from reelwatch.config.accounts import Account
-from reelwatch.jobs import polling
-from reelwatch.jobs.polling import Claimed, Looked
-from reelwatch.net.upstream import Look
+from reelwatch.jobs import applying, claiming, polling
+from reelwatch.jobs.applying import Polled
+from reelwatch.jobs.claiming import Claimed
+from reelwatch.net.upstream import Poll
 from reelwatch.rules.answers import Report, interpret
-from reelwatch.rules.lifecycle import Rules
+from reelwatch.rules.deadlines import Rules
 from reelwatch.sandbox.upstream import answer
 from reelwatch.storage import db, migrating
-from reelwatch.storage.ledger import jobs
+from reelwatch.storage.job_columns import jobs
 from reelwatch.storage.models import UtcDateTime
 from tests import servers
 
@@ -80,7 +81,7 @@ FROM {numbers}
 TRANSITIONS = """
 INSERT INTO transitions (job_id, sequence, from_state, to_state, from_status, to_status, at,
                          upstream_at, answer)
-SELECT id, {step}, '{before}', '{after}', NULL, '{word}', last_polled_at, last_polled_at, {answer}
+SELECT id, {step}, '{before}', '{after}', NULL, '{status}', last_polled_at, last_polled_at, {answer}
 FROM jobs WHERE id BETWEEN :first AND :last
 """
 DELIVERIES = """
@@ -102,11 +103,12 @@ class Size:
 
 
 FEW, MANY, SOME = Size(1_000, 1_000), Size(1_000_000, 100_000), Size(20_000, 5_000)
+HARDLY_ANY = Size(300, 300)  # of a quick run
 
 
 @dataclass
 class Times:
-    """Seconds that each turn took."""
+    """Seconds that each batch took."""
 
     claim: list[float] = field(default_factory=list)
     apply: list[float] = field(default_factory=list)
@@ -120,7 +122,7 @@ def report(age: float) -> Report:
     return read
 
 
-REPORTS = {each.word: each for each in map(report, (20.0, 80.0, 101.0))}
+REPORTS = {each.status: each for each in map(report, (20.0, 80.0, 101.0))}
 ENDED = report(101.0)
 
 
@@ -179,26 +181,26 @@ def fill(url: str, size: Size) -> None:
 def _fill_ended(session: Session, dialect: Dialect, first: int, last: int) -> None:
     # One ends every ten seconds, the last of a million about four months after the first.
     age = "(10.0 * (n - :newest) - 3600)"
-    words = {"hash": dialect.hash, "numbers": dialect.numbers}
-    words |= {"began": dialect.at(f"{age} - 240"), "ended": dialect.at(age)}
+    statuses = {"hash": dialect.hash, "numbers": dialect.numbers}
+    statuses |= {"began": dialect.at(f"{age} - 240"), "ended": dialect.at(age)}
     values = {"first": first, "last": last}
-    _execute(session, JOBS.format(**words), values | {"newest": 1_000_000, "base": BASE})
+    _execute(session, JOBS.format(**statuses), values | {"newest": 1_000_000, "base": BASE})
     steps = (("pending", "running", "processing"), ("running", "completed", "completed"))
-    for number, (before, after, word) in enumerate(steps, 1):
-        _transitions(session, dialect, values, number, before, after, word)
+    for number, (before, after, status) in enumerate(steps, 1):
+        _transitions(session, dialect, values, number, before, after, status)
     body = '{"type": "video.completed", "data": {"video_id": "' + "x" * 700 + '"}}'
     _execute(session, DELIVERIES, values | {"body": body})
 
 
 def _fill_open(session: Session, dialect: Dialect, size: Size) -> None:
     values = {"first": size.ended + 1, "last": size.ended + size.open}
-    words = {"hash": dialect.hash, "numbers": dialect.numbers}
-    words |= {
+    statuses = {"hash": dialect.hash, "numbers": dialect.numbers}
+    statuses |= {
         "tracked": dialect.at("-600"),
         "due": dialect.at(f"{SPAN}.0 * (n - :first) / {size.open}"),
         "deadline": dialect.at("30 * 86400"),
     }
-    _execute(session, OPEN_JOBS.format(**words), values | {"base": BASE})
+    _execute(session, OPEN_JOBS.format(**statuses), values | {"base": BASE})
     _transitions(session, dialect, values, 1, "pending", "running", RUNNING)
 
 
@@ -209,11 +211,11 @@ def _transitions(
     step: int,
     before: str,
     after: str,
-    word: str,
+    status: str,
 ) -> None:
-    words = {"step": step, "before": before, "after": after, "word": word}
+    changed = {"step": step, "before": before, "after": after, "status": status}
     said = '{"id": "veo3.1-fast:x", "status": "processing", "detail": "' + "y" * 400 + '"}'
-    statement = TRANSITIONS.format(answer=dialect.answer, **words)
+    statement = TRANSITIONS.format(answer=dialect.answer, **changed)
     _execute(session, statement, values | {"answer": said})
 
 
@@ -241,7 +243,9 @@ class Ground:
                 )
             )
             self._due: dict[int, datetime] = {row[0]: row[1] for row in rows}
-        self._words: dict[int, str | None] = {}  # upstream's last ones, where they are not RUNNING
+        self._statuses: dict[
+            int, str | None
+        ] = {}  # upstream's last ones, where they are not RUNNING
 
     def turn(self, times: Times, *, all_due: bool) -> None:
         """Claim and apply once; the times are added."""
@@ -250,36 +254,36 @@ class Ground:
         with db.transaction(self.url) as session:
             claimed = self.claim(session)
         times.claim.append(time.perf_counter() - started)
-        looked = self._looks(claimed)
+        polled = self._polls(claimed)
         started = time.perf_counter()
         with db.transaction(self.url) as session:
-            changes, _owed = polling.apply(session, RULES, looked, self._now)
+            changes, _owed = applying.apply(session, RULES, polled, self._now)
         times.apply.append(time.perf_counter() - started)
         if not len(claimed) == len(changes) == BATCH:
             raise RuntimeError(f"{len(claimed)} claimed and {len(changes)} written, not {BATCH}")
-        for change, _look in changes:
-            self._words[change.row["id"]] = change.decision.status
+        for change, _poll in changes:
+            self._statuses[change.row["id"]] = change.decision.status
             if change.decision.due is None:
                 del self._due[change.row["id"]]
             else:
                 self._due[change.row["id"]] = change.decision.due
-        self._replace(sum(change.decision.final for change, _look in changes))
+        self._replace(sum(change.decision.final for change, _poll in changes))
 
     def claim(self, session: Session) -> Sequence[Claimed]:
         """As a worker does, by the benchmark's clock."""
-        return polling.claim(session, ACCOUNT, BATCH, now=self._now).items
+        return claiming.claim(session, ACCOUNT, BATCH, now=self._now).items
 
-    def _looks(self, claimed: Sequence[Claimed]) -> list[Looked]:
-        """What 64 looks bring: two ends, six new stages, and else no news."""
+    def _polls(self, claimed: Sequence[Claimed]) -> list[Polled]:
+        """What 64 polls bring: two ends, six new stages, and else no news."""
         brought = []
         for place, each in enumerate(claimed):
-            word = self._words.get(each.row["id"], RUNNING)
-            said = REPORTS[word]
+            status = self._statuses.get(each.row["id"], RUNNING)
+            said = REPORTS[status]
             if place % 32 == 0:
                 said = ENDED
             elif place % 32 < 4:
-                said = REPORTS[NEXT_STAGE if word == RUNNING else RUNNING]
-            brought.append(Looked(each, Look(said, 200, 40)))
+                said = REPORTS[NEXT_STAGE if status == RUNNING else RUNNING]
+            brought.append(Polled(each, Poll(said, 200, 40)))
         return brought
 
     def explain(self) -> Iterator[str]:
@@ -304,8 +308,8 @@ class Ground:
         event.listen(db.engine(self.url), "before_cursor_execute", note)
         try:
             with Session(db.engine(self.url)) as session:
-                looked = self._looks(self.claim(session))
-                polling.apply(session, RULES, looked, self._now)
+                polled = self._polls(self.claim(session))
+                applying.apply(session, RULES, polled, self._now)
                 session.rollback()
         finally:
             event.remove(db.engine(self.url), "before_cursor_execute", note)
@@ -341,9 +345,10 @@ def compare(few: Ground, many: Ground, turns: int, *, all_due: bool) -> tuple[Ti
     """The times of so many turns on each, one after the other in both orders."""
     few_times, many_times = Times(), Times()
     pairs = [(few, few_times), (many, many_times)]
-    for number in range(WARM_UP + turns):
+    warm_up = min(turns, WARM_UP)
+    for number in range(warm_up + turns):
         for ground, times in pairs if number % 2 else reversed(pairs):
-            ground.turn(Times() if number < WARM_UP else times, all_due=all_due)
+            ground.turn(Times() if number < warm_up else times, all_due=all_due)
     return few_times, many_times
 
 
@@ -405,7 +410,7 @@ def _filled(urls: Sequence[str], sizes: tuple[Size, Size]) -> tuple[Ground, Grou
 
 def rows(quick: bool) -> list[Row]:
     """The figures; `quick`: of a smaller history, and fewer turns."""
-    sizes, turns = ((FEW, SOME), 20) if quick else ((FEW, MANY), 100)
+    sizes, turns = ((HARDLY_ANY, FEW), 2) if quick else ((FEW, MANY), 100)
     figures = []
     for kind in ("PostgreSQL", "SQLite"):
         with grounds(kind, sizes) as (few, many):

@@ -1,8 +1,8 @@
-"""What a look costs: processor time of Reelwatch, of a naive Celery, and of nothing but asking.
+"""What a poll costs: processor time of Reelwatch, of a naive Celery, and of nothing but asking.
 
 Broker and database are counted apart. All ask the same upstream about the same jobs, over
 PostgreSQL and Redis, within the same rate limit; both trackers log warnings only. Flat out,
-Reelwatch writes its line per look, as it does by default.
+Reelwatch writes its line per poll, as it does by default.
 """
 
 import sys
@@ -19,23 +19,23 @@ from benchmarks.upstream import Upstream, upstream
 from reelwatch.jobs.polling import THREADS
 from tests.processes import eventually, process
 
-GOAL = "cpu per look"
-SHARE_OF_CELERY = 0.2
+GOAL = "cpu per poll"
+SHARE_OF_CELERY = 1 / 12
 SHARE_OF_BARE = 0.8
 
 
 @dataclass(frozen=True)
 class Load:
-    """How many jobs are looked at, how often each, and for how long that is measured."""
+    """How many jobs are polled, how often each, and for how long that is measured."""
 
     jobs: int
-    interval: float  # seconds between two looks at one job
+    interval: float  # seconds between two polls of one job
     warm_up: float
     seconds: float
 
     @property
     def rate(self) -> float:
-        """Looks in a second."""
+        """Polls in a second."""
         return self.jobs / self.interval
 
     @property
@@ -45,32 +45,32 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What so many looks have cost."""
+class Polled:
+    """What so many polls have cost."""
 
-    looks: int
+    polls: int
     cost: Cost
 
     @property
     def ms(self) -> float:
-        """Milliseconds of processor time per look."""
-        return 1000 * self.cost.tracker / self.looks
+        """Milliseconds of processor time per poll."""
+        return 1000 * self.cost.tracker / self.polls
 
     @property
     def per_cpu_second(self) -> float:
-        """Looks per second of processor time."""
-        return self.looks / self.cost.tracker
+        """Polls per second of processor time."""
+        return self.polls / self.cost.tracker
 
     def told(self) -> str:
         """The rest of what was counted, for a note."""
-        rate = self.looks / self.cost.seconds
-        database = 1000 * self.cost.database / self.looks
-        broker = 1000 * self.cost.broker / self.looks
-        return f"at {rate:.0f} looks/s; database {database:.2f} ms, broker {broker:.2f} ms a look"
+        rate = self.polls / self.cost.seconds
+        database = 1000 * self.cost.database / self.polls
+        broker = 1000 * self.cost.broker / self.polls
+        return f"at {rate:.0f} polls/s; database {database:.2f} ms, broker {broker:.2f} ms a poll"
 
 
 def rows(quick: bool) -> list[Row]:
-    """The steady load of 1,000 jobs, each looked at every 10 s; then as fast as it goes."""
+    """The steady load of 1,000 jobs, each polled every 10 s; then as fast as it goes."""
     steady = Load(40, 1.0, 1.0, 2.0) if quick else Load(1_000, 10.0, 12.0, 30.0)
     flat_out = Load(200, 0.05, 0.5, 1.0) if quick else Load(2000, 0.2, 5.0, 15.0)
     return [*_steady(steady), *_flat_out(flat_out)]
@@ -95,14 +95,14 @@ def _flat_out(load: Load) -> Iterator[Row]:
     yield _ms("bare requests loop", bare)
     yield _ms("bare requests loop, trust_env=False", lean)
     ratio = ours.per_cpu_second / bare.per_cpu_second
-    yield Row(GOAL, "looks per CPU second, Reelwatch / bare loop", ratio, "", SHARE_OF_BARE,
+    yield Row(GOAL, "polls per CPU second, Reelwatch / bare loop", ratio, "", SHARE_OF_BARE,
               "higher", f"{THREADS} threads each")  # fmt: skip
     ratio = ours.per_cpu_second / lean.per_cpu_second
     yield Row(GOAL, "the same, / bare loop with trust_env=False", ratio, "", None, "higher")
 
 
-def _ms(what: str, looked: Looked) -> Row:
-    return Row(GOAL, f"{what}: CPU per look", looked.ms, "ms", None, "lower", looked.told())
+def _ms(what: str, polled: Polled) -> Row:
+    return Row(GOAL, f"{what}: CPU per poll", polled.ms, "ms", None, "lower", polled.told())
 
 
 def _reelwatch(asked: Upstream, load: Load, **more: str) -> AbstractContextManager[Tracker]:
@@ -116,7 +116,7 @@ def _reelwatch(asked: Upstream, load: Load, **more: str) -> AbstractContextManag
     )
 
 
-def _measured(starting: AbstractContextManager[Tracker], asked: Upstream, load: Load) -> Looked:
+def _measured(starting: AbstractContextManager[Tracker], asked: Upstream, load: Load) -> Polled:
     with starting as tracker:
         courses = endless(load.jobs, f"{tracker.slug}-{load.jobs}-")
         asked.begin(courses)
@@ -126,27 +126,27 @@ def _measured(starting: AbstractContextManager[Tracker], asked: Upstream, load: 
 
 def _window(
     pids: Sequence[int], asked: Upstream, load: Load, tracker: Tracker | None = None
-) -> Looked:
-    _await_look(asked)
+) -> Polled:
+    _await_poll(asked)
     time.sleep(load.warm_up)
     meter, before = Meter(*pids), asked.figures(trackers.KEY)
     time.sleep(load.seconds)
     if asked.figures(trackers.KEY).requests == before.requests:
-        _await_look(asked)  # only then: a window that ends as a burst begins has its cost alone
+        _await_poll(asked)  # only then: a window that ends as a burst begins has its cost alone
     cost, after = meter.read(), asked.figures(trackers.KEY)
     if tracker is not None:
         tracker.check()
-    assert after.unknown == before.unknown, "looks at jobs that are none"
-    return Looked(after.requests - before.requests, cost)
+    assert after.unknown == before.unknown, "polls of jobs that are none"
+    return Polled(after.requests - before.requests, cost)
 
 
-def _await_look(asked: Upstream) -> None:
+def _await_poll(asked: Upstream) -> None:
     """Until upstream is asked again: on a busy machine that can be a while."""
     before = asked.figures(trackers.KEY).requests
-    eventually(lambda: asked.figures(trackers.KEY).requests > before, 60, "a look at any job")
+    eventually(lambda: asked.figures(trackers.KEY).requests > before, 60, "a poll of any job")
 
 
-def _bare(asked: Upstream, load: Load, *, trust_env: bool) -> Looked:
+def _bare(asked: Upstream, load: Load, *, trust_env: bool) -> Polled:
     prefix = f"bare-{trust_env}-"
     asked.begin(endless(load.jobs, prefix))
     environment = {

@@ -41,17 +41,17 @@ class Course:
         return self.video_id.partition(":")[0]
 
 
-def courses(count: int, seed: int, scale: float, prefix: str, *, words: bool) -> list[Course]:
+def courses(count: int, seed: int, scale: float, prefix: str, *, statuses: bool) -> list[Course]:
     """So many jobs, all spans divided by `scale`; equal seeds give equal durations.
 
     With `words` a job goes through upstream's stages, else it says `video_generating` all the time.
     """
     chance = random.Random(seed)
-    return [_course(chance, number, scale, prefix, words=words) for number in range(count)]
+    return [_course(chance, number, scale, prefix, statuses=statuses) for number in range(count)]
 
 
 def instant(count: int, prefix: str) -> list[Course]:
-    """Jobs that are over by the first look; of a model of their own: others learn nothing of it."""
+    """Jobs that are over by the first poll; of a model of their own: others learn nothing of it."""
     stages = ((0.0, "video_generating"),)
     return [Course(f"instant:{prefix}{n}", 0.001, False, stages) for n in range(count)]
 
@@ -63,7 +63,7 @@ def endless(count: int, prefix: str) -> list[Course]:
 
 
 def _course(
-    chance: random.Random, number: int, scale: float, prefix: str, *, words: bool
+    chance: random.Random, number: int, scale: float, prefix: str, *, statuses: bool
 ) -> Course:
     model, median, sigma = MODELS[number % len(MODELS)]
     seconds = chance.lognormvariate(math.log(median), sigma)
@@ -73,11 +73,11 @@ def _course(
         seconds = quick
     elif fate < QUICK_FAILURES + SLOW:
         seconds *= SLOW_FACTOR
-    stages = _stages(chance) if words else ((0.0, "video_generating"),)
+    stages = _stages(chance) if statuses else ((0.0, "video_generating"),)
     return Course(f"{model}:{prefix}{number}", seconds / scale, fails, stages)
 
 
 def _stages(chance: random.Random) -> Sequence[tuple[float, str]]:
     begins = sorted(min(0.95, at * chance.uniform(1 - STAGE_SPREAD, 1 + STAGE_SPREAD))
                     for at, _ in STAGES)  # fmt: skip
-    return tuple(zip(begins, (word for _, word in STAGES), strict=True))
+    return tuple(zip(begins, (status for _, status in STAGES), strict=True))

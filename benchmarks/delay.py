@@ -27,7 +27,7 @@ from tests.processes import Folder
 GOAL = "delay"
 SHARE_OF_NEWAPI = 0.25
 SHARE_OF_ROUNDROBIN = 0.8
-SHARE_WITH_WORDS = 0.65
+SHARE_WITH_STATUSES = 0.65
 
 RATE = 5.0  # requests per second, before the factor
 POLL_MIN, POLL_MAX = 5.0, 60.0
@@ -104,7 +104,7 @@ class Race:
             tracker.check()
 
     def _courses(self, prefix: str, count: int, seed: int) -> list[Course]:
-        return courses(count, seed, self.plan.scale, f"{prefix}", words="words" in prefix)
+        return courses(count, seed, self.plan.scale, f"{prefix}", statuses="words" in prefix)
 
     def _begin(self, name: str, part: Sequence[Course]) -> None:
         self.asked.begin(part)
@@ -132,7 +132,7 @@ class Race:
         return (
             f"{len(ended)} ended, {missed} unnoticed; median {delays[len(delays) // 2]:.0f} s, "
             f"9 of 10 within {delays[len(delays) * 9 // 10]:.0f} s; "
-            f"{sum(note.looks for note in notes) / len(notes):.1f} looks a job, "
+            f"{sum(note.polls for note in notes) / len(notes):.1f} polls a job, "
             f"at most {figures.most_in_one_second} in a second"
         )
 
@@ -192,7 +192,7 @@ def _accounts_file(folder: Path, plan: Plan) -> Path:
 def _delays(race: Race) -> Iterator[Row]:
     names = {
         "new-api's poller": "newapi", "round-robin": "roundrobin",
-        "Reelwatch": "plain", "Reelwatch, stage words": "words",
+        "Reelwatch": "plain", "Reelwatch, statuses": "words",
     }  # fmt: skip
     means = {who: race.mean_delay(name) for who, name in names.items()}
     for who, name in names.items():
@@ -202,7 +202,7 @@ def _delays(race: Race) -> Iterator[Row]:
     for who, other, limit in (
         ("Reelwatch", "new-api's poller", SHARE_OF_NEWAPI),
         ("Reelwatch", "round-robin", SHARE_OF_ROUNDROBIN),
-        ("Reelwatch, stage words", "round-robin", SHARE_WITH_WORDS),
+        ("Reelwatch, statuses", "round-robin", SHARE_WITH_STATUSES),
     ):
         ratio = means[who] / means[other]
         yield Row(GOAL, f"mean delay, {who} / {other}", ratio, "", limit, "lower", note)
@@ -211,9 +211,9 @@ def _delays(race: Race) -> Iterator[Row]:
 def _missed(race: Race) -> Iterator[Row]:
     """What a machine that is too busy does to a tracker that keeps to its slots."""
     missed = sum(said["count"] for said in race.reelwatch.logged("slots_missed"))
-    looks = sum(race.asked.figures(key(name)).requests for name in OURS)
+    polls = sum(race.asked.figures(key(name)).requests for name in OURS)
     yield Row(GOAL, "Reelwatch: slots that came too late to be used",
-              100 * missed / max(1, missed + looks), "%", None, "lower")  # fmt: skip
+              100 * missed / max(1, missed + polls), "%", None, "lower")  # fmt: skip
 
 
 def _refusals(race: Race, began: float) -> Iterator[Row]:

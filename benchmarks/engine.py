@@ -1,13 +1,13 @@
 """What a request costs: `python -m benchmarks.engine`.
 
-Processor time of the client process per request, side by side and in turns, so many at a time: of
+Processor time of the client process per request, side by side and in batches, so many at a time: of
 `requests.Session.get(...)`, of our client used by as many threads, and of one thread that has all
 of them under way at once, as batches do. All ask the same server in a process of its own.
 """
 
 import itertools
 
-from benchmarks.look import (
+from benchmarks.poll import (
     BARE,
     BARE_DEAF,
     KEY,

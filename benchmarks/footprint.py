@@ -1,6 +1,6 @@
 """What docs/scale.md reckons with, beside the other benchmarks: `python -m benchmarks.footprint`.
 
-- How long a claim of 64 looks holds its account's row, and what applying their answers takes, on a
+- How long a claim of 64 polls holds its account's row, and what applying their answers takes, on a
   PostgreSQL that keeps its files on disk and syncs each commit.
 - How many small transactions a second that PostgreSQL commits, by the number of clients: each
   writes one row of its own.
@@ -117,7 +117,7 @@ def session_bytes(leader: int) -> int:
 
 def main() -> int:
     """The command."""
-    on_disk = patch.object(servers, "_roomy_memory", lambda: None)
+    on_disk = patch.object(servers, "roomy_memory", lambda: None)
     with on_disk, patch.dict(servers.POSTGRES_SETTINGS, ON_DISK), servers.postgres() as server:
         print(*claim_and_apply(server.create_database()), sep="\n")
         db.dispose()

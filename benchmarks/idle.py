@@ -1,9 +1,11 @@
 """What Reelwatch costs while nothing is due: processor time, and statements at the database.
 
-A worker and beat over PostgreSQL and Redis, with 1,000 open jobs whose next look is an hour off.
+A worker and beat over PostgreSQL and Redis, with 1,000 open jobs whose next poll is an hour off.
 The statements are counted in the server's own log (`log_statement = all` for this database).
+Beside them ticks a beat with nothing but Celery: what a tick costs is what the machine makes of it.
 """
 
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -16,9 +18,11 @@ from benchmarks.result import Row
 from benchmarks.trackers import Meter, Tracker
 from benchmarks.upstream import upstream
 from reelwatch.storage import db
+from tests.processes import Process
 
 GOAL = "idle"
 SHARE_OF_A_CORE = 1.0  # per cent, for each process
+OF_A_BARE_BEAT = 1.33
 STATEMENTS = 3.0  # in a second
 JOBS = 1_000
 
@@ -37,15 +41,17 @@ def rows(quick: bool) -> list[Row]:
         with db.transaction(tracker.database_url) as session:
             session.execute(text("UPDATE jobs SET next_poll_at = now() + interval '1 hour'"))
         db.dispose()  # only Reelwatch's own statements are counted
-        time.sleep(warm_up)
-        return list(_measured(tracker, seconds))
+        with trackers.bare_beat() as beat:
+            time.sleep(warm_up)
+            return list(_measured(tracker, beat, seconds))
 
 
-def _measured(tracker: Tracker, seconds: float) -> Iterator[Row]:
+def _measured(tracker: Tracker, beat: Process, seconds: float) -> Iterator[Row]:
     logged, before = len(_log()), {each.pid: each for each in cpu.used(*tracker.pids)}
-    meter = Meter(*tracker.pids)
+    meter, bare = Meter(*tracker.pids), cpu.seconds(beat.pid)
     time.sleep(seconds)
-    cost, after = meter.read(), cpu.used(*tracker.pids)
+    cost, after, bare = meter.read(), cpu.used(*tracker.pids), cpu.seconds(beat.pid) - bare
+    assert beat.running, beat.output
     statements = LOGGED.findall(_log()[logged:])
     tracker.check()
     roles = dict(zip(tracker.pids, ("worker", "beat"), strict=True))
@@ -61,7 +67,11 @@ def _measured(tracker: Tracker, seconds: float) -> Iterator[Row]:
     note = f"{name}; {len(shares)} processes, all together {sum(s for s, _ in shares):.2f} %"
     yield Row(GOAL, "the busiest process's share of a core", share, "%", SHARE_OF_A_CORE, "lower",
               note)  # fmt: skip
-    work = [word for word in statements if word.upper() not in FRAME]
+    bare_share = 100 * bare / cost.seconds
+    yield Row(GOAL, "a bare beat's share of a core", bare_share, "%", None, "lower")
+    ratio = share / bare_share if bare else math.inf
+    yield Row(GOAL, "the busiest process, of a bare beat's", ratio, "", OF_A_BARE_BEAT, "lower")
+    work = [status for status in statements if status.upper() not in FRAME]
     note = f"{len(work) / cost.seconds:.1f} without BEGIN, COMMIT and ROLLBACK; from the log"
     yield Row(GOAL, "database statements a second", len(statements) / cost.seconds, "/s",
               STATEMENTS, "lower", note)  # fmt: skip

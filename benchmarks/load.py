@@ -5,19 +5,19 @@
 
 PostgreSQL, Redis, two workers and two beats (Celery's prefork pool), the stand-in upstream, and a
 receiver of webhooks, all on this machine. The jobs come in evenly over the first interval, so that
-looks are spread evenly, too; each that ends is replaced. The interval between looks (the same for
+polls are spread evenly, too; each that ends is replaced. The interval between polls (the same for
 all jobs, ± 10 %) is such that they need 85 % of the slots that the account's rate gives.
 
-Three times are told apart for each look, all by clocks of this machine:
+Three times are told apart for each poll, all by clocks of this machine:
 
-*due*       what `next_poll_at` said when the job was first claimed for this look, noted by a
+*due*       what `next_poll_at` said when the job was first claimed for this poll, noted by a
             trigger on `jobs` (a slot that was missed, or a second claim, does not make it later);
 *asked*     when upstream got the request, noted by upstream;
-*written*   the job's `finished_at`, if it was its last look.
+*written*   the job's `finished_at`, if it was its last poll.
 
-Upstream's end is the job's first look plus the duration in its id. From there to the next look's
+Upstream's end is the job's first poll plus the duration in its id. From there to the next poll's
 *due* is the schedule's own delay: with these intervals 40 s in the mean, whatever machine it runs
-on. The lateness of a look is from *due* to *asked*. What is held to 2 s is the rest of an end's
+on. The lateness of a poll is from *due* to *asked*. What is held to 2 s is the rest of an end's
 delay: from *due*, or from upstream's end if that was later, to *written*.
 
 Memory is the resident size of each process of the workers and beats, every second. Growth is
@@ -58,9 +58,9 @@ GOAL = "load"
 BEYOND_SECONDS = 2.0  # of an end's delay, beyond the schedule's own: at most, for 99 of 100
 GROWTH = 0.05  # of a process's memory, from minute five on
 WARM_UP_SECONDS = 300.0
-WORKED_SECONDS = 3.0  # of processor time: a worker's child has had a turn or two then
+WORKED_SECONDS = 3.0  # of processor time: a worker's child has had a batch or two then
 SPACING = 1.1  # slots are this much further apart than the rate says (docs/decisions/0002)
-SHORTEST, LONGEST = 0.75, 6.75  # of a job's duration, in intervals between looks
+SHORTEST, LONGEST = 0.75, 6.75  # of a job's duration, in intervals between polls
 SETTLE_SECONDS = 10.0  # after the last arrival, until what is measured counts
 SAMPLE_SECONDS = 1.0
 AROUND_SECONDS = 5.0  # of a moment, the samples that tell of it
@@ -68,7 +68,7 @@ TOLD_MOMENTS = 10  # of a run, at which the size of each process is told
 REFILL_SECONDS = 1.0
 
 CLAIMS = """
-CREATE UNLOGGED TABLE claims_seen (job_id bigint, look integer, due timestamptz, at timestamptz);
+CREATE UNLOGGED TABLE claims_seen (job_id bigint, poll integer, due timestamptz, at timestamptz);
 CREATE FUNCTION note_claim() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO claims_seen VALUES (NEW.id, OLD.polls, OLD.next_poll_at, clock_timestamp());
     RETURN NULL;
@@ -77,11 +77,11 @@ CREATE TRIGGER note_claim AFTER UPDATE OF lease_token ON jobs FOR EACH ROW
 WHEN (NEW.lease_token IS NOT NULL AND NEW.lease_token IS DISTINCT FROM OLD.lease_token)
 EXECUTE FUNCTION note_claim();
 """
-# Of each look at a job: when it was due, and when it was first claimed.
-LOOKS = """
+# Of each poll of a job: when it was due, and when it was first claimed.
+POLLS = """
 SELECT j.video_id, extract(epoch FROM min(c.due)), extract(epoch FROM min(c.at))
 FROM claims_seen AS c JOIN jobs AS j ON j.id = c.job_id
-GROUP BY j.video_id, c.look ORDER BY 1, 3
+GROUP BY j.video_id, c.poll ORDER BY 1, 3
 """
 ENDS = "SELECT video_id, extract(epoch FROM finished_at) FROM jobs WHERE finished_at IS NOT NULL"
 OPEN = "SELECT count(*) FROM jobs WHERE finished_at IS NULL"
@@ -109,9 +109,9 @@ class Plan:
 
     @property
     def interval(self) -> float:
-        """Seconds between looks that make the jobs ask for their share of the rate.
+        """Seconds between polls that make the jobs ask for their share of the rate.
 
-        A job that lasts L is looked at when it comes in, then every interval, and half an interval
+        A job that lasts L is polled when it comes in, then every interval, and half an interval
         after its end.
         """
         lifetime = (SHORTEST + LONGEST) / 2 + 0.5  # in intervals
@@ -123,7 +123,7 @@ QUICK = Plan(100, 50.0, 15.0)
 
 
 class Size(NamedTuple):
-    """One look at a process."""
+    """One poll a process."""
 
     at: float  # seconds after the start
     resident: int  # bytes
@@ -185,8 +185,8 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Look:
-    """One look: when it was due, and when upstream was asked; unix seconds."""
+class Poll:
+    """One poll: when it was due, and when upstream was asked; unix seconds."""
 
     due: float
     asked: float
@@ -197,10 +197,10 @@ class Outcome:
     """What a run came to; times in seconds."""
 
     plan: Plan
-    lateness: list[float]  # of looks
+    lateness: list[float]  # of polls
     own: list[float]  # of ends: the schedule's own delay
     beyond: list[float]  # of ends: the rest of it
-    looks: int
+    polls: int
     span: float
     fewest_open: int
     busiest_second: int
@@ -319,24 +319,24 @@ def _outcome(
     plan: Plan, deployed: Fleet, memory: Memory, begin: Moment, end: Moment, fewest: int
 ) -> Outcome:
     asked = defaultdict(list)
-    for look in deployed.sandbox.looks():
-        asked[look.video_id].append(look.at)
-    looks = _matched(deployed, asked)
-    seen = [look for each in looks.values() for look in each if begin.at <= look.asked < end.at]
+    for poll in deployed.sandbox.polls():
+        asked[poll.video_id].append(poll.at)
+    polls = _matched(deployed, asked)
+    seen = [poll for each in polls.values() for poll in each if begin.at <= poll.asked < end.at]
     own, beyond = [], []
     for video_id, at in deployed.rows(ENDS):
         written = float(at)
         if begin.at <= written < end.at:
             over = asked[video_id][0] + read_id(video_id).seconds
-            due = looks[video_id][-1].due
+            due = polls[video_id][-1].due
             own.append(max(0.0, due - over))
             beyond.append(written - max(due, over))
     return Outcome(
         plan=plan,
-        lateness=[look.asked - look.due for look in seen],
+        lateness=[poll.asked - poll.due for poll in seen],
         own=own,
         beyond=beyond,
-        looks=len(seen),
+        polls=len(seen),
         span=end.at - begin.at,
         fewest_open=fewest,
         busiest_second=int(deployed.sandbox.stats()["max_in_one_second"]),
@@ -348,17 +348,17 @@ def _outcome(
     )
 
 
-def _matched(deployed: Fleet, asked: dict[str, list[float]]) -> dict[str, list[Look]]:
-    """Each request that upstream saw, with the due time of the look that it was made for."""
+def _matched(deployed: Fleet, asked: dict[str, list[float]]) -> dict[str, list[Poll]]:
+    """Each request that upstream saw, with the due time of the poll that it was made for."""
     claims: dict[str, list[tuple[float, float]]] = defaultdict(list)  # claimed first, due
-    for video_id, due, claimed in deployed.rows(LOOKS):
+    for video_id, due, claimed in deployed.rows(POLLS):
         claims[video_id].append((float(claimed), float(due)))
     matched = {}
     for video_id, moments in asked.items():
         claimed_at = [claimed for claimed, _due in claims[video_id]]
         places = [bisect.bisect_right(claimed_at, moment) - 1 for moment in moments]
         pairs = zip(places, moments, strict=True)
-        matched[video_id] = [Look(claims[video_id][place][1], moment) for place, moment in pairs]
+        matched[video_id] = [Poll(claims[video_id][place][1], moment) for place, moment in pairs]
     return matched
 
 
@@ -389,7 +389,7 @@ def figures(outcome: Outcome) -> list[Row]:
     """The rows of a run."""
     plan = outcome.plan
     sizes = f"{plan.open:,} open jobs at {plan.rate:g}/s"
-    about = f"{outcome.span:.0f} s, {outcome.looks:,} looks, {len(outcome.beyond):,} ends"
+    about = f"{outcome.span:.0f} s, {outcome.polls:,} polls, {len(outcome.beyond):,} ends"
     long = plan.seconds >= 4 * WARM_UP_SECONDS
     warm_up = WARM_UP_SECONDS if long else min(60.0, plan.seconds / 6)
     grown = outcome.memory.growth(warm_up, plan.seconds)
@@ -404,7 +404,7 @@ def figures(outcome: Outcome) -> list[Row]:
             f"{at_most(outcome.own, 0.5):.1f} s, p99 {at_most(outcome.own, 0.99):.1f} s",
         ),
         Row(
-            GOAL, "lateness of a look, p99", at_most(late, 0.99), "s", None, "lower",
+            GOAL, "lateness of a poll, p99", at_most(late, 0.99), "s", None, "lower",
             f"from due to upstream's door; median {at_most(late, 0.5):.2f} s, worst "
             f"{max(late):.1f} s; never fewer than {outcome.fewest_open:,} open, at most "
             f"{outcome.busiest_second} requests in a second",
@@ -417,15 +417,15 @@ def figures(outcome: Outcome) -> list[Row]:
             f"{sum(sizes_now):,.0f} MiB, the largest {max(sizes_now):.0f}",
         ),
         Row(
-            GOAL, "processor time of workers and beats for a look",
-            1000 * outcome.processor / max(1, outcome.looks), "ms", None, "lower",
+            GOAL, "processor time of workers and beats for a poll",
+            1000 * outcome.processor / max(1, outcome.polls), "ms", None, "lower",
             f"{outcome.processor / outcome.span:.2f} cores at "
-            f"{outcome.looks / outcome.span:.0f} looks a second, all that goes with them included",
+            f"{outcome.polls / outcome.span:.0f} polls a second, all that goes with them included",
         ),
         Row(
-            GOAL, "PostgreSQL's log for a look", outcome.log_bytes / max(1, outcome.looks), "bytes",
+            GOAL, "PostgreSQL's log for a poll", outcome.log_bytes / max(1, outcome.polls), "bytes",
             None, "lower",
-            f"and {outcome.commits / max(1, outcome.looks):.2f} commits; ends and events included",
+            f"and {outcome.commits / max(1, outcome.polls):.2f} commits; ends and events included",
         ),
     ]  # fmt: skip
 
@@ -446,7 +446,7 @@ def main() -> int:
     options = parser.parse_args()
     plan = Plan(options.open, options.rate, 60 * options.minutes, options.workers, options.demand)
     print(
-        f"{datetime.now(UTC):%H:%M:%S} UTC: {plan.open:,} jobs, each looked at every "
+        f"{datetime.now(UTC):%H:%M:%S} UTC: {plan.open:,} jobs, each polled every "
         f"{plan.interval:.0f} s, for {plan.seconds:.0f} s",
         flush=True,
     )

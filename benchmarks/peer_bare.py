@@ -1,4 +1,4 @@
-"""The least that looking can cost with requests: threads that ask, parse, and do nothing else.
+"""The least that polling can cost with requests: threads that ask, parse, and do nothing else.
 
     python -m benchmarks.peer_bare
 

@@ -25,11 +25,11 @@ def tick() -> None:
     """
     apart = 1 / float(peers.setting("RATE"))
     for place, video_id in enumerate(peers.open_ids(peers.setting("DATABASE_URL"))):
-        look.apply_async((video_id,), countdown=place * apart)
+        poll.apply_async((video_id,), countdown=place * apart)
 
 
-@app.task(name="naive.look")
-def look(video_id: str) -> None:
+@app.task(name="naive.poll")
+def poll(video_id: str) -> None:
     """Ask, store, and have the receiver told of an end."""
     if peers.save(video_id, peers.ask(video_id)):
         notify.delay(video_id)

@@ -1,4 +1,4 @@
-"""The same work as a durable workflow of DBOS: one for each job, which sleeps between its looks.
+"""The same work as a durable workflow of DBOS: one for each job, which sleeps between its polls.
 
     python -m benchmarks.peer_dbos FILE
 
@@ -17,7 +17,7 @@ FILE_SECONDS = 0.05
 
 
 @DBOS.step()
-def look(video_id: str) -> bool:
+def poll(video_id: str) -> bool:
     """Ask and store; has the job ended?"""
     return peers.save(video_id, peers.ask(video_id))
 
@@ -31,7 +31,7 @@ def notify(video_id: str) -> None:
 @DBOS.workflow()
 def watch(video_id: str) -> None:
     """One job, from its id to its webhook."""
-    while not look(video_id):
+    while not poll(video_id):
         DBOS.sleep(float(peers.setting("INTERVAL")))
     notify(video_id)
 

@@ -12,7 +12,7 @@ from celery import Celery
 
 from benchmarks import peers
 
-LONGEST = 6  # intervals between two looks at most, where they grow
+LONGEST = 6  # intervals between two polls of most, where they grow
 
 app = Celery("chain", broker=peers.setting("BROKER_URL"))
 app.conf.task_ignore_result = True
@@ -27,7 +27,7 @@ def watch(self: Any, video_id: str) -> None:
 
 
 def countdown(retries: int) -> float:
-    """Seconds until the next look: always the same, or doubling from half of that."""
+    """Seconds until the next poll: always the same, or doubling from half of that."""
     interval = float(peers.setting("INTERVAL"))
     if peers.setting("BACKOFF") == "fixed":
         return interval

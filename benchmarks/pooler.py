@@ -17,13 +17,13 @@ from datetime import timedelta
 from sqlalchemy import update
 
 from reelwatch.config.accounts import Account
-from reelwatch.jobs import polling
-from reelwatch.jobs.polling import Looked
-from reelwatch.net.upstream import Look
+from reelwatch.jobs import applying, claiming
+from reelwatch.jobs.applying import Polled
+from reelwatch.net.upstream import Poll
 from reelwatch.rules.answers import Meaning, Report
-from reelwatch.rules.lifecycle import Rules
+from reelwatch.rules.deadlines import Rules
 from reelwatch.storage import db, migrating
-from reelwatch.storage.ledger import jobs
+from reelwatch.storage.job_columns import jobs
 from tests import seeding, servers
 
 BATCH = 64
@@ -36,11 +36,11 @@ def turn(url: str) -> tuple[float, float]:
     """Milliseconds of one claim and of one writing down; afterwards the jobs are due again."""
     begun = time.perf_counter()
     with db.transaction(url) as session:
-        claimed = polling.claim(session, ACCOUNT, BATCH).items
+        claimed = claiming.claim(session, ACCOUNT, BATCH).items
     taken = time.perf_counter()
-    results = [Looked(each, Look(RUNNING, 200, 5)) for each in claimed]
+    results = [Polled(each, Poll(RUNNING, 200, 5)) for each in claimed]
     with db.transaction(url) as session:
-        polling.apply(session, Rules(), results)
+        applying.apply(session, Rules(), results)
     written = time.perf_counter()
     with db.transaction(url) as session:
         due = db.now(session) - timedelta(seconds=1)

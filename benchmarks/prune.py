@@ -81,7 +81,7 @@ class Watch:
     choices: list[float] = field(default_factory=list)  # those that only read
     transactions: list[float] = field(default_factory=list)  # those that lock and delete
     waits: list[float] = field(default_factory=list)
-    chunks: list[int] = field(default_factory=list)  # deleted so far, after each
+    deleted: int = 0  # jobs, so far
 
 
 def fill(url: str, old: int, new: int) -> None:
@@ -150,7 +150,7 @@ def neighbour(url: str, old: int, watch: Watch) -> Iterator[None]:
                     ),
                     {"id": f"new:{number}"},
                 )
-                deleted = watch.chunks[-1] if watch.chunks else 0
+                deleted = watch.deleted
                 near = deleted + chance.randint(1, 2_000)  # what is being deleted about now
                 session.execute(
                     text("UPDATE deliveries SET lease_token = NULL WHERE job_id = :id"),
@@ -187,13 +187,12 @@ def run(url: str, jobs: int) -> int:
     watch = Watch()
     started = time.monotonic()
     with transactions_timed(url, watch), neighbour(url, jobs, watch):
-        deleted = pruning.prune(
-            url, datetime.now(UTC) - timedelta(days=90), progress=watch.chunks.append
-        )
-    seconds = time.monotonic() - started
+        for count in pruning.prune(url, datetime.now(UTC) - timedelta(days=90)):
+            watch.deleted += count
+    seconds, deleted = time.monotonic() - started, watch.deleted
 
     # What the neighbour had in hand at that moment is left for the next time: this one.
-    late = pruning.prune(url, datetime.now(UTC) - timedelta(days=90))
+    late = sum(pruning.prune(url, datetime.now(UTC) - timedelta(days=90)))
     after = counts(url)
     probes = len(watch.waits)
     gone = sum(before.values()) + probes - sum(after.values())
@@ -241,7 +240,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--jobs", type=int, default=1_000_000, help="how many are old")
     options = parser.parse_args()
-    servers._roomy_memory = lambda: None  # a disk, as in real life
+    servers.roomy_memory = lambda: None  # a disk, as in real life
     servers.POSTGRES_SETTINGS |= {
         "fsync": "on",
         "full_page_writes": "on",

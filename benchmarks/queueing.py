@@ -2,16 +2,16 @@
 
     python -m benchmarks.queueing
 
-1. *Slots.* Looks fall due at random and get slots at even distances, as many as a turn's claims may
-   reserve. How late they are depends on how much of the slots they need, as in any queue with
+1. *Slots.* Polls fall due at random and get slots at even distances, as many as a batch's claims
+   may reserve. How late they are depends on how much of the slots they need, as in any queue with
    random arrivals and equal service times (M/D/1, whose formula is printed beside it), on the
    quarter of a second between claims, and on the second between ticks, which is what an account
    waits for whose last claim brought nothing.
-2. *The account's row.* Every claim locks it until its commit. Turns ask for looks, wait for the
+2. *The account's row.* Every claim locks it until its commit. Turns ask for polls, wait for the
    row, hold it, and work off what they have got. From some number of turns on they only wait for
    each other.
 
-Nothing here touches a database. What a claim and a look cost are options; their defaults are
+Nothing here touches a database. What a claim and a poll cost are options; their defaults are
 medians that `benchmarks.claims`, `benchmarks.footprint` and `benchmarks.load` have printed.
 """
 
@@ -23,7 +23,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from reelwatch.jobs import fanout, polling
+from reelwatch.jobs import claiming, fanout, polling
+from reelwatch.rules import account as account_rules
 
 SHARES = (0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.02)
 TURNS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
@@ -35,7 +36,7 @@ SEED = 7
 
 @dataclass(frozen=True)
 class Waits:
-    """How late looks were, in seconds, and how many a claim took."""
+    """How late polls were, in seconds, and how many a claim took."""
 
     mean: float
     late: float  # 99 of 100 were less late
@@ -43,31 +44,31 @@ class Waits:
 
 
 def slots(rate: float, share: float, seconds: float) -> Waits:
-    """The lateness of looks that need this share of the slots of `rate`, by turns as workers do."""
+    """The lateness of polls that need this share of the slots of `rate`, by turns as workers do."""
     chance = random.Random(SEED)
-    distance = (1 + polling.SLACK) / rate
+    distance = (1 + account_rules.SLACK) / rate
     due: deque[float] = deque()
     arrivals = _poisson(chance, share / distance, seconds)
     coming = next(arrivals, None)
-    in_hand: list[float] = []  # when each look that was claimed is done
+    in_hand: list[float] = []  # when each poll that was claimed is done
     lateness: list[float] = []
     claims, more = 0, False
-    now = next_slot = claim_at = turn_ends = tick_at = 0.0
+    now = next_slot = claim_at = batch_ends = tick_at = 0.0
     while now < seconds:
         while coming is not None and coming <= now:
             due.append(coming)
             coming = next(arrivals, None)
         while in_hand and in_hand[0] <= now:
             heapq.heappop(in_hand)
-        if now >= turn_ends and more:  # the next turn follows at once
-            turn_ends = now + polling.TURN_SECONDS
+        if now >= batch_ends and more:  # the next batch follows at once
+            batch_ends = now + polling.BATCH_SECONDS
         if now >= tick_at:
             tick_at += TICK_SECONDS
-            if now >= turn_ends and due and next_slot <= now:
-                turn_ends, claim_at = now + polling.TURN_SECONDS, now
-        if claim_at <= now < turn_ends and len(in_hand) < BATCH:
-            first = max(now + polling.LEAD_MIN, next_slot)
-            free = max(0, int((now + polling.HORIZON - first) / distance) + 1)
+            if now >= batch_ends and due and next_slot <= now:
+                batch_ends, claim_at = now + polling.BATCH_SECONDS, now
+        if claim_at <= now < batch_ends and len(in_hand) < BATCH:
+            first = max(now + claiming.LEAD_MIN, next_slot)
+            free = max(0, int((now + account_rules.HORIZON - first) / distance) + 1)
             wanted = min(free, BATCH - len(in_hand))
             taken = min(len(due), wanted)
             claims += taken > 0
@@ -77,11 +78,11 @@ def slots(rate: float, share: float, seconds: float) -> Waits:
                 lateness.append(slot - due.popleft())
                 heapq.heappush(in_hand, slot + LATENCY)
             next_slot = first + taken * distance if taken else next_slot
-            least = polling.TRICKLE_AGAIN if taken else polling.IDLE_AGAIN
+            least = claiming.TRICKLE_AGAIN if taken else claiming.IDLE_AGAIN
             least = 0.0 if taken == wanted else least
-            claim_at = now + max(least, next_slot - now - polling.HORIZON / 2)
-            if not taken and not in_hand:  # the turn has nothing left to do
-                turn_ends = now
+            claim_at = now + max(least, next_slot - now - account_rules.HORIZON / 2)
+            if not taken and not in_hand:  # the batch has nothing left to do
+                batch_ends = now
         now += fanout.GATHER_SECONDS
     settled = lateness[len(lateness) // 5 :]  # without the time in which it filled
     late = sorted(settled)[len(settled) * 99 // 100]
@@ -96,22 +97,22 @@ def _poisson(chance: random.Random, rate: float, seconds: float) -> Iterator[flo
 
 def formula(rate: float, share: float) -> float:
     """The mean wait of M/D/1 in seconds; for shares below 1."""
-    return share / (2 * (1 - share)) * (1 + polling.SLACK) / rate
+    return share / (2 * (1 - share)) * (1 + account_rules.SLACK) / rate
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What so many turns get done with one account's row."""
+    """What so many batches get done with one account's row."""
 
-    looks: float  # a second
+    polls: float  # a second
     locked: float  # share of the time
     wait: float  # seconds for the row, in the mean
 
 
 def account_row(turns: int, hold: float, speed: float, seconds: float) -> Shared:
-    """`turns` at once, each doing `speed` looks a second, with claims that hold the row `hold`."""
+    """`turns` at once, each doing `speed` polls a second, with claims that hold the row `hold`."""
     chance = random.Random(SEED)
-    # When each turn asks for the row next; first come, first served.
+    # When each batch asks for the row next; first come, first served.
     asking = [chance.uniform(0, BATCH / speed) for _ in range(turns)]
     heapq.heapify(asking)
     free_at, held, done = 0.0, 0.0, 0
@@ -123,7 +124,7 @@ def account_row(turns: int, hold: float, speed: float, seconds: float) -> Shared
         free_at = began + hold
         held += hold
         done += BATCH
-        # The looks of a claim take as long as they take: some answers are slow.
+        # The polls of a claim take as long as they take: some answers are slow.
         heapq.heappush(asking, free_at + chance.gammavariate(16, BATCH / speed / 16))
     span = max(seconds, free_at)
     return Shared(done / span, held / span, statistics.mean(waits))
@@ -131,8 +132,8 @@ def account_row(turns: int, hold: float, speed: float, seconds: float) -> Shared
 
 def told_slots(rate: float) -> Iterator[str]:
     """The first table, for one rate."""
-    yield f"{rate:g} requests a second: lateness of looks by the share of the slots they need"
-    yield "  share       mean       99 %   looks a claim   M/D/1's mean"
+    yield f"{rate:g} requests a second: lateness of polls by the share of the slots they need"
+    yield "  share       mean       99 %   polls a claim   M/D/1's mean"
     for share in SHARES:
         waits = slots(rate, share, max(1_000.0, 50_000 / rate))
         ideal = f"{formula(rate, share):10.3f} s" if share < 1 else "     grows"
@@ -144,25 +145,27 @@ def told_slots(rate: float) -> Iterator[str]:
 def told_row(hold: float, speed: float) -> Iterator[str]:
     """The second table."""
     yield (
-        f"One account's row, held {1000 * hold:g} ms by each claim of {BATCH} looks; "
-        f"a turn does {speed:g} looks a second"
+        f"One account's row, held {1000 * hold:g} ms by each claim of {BATCH} polls; "
+        f"a batch does {speed:g} polls a second"
     )
-    yield f"  no more than {BATCH / hold:,.0f} looks a second, whatever the number of turns"
-    yield "  turns   looks/s   row locked   wait for it"
+    yield f"  no more than {BATCH / hold:,.0f} polls a second, whatever the number of batches"
+    yield "  turns   polls/s   row locked   wait for it"
     for turns in TURNS:
         got = account_row(turns, hold, speed, 60.0)
-        yield f"  {turns:5}   {got.looks:7,.0f}   {got.locked:10.0%}   {1000 * got.wait:8.1f} ms"
+        yield f"  {turns:5}   {got.polls:7,.0f}   {got.locked:10.0%}   {1000 * got.wait:8.1f} ms"
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--hold-ms", type=float, default=5.0, help="of a claim, commit included")
-    parser.add_argument("--turn-speed", type=float, default=400.0, help="looks a second of a turn")
+    parser.add_argument(
+        "--batch-speed", type=float, default=400.0, help="polls a second of a batch"
+    )
     options = parser.parse_args()
     for rate in (5.0, 200.0):
         print(*told_slots(rate), "", sep="\n")
-    print(*told_row(options.hold_ms / 1000, options.turn_speed), sep="\n")
+    print(*told_row(options.hold_ms / 1000, options.batch_speed), sep="\n")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
 
 `benchmarks.schedule` asks the same of a simulation. Here the jobs of both models come in evenly,
 Reelwatch has seen some of each end before, and all that a real system adds is in the delay: claims,
-threads, writing down. For each model the looks that it made are held against those of the best
+threads, writing down. For each model the polls that it made are held against those of the best
 fixed interval at the delay that it had, which is reckoned from the same jobs' durations and adds
-nothing; the first look, which makes sure of the id, is not counted. Spans are divided by a factor.
+nothing; the first poll, which makes sure of the id, is not counted. Spans are divided by a factor.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def rows(jobs: int) -> Iterator[Row]:
             ("before-", 7, BEFORE, 0.0, BEFORE_SECONDS / 2),
             ("", 11, jobs, BEFORE_SECONDS, ARRIVAL_SECONDS),
         ):
-            whole = courses(count, seed, SCALE, f"{prefix}real-", words=False)
+            whole = courses(count, seed, SCALE, f"{prefix}real-", statuses=False)
             for part in range(PARTS):
                 _sleep_until(began + (since + span * part / PARTS) / SCALE)
                 now = whole[part * count // PARTS : (part + 1) * count // PARTS]
@@ -67,17 +67,17 @@ def _sleep_until(at: float) -> None:
 def _told(notes: Sequence[Note], cut_at: float, kind: str, optimum: float) -> Iterator[Row]:
     ended = [note for note in notes if note.ends_at < cut_at]
     late = fmean((note.told_at or cut_at) - note.ends_at for note in ended)
-    looks = fmean(note.looks - 1 for note in notes)
-    # What goes on at the end of the run was looked at until then, by the fixed interval, too.
+    polls = fmean(note.polls - 1 for note in notes)
+    # What goes on at the end of the run was polled until then, by the fixed interval, too.
     lasted = [min(note.ends_at, cut_at) - note.starts_at for note in notes]
     durations = [note.ends_at - note.starts_at for note in ended]
-    fixed = schedule.fixed_looks(durations, late, lasted)
+    fixed = schedule.fixed_polls(durations, late, lasted)
     note = (
-        f"{len(notes)} jobs, {len(ended)} ended, {looks:.1f} looks a job and the first; "
+        f"{len(notes)} jobs, {len(ended)} ended, {polls:.1f} polls a job and the first; "
         f"{SCALE * late:.2f} s late on average; run {SCALE:g} times as fast"
     )
-    yield Row(GOAL, f"{kind}, of fixed", looks / fixed, "", 1.0, "lower", note)
-    yield Row(GOAL, f"{kind}, of the optimum by age", looks / fixed / optimum, "",
+    yield Row(GOAL, f"{kind}, of fixed", polls / fixed, "", 1.0, "lower", note)
+    yield Row(GOAL, f"{kind}, of the optimum by age", polls / fixed / optimum, "",
               OF_OPTIMUM, "lower")  # fmt: skip
 
 

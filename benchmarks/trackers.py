@@ -19,6 +19,7 @@ from sqlalchemy import create_engine, insert
 
 from benchmarks import cpu, peers
 from benchmarks.upstream import Upstream
+from reelwatch.app.celery import LEARN_SECONDS, MESSAGE_EXPIRES, TICK_SECONDS
 from reelwatch.app.embedded import new_secret
 from reelwatch.config import settings
 from reelwatch.jobs import tracking
@@ -217,6 +218,19 @@ def naive_celery(upstream: Upstream, interval: float, rate: float = math.inf) ->
     with _peer("naive Celery", upstream, commands, "", more) as tracker:
         wait_for_worker(more["PEER_BROKER_URL"])
         yield tracker
+
+
+@contextmanager
+def bare_beat() -> Iterator[Process]:
+    """A beat that publishes as often as Reelwatch's, to nobody."""
+    environment = {
+        "PEER_BROKER_URL": new_broker(),
+        "PEER_TICK": str(TICK_SECONDS),
+        "PEER_LEARN": str(LEARN_SECONDS),
+        "PEER_EXPIRES": str(MESSAGE_EXPIRES),
+    }
+    with process(_celery("peer_beat", "beat"), environment) as beat:
+        yield beat
 
 
 @contextmanager

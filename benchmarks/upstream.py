@@ -37,7 +37,7 @@ class Job:
 
     course: Course
     starts_at: float
-    looks: int = 0
+    polls: int = 0
     told_at: float | None = None  # somebody was told that it has ended
     webhook_at: float | None = None
     webhooks: int = 0
@@ -104,7 +104,7 @@ class Note:
     video_id: str
     starts_at: float
     ends_at: float
-    looks: int
+    polls: int
     told_at: float | None
     webhook_at: float | None
     webhooks: int
@@ -115,25 +115,25 @@ def _forget(times: deque[float], now: float) -> None:
         times.popleft()
 
 
-# Equal until its next stage: a body is made once, not at every look.
+# Equal until its next stage: a body is made once, not at every poll.
 @lru_cache(maxsize=100_000)
 def _running(course: Course, starts_at: float, stage: tuple[float, str] | None) -> bytes:
-    share, word = stage or (0.0, "pending")
-    look = _look(course, starts_at, share * course.seconds)
-    body = answers.interrupted(look, word) if stage else answers.running(look)
+    share, status = stage or (0.0, "pending")
+    poll = _poll(course, starts_at, share * course.seconds)
+    body = answers.interrupted(poll, status) if stage else answers.running(poll)
     return answers.json_answer(200, body).body
 
 
 @lru_cache(maxsize=100_000)
 def _ended(course: Course, starts_at: float) -> bytes:
-    look = _look(course, starts_at, course.seconds)
-    failed = answers.failed(look, error=POLICY)
-    return answers.json_answer(200, failed if course.fails else answers.completed(look)).body
+    poll = _poll(course, starts_at, course.seconds)
+    failed = answers.failed(poll, error=POLICY)
+    return answers.json_answer(200, failed if course.fails else answers.completed(poll)).body
 
 
-def _look(course: Course, starts_at: float, age: float) -> answers.Look:
+def _poll(course: Course, starts_at: float, age: float) -> answers.Poll:
     job = answers.Job(course.video_id, course.model, "ok", course.seconds)
-    return answers.Look(job, 1, age, starts_at, 1)
+    return answers.Poll(job, 1, age, starts_at, 1)
 
 
 class Service:
@@ -148,12 +148,12 @@ class Service:
         """Status and JSON body for one request."""
         path, _, query = target.partition("?")
         if path == "/v1/video/query":
-            return self._look(query, key)
+            return self._poll(query, key)
         if path.startswith("/hook"):
             return self._webhook(path, body)
         return self._control(method, path, parse_qs(query), body)
 
-    def _look(self, query: str, key: str) -> tuple[int, bytes]:
+    def _poll(self, query: str, key: str) -> tuple[int, bytes]:
         now, asking = time.time(), self.keys.setdefault(key, Key())
         if not asking.ask(now):
             return 429, b'{"error":{"message":"too many requests","code":"rate_limit"}}'
@@ -161,7 +161,7 @@ class Service:
         if job is None or now < job.starts_at:
             asking.unknown += 1
             return 400, b'{"code":"task_not_exist","message":"task_not_exist","data":null}'
-        job.looks += 1
+        job.polls += 1
         if job.told_at is None and now >= job.ends_at:
             job.told_at = now
         return 200, job.body(now)
@@ -180,7 +180,7 @@ class Service:
     ) -> tuple[int, bytes]:
         if method == "POST" and path == "/jobs":
             for starts_at, course in json.loads(body):
-                stages = tuple((share, word) for share, word in course.pop("stages"))
+                stages = tuple((share, status) for share, status in course.pop("stages"))
                 made = Course(**course, stages=stages)
                 self.jobs[made.video_id] = Job(made, starts_at)
             return 200, b"{}"

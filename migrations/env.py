@@ -9,11 +9,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from reelwatch.config.naming import HERE
-from reelwatch.storage import adoption, db
+from reelwatch.storage import adoption, db, indexes, migrating
 from reelwatch.storage.alembic_filter import is_ours
 from reelwatch.storage.models import Base
-
-LOCK_SECONDS = 10  # behind one that waits for a table's lock everybody else has to wait as well
 
 
 def run(connection: Connection) -> None:
@@ -32,15 +30,19 @@ def run(connection: Connection) -> None:
     with context.begin_transaction():
         if connection.dialect.name == "postgresql":  # two migrating at once: one waits
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7233735)")
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{migrating.LOCK_SECONDS}s'")
         adopted = adoption.prepare(connection)
         if adopted is not None:
             context.get_context().stamp(context.script, adopted)
             notes.append(adoption.take_over(connection, adopted))
+        # A step that makes an index takes one of its name for it, whatever state that is in.
+        if set(context.get_context().get_current_heads()) != set(context.script.get_heads()):
+            notes.extend(indexes.rebuild(connection))
         try:
             context.run_migrations()
         except DBAPIError as error:
             raise adoption.name_taken(error) or error from None
+        notes.extend(f"index {each.name}: {each.advice}" for each in indexes.invalid(connection))
         if not context.get_context().get_current_heads():
             adoption.forget(connection)
 

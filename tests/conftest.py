@@ -1,11 +1,10 @@
 """What every test has: real databases and brokers on request, a clean environment, no network."""
 
 import contextlib
+import gc
 import ipaddress
 import os
-import shutil
 import socket
-import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,27 +13,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 from hypothesis import settings
 
-from tests.processes import be_usual, plain_environment
+from tests.processes import be_usual, in_plain_environment, plain_environment
 from tests.resolver import built
-from tests.servers import PostgresServer, RedisServer, ServerMissing, postgres, redis
+from tests.servers import (
+    DATABASE_KINDS,
+    PostgresServer,
+    RedisServer,
+    ServerMissing,
+    postgres,
+    redis,
+)
 
 if TYPE_CHECKING:  # what needs none of the package's code runs without it
     from reelwatch.sandbox.upstream import Sandbox
+    from tests.databases import PostgresDatabase, SqliteFile
     from tests.logs import Lines
+    from tests.web import Web
 
 # Random examples in CI too: it goes on searching, and prints how to run again what it has found.
-settings.register_profile("ci", derandomize=False, print_blob=True, deadline=None, max_examples=25)
-settings.register_profile("dev", deadline=None)
+settings.register_profile("dev", deadline=None, max_examples=15)
+settings.register_profile("ci", derandomize=False, print_blob=True, deadline=None, max_examples=40)
+settings.register_profile("thorough", print_blob=True, deadline=None, max_examples=2_000)
 settings.load_profile("ci" if "CI" in os.environ else "dev")
-
 
 LONGEST = (
     "test_drill.py",
     "test_producer.py",
     "test_demo.py",
-    "test_cli_service.py",
+    "test_commands_that_run.py",
+    "test_odd_jobs.py",
+    "test_processes.py",
+    "test_pooler.py",
     "test_secrets.py",
 )
 
@@ -44,11 +56,24 @@ def pytest_configure() -> None:
     be_usual()
     os.environ["TZ"] = plain_environment()["TZ"]
     time.tzset()
+    # As structlog has it, but for tracebacks: with all locals and in colours, one takes seconds.
+    *before, _ = structlog.get_config()["processors"]
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*before, plain])
+    gc.disable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: begun last, they would leave the other processes without work."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(
+        key=lambda item: (item.path.name not in LONGEST, "acceptance" not in item.path.parts)
+    )
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays for the whole run: nobody looks through it for what can go."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -81,26 +106,13 @@ def clean_environment() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def in_plain_environment() -> Iterator[None]:
-    before = dict(os.environ)
-    plain = plain_environment()
-    os.environ.clear()
-    os.environ.update(plain)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
 # What a process of ours keeps, by module, and what makes it forget that.
 KEPT = {
     "config.settings": "current.cache_clear",
     "net.upstream": "client_for.cache_clear",
     "storage.forecasts": "_read.clear",
     "jobs.fanout": "stopping.clear",
-    "storage.db": "dispose",
+    "storage.counters": "forget",
 }
 
 
@@ -116,6 +128,10 @@ def forget_all() -> None:
     for module, forget in KEPT.items():
         if loaded := sys.modules.get(f"reelwatch.{module}"):  # not needed so far: nothing kept
             attrgetter(forget)(loaded)()
+    if "reelwatch.storage.db" in sys.modules:
+        from tests import databases  # noqa: PLC0415 - see the top
+
+        databases.forget_others()
 
 
 class Network:
@@ -226,28 +242,23 @@ def redis_url(redis_server: RedisServer) -> str:
     return redis_server.url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=DATABASE_KINDS)
 def database_url(request: pytest.FixtureRequest) -> str:
-    """A new, migrated database; the test runs once on each kind."""
+    """A migrated database, as if new; the test runs once on each kind that is asked for."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
 
 @pytest.fixture
-def sqlite_url(sqlite_template: Path, tmp_path: Path) -> Iterator[str]:
-    """A new, migrated SQLite database."""
-    copy = tmp_path / "reelwatch.db"
-    shutil.copy(sqlite_template, copy)  # with its mode
-    url = f"sqlite:///{copy}"
-    with connections_closed(url):
-        yield url
+def sqlite_url(sqlite_file: "SqliteFile") -> str:
+    """A migrated SQLite database, as if new."""
+    return sqlite_file.renewed()
 
 
 @pytest.fixture
-def postgresql_url(postgres_server: PostgresServer, postgresql_template: str) -> Iterator[str]:
-    """A new, migrated PostgreSQL database."""
-    with new_database(postgres_server, postgresql_template) as url, connections_closed(url):
-        yield url
+def postgresql_url(postgres_database: "PostgresDatabase") -> str:
+    """A migrated PostgreSQL database, as if new."""
+    return postgres_database.renewed()
 
 
 @pytest.fixture
@@ -303,9 +314,11 @@ def sandbox() -> Iterator["Sandbox"]:
         yield running
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=DATABASE_KINDS)
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A new database without a single table, of each kind: for the migrations themselves."""
+    """A new database without a single table: for the migrations themselves."""
+    from tests.databases import connections_closed, new_database  # noqa: PLC0415 - see the top
+
     with contextlib.ExitStack() as stack:
         if request.param == "sqlite":
             (tmp_path / "empty.db").touch()
@@ -318,54 +331,21 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Migrated once for all tests of this process."""
-    template = tmp_path_factory.mktemp("template") / "reelwatch.db"
-    migrate(f"sqlite:///{template}")
-    with contextlib.closing(sqlite3.connect(template)) as connection:
-        # What is still in the log beside it would not be copied.
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return template
+def sqlite_file() -> Iterator["SqliteFile"]:
+    """The SQLite database of this test process."""
+    from tests.databases import SqliteFile  # noqa: PLC0415 - see the top
+
+    with contextlib.closing(SqliteFile()) as file:
+        yield file
 
 
 @pytest.fixture(scope="session")
-def postgresql_template(postgres_server: PostgresServer) -> Iterator[str]:
-    """Migrated once for all tests of this process."""
-    with new_database(postgres_server) as url:
-        migrate(url)
-        postgres_server.seal_database(url)
-        yield url
+def postgres_database(postgres_server: PostgresServer) -> Iterator["PostgresDatabase"]:
+    """The PostgreSQL database of this test process."""
+    from tests.databases import PostgresDatabase  # noqa: PLC0415 - see the top
 
-
-@contextlib.contextmanager
-def new_database(server: PostgresServer, template: str = "") -> Iterator[str]:
-    server.start()
-    url = server.create_database(template)
-    try:
-        yield url
-    finally:
-        server.start()  # the test may have stopped it
-        server.drop_database(url)
-
-
-def migrate(url: str) -> None:
-    # Tests without a database run without the package's database code, too.
-    from reelwatch.storage import migrating  # noqa: PLC0415
-
-    with in_plain_environment(), connections_closed(url):
-        migrating.migrate(url)
-
-
-@contextlib.contextmanager
-def connections_closed(url: str) -> Iterator[None]:
-    """Ends with the package's connections closed: else they add up, and hold up DROP DATABASE."""
-    from reelwatch.storage import db  # noqa: PLC0415 - see above
-
-    try:
-        yield
-    finally:
-        db.engine(url).dispose()
-        db.dispose()
+    with contextlib.closing(PostgresDatabase(postgres_server)) as database:
+        yield database
 
 
 @pytest.fixture
@@ -378,3 +358,22 @@ def uncounted() -> Iterator[None]:
     sys.settrace(None)
     yield
     sys.settrace(counting)
+
+
+@pytest.fixture
+def web(url: str) -> Iterator["Web"]:
+    """The web process without tokens, over each kind of database."""
+    from tests.web import served  # noqa: PLC0415 - see the top
+
+    with served() as running:
+        yield running
+
+
+@pytest.fixture
+def guarded_web(lite: str, monkeypatch: pytest.MonkeyPatch) -> Iterator["Web"]:
+    """The same with a token for each role, see `tests.web.TOKENS`."""
+    from tests.web import VARIABLE, served  # noqa: PLC0415 - see the top
+
+    monkeypatch.setenv("REELWATCH_API_TOKENS", VARIABLE)
+    with served() as running:
+        yield running

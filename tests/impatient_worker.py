@@ -10,5 +10,5 @@ from reelwatch.app import celery, redis_queue, tasks
 celery.REDIS_OPTIONS["visibility_timeout"] = 2
 celery.REDIS_OPTIONS["unacked_restore_interval"] = redis_queue.SWEEP_SECONDS = 0.5
 redis_queue.AGAIN_SECONDS = 1
-tasks.TICK_MISSED_SECONDS, tasks.STANDBY_LOOK_SECONDS = 2.0, 0.5
+tasks.TICK_MISSED_SECONDS, tasks.STANDBY_CHECK_SECONDS = 2.0, 0.5
 main()

@@ -1,6 +1,6 @@
-"""Celery with limits of seconds: `python limited_worker.py TURN SILENCE -A reelwatch worker …`.
+"""Celery with limits of seconds: `python limited_worker.py BATCH SILENCE -A reelwatch worker …`.
 
-TURN is when a turn's process is killed, SILENCE how long the database may say nothing.
+BATCH is when a batch's process is killed, SILENCE how long the database may say nothing.
 """
 
 import sys
@@ -11,8 +11,8 @@ from reelwatch.app import tasks
 from reelwatch.app.celery import app
 from reelwatch.storage import postgresql
 
-turn, postgresql.SILENCE_SECONDS = int(sys.argv.pop(1)), float(sys.argv.pop(1))
+batch, postgresql.SILENCE_SECONDS = int(sys.argv.pop(1)), float(sys.argv.pop(1))
 for task in app.tasks.values():
-    if task.time_limit == tasks.TURN_LIMIT:
-        task.time_limit = turn
+    if task.time_limit == tasks.BATCH_LIMIT:
+        task.time_limit = batch
 main()

@@ -30,6 +30,7 @@ def logging_put_back() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     levels = {name: logging.getLogger(name).level for name in log.QUIET}
+    structured = structlog.get_config()
     try:
         yield
     finally:
@@ -38,7 +39,7 @@ def logging_put_back() -> Iterator[None]:
         for name, before in levels.items():
             logging.getLogger(name).setLevel(before)
         logging.captureWarnings(False)
-        structlog.reset_defaults()
+        structlog.configure(**structured)
         structlog.contextvars.clear_contextvars()
 
 

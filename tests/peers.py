@@ -5,9 +5,11 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self
+
+from reelwatch.net.http import Client, Request, Response
 
 TLS = Path(__file__).parent / "data" / "tls"
 AUTHORITY = str(TLS / "authority.pem")  # vouches for hooks.example.com and 127.0.0.1
@@ -105,7 +107,7 @@ class Peer:
     @property
     def url(self) -> str:
         scheme = "https" if self._tls else "http"
-        return f"{scheme}://127.0.0.1:{self.port}/look?id=1"
+        return f"{scheme}://127.0.0.1:{self.port}/poll?id=1"
 
     def __enter__(self) -> Self:
         return self
@@ -171,3 +173,14 @@ def closed_port() -> Iterator[int]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]
+
+
+def perform(
+    client: Client, requests: Iterable[Request]
+) -> Iterator[tuple[Request, Response | Exception]]:
+    """All of them at once, each with its outcome, as they come."""
+    with client.line() as line:
+        for request in requests:
+            line.send(request, request)
+        while line.under_way:
+            yield from line.results(60.0)

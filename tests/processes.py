@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
@@ -55,6 +55,20 @@ def plain_environment(*more: Mapping[str, str]) -> dict[str, str]:
     for each in more:
         environment |= each
     return environment
+
+
+@contextlib.contextmanager
+def in_plain_environment() -> Iterator[None]:
+    """`plain_environment()` is this process's own meanwhile."""
+    before = dict(os.environ)
+    plain = plain_environment()
+    os.environ.clear()
+    os.environ.update(plain)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @functools.cache

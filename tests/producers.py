@@ -42,6 +42,7 @@ class Shop:
             **UNCOUNTED,
             "SHOP_DATABASE_URL": database_url,
             "SHOP_BROKER_URL": broker_url,
+            "SHOP_UNFILTERED": "1",  # nothing of it changes
             **reelwatch,
         }
         self._engine = create_engine(database_url, poolclass=NullPool)

@@ -1,14 +1,16 @@
 """Rows as Reelwatch would have written them, for tests of what reads, deletes or tells them."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningInsert
 
-from reelwatch.rules.status import FINAL
+from reelwatch.rules.states import FINAL
 from reelwatch.storage import db
 from reelwatch.storage.models import Account, Attempt, Base, Delivery, Job, PollError, Transition
 
@@ -25,9 +27,14 @@ def at(*, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float 
 
 def add(session: Session, table: type[Base], row: Mapping[str, Any]) -> Row:
     """Insert one row; returns all of its columns, defaults and id included."""
+    return dict(session.execute(_insert(table), row).mappings().one())
+
+
+@cache
+def _insert(table: type[Base]) -> ReturningInsert[Any]:
+    """Without values, which would have every statement written anew."""
     made = Base.metadata.tables[table.__tablename__]
-    stored = session.execute(insert(made).values(row).returning(*made.c)).mappings().one()
-    return dict(stored)
+    return insert(made).returning(*made.c)
 
 
 def jobs_in(url: str) -> list[Job]:
@@ -42,6 +49,17 @@ def add_account(session: Session, name: str = "default", **columns: Any) -> Row:
 
 def add_job(session: Session, state: str = "running", **columns: Any) -> Row:
     """A job, by default tracked an hour ago; its other columns fit its state."""
+    return add(session, Job, _job(state, columns))
+
+
+def add_new_jobs(session: Session, ids: Iterable[str], at: datetime, **columns: Any) -> None:
+    """Jobs of no known model, as they are tracked at a moment: each is due at once."""
+    new = {"model": None, "tracked_at": at, "next_poll_at": at, **columns}
+    rows = [_job("pending", new | {"video_id": video_id}) for video_id in ids]
+    session.execute(insert(Base.metadata.tables["jobs"]), rows)
+
+
+def _job(state: str, columns: Mapping[str, Any]) -> Row:
     tracked = columns.get("tracked_at") or at(hours=1)
     end = columns.get("finished_at") or tracked + timedelta(minutes=2)
     row: Row = {
@@ -65,7 +83,7 @@ def add_job(session: Session, state: str = "running", **columns: Any) -> Row:
     if state in ("failed", "expired"):
         code = "upstream_failed" if state == "failed" else "deadline"
         row |= {"error_code": code, "error_message": f"because of {code}"}
-    return add(session, Job, row | columns)
+    return row | dict(columns)
 
 
 def add_transition(session: Session, job: Row, **columns: Any) -> Row:

@@ -66,6 +66,11 @@ __all__ = [
 TLS = ROOT / "tests" / "data" / "tls"
 AUTHORITY = TLS / "authority.pem"  # what clients of servers that speak TLS have to trust
 
+# The kinds of database that the tests of use cases run on: both in CI. Elsewhere one, since it is
+# rare that they differ, and a test that is about one of them asks for that one.
+USUAL_KINDS = "sqlite,postgresql" if "CI" in os.environ else "sqlite"
+DATABASE_KINDS = os.environ.get("PYTEST_DATABASES", USUAL_KINDS).split(",")
+
 START_SECONDS = 60.0  # a cold disk under load; a healthy start takes one or two
 
 POSTGRES_SETTINGS = {
@@ -146,7 +151,7 @@ def rabbitmq_missing() -> str:
     return ""
 
 
-def _roomy_memory() -> str | None:
+def roomy_memory() -> str | None:
     """Where files are kept in memory: a database is made ten times as fast there as on a disk."""
     memory = "/dev/shm"
     try:
@@ -250,9 +255,13 @@ class PostgresServer:
     def url(self) -> str:
         return self._url.render_as_string(hide_password=False)
 
-    def create_database(self, template: str = "") -> str:
+    def create_database(self, template: str = "", *, encoding: str = "") -> str:
         """The URL of a new database: an empty one, or a copy of the one at the URL `template`."""
         name = f"reelwatch_{secrets.token_hex(6)}"
+        if encoding:
+            plain = "TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+            self._execute(f"CREATE DATABASE {{}} ENCODING '{encoding}' {plain}", name)
+            return self._url.set(database=name).render_as_string(hide_password=False)
         source = make_url(template).database if template else "template1"
         self._execute("CREATE DATABASE {} TEMPLATE {}", name, source or "")
         return self._url.set(database=name).render_as_string(hide_password=False)
@@ -313,7 +322,7 @@ class OwnPostgresServer(Server, PostgresServer):
         # Another user may be unable to enter our TMPDIR; /tmp is everybody's.
         shared = "/tmp" if self._owner else None
         self._copy = Folder("programs", self._owner, shared)
-        folder = Folder("postgres", self._owner, _roomy_memory() or shared)
+        folder = Folder("postgres", self._owner, roomy_memory() or shared)
         self._data = folder.path / "data"
         self._programs = self._reachable(programs)
         if follows:
@@ -645,7 +654,7 @@ class RabbitServer(Server):
         self._password = secrets.token_urlsafe(12)
         self._node = f"reelwatch_{secrets.token_hex(6)}@localhost"
         self._mapper: Process | None = None
-        super().__init__(Folder("rabbitmq", parent=_roomy_memory()))
+        super().__init__(Folder("rabbitmq", parent=roomy_memory()))
 
     @property
     def url(self) -> str:

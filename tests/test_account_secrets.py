@@ -55,7 +55,7 @@ def owe(url: str, target: str, account: str) -> str:
         return str(seeding.add_delivery(session, job, step, target=target, **due)["id"])
 
 
-def turn() -> None:
+def run_batch() -> None:
     settings.current.cache_clear()
     delivery.deliver(settings.current(), refuse_callbacks)
 
@@ -67,7 +67,7 @@ def test_each_account_signs_with_its_own(database_url: str) -> None:
         ids = {
             account: owe(database_url, receiver.url, account) for account in ("default", "studio")
         }
-        turn()
+        run_batch()
     came = {request.headers["webhook-id"]: request for request in receiver.requests}
     for account, knows, knows_not in (
         ("studio", (NEWER, OLDER), (SECRET,)),
@@ -93,11 +93,11 @@ def test_without_its_own_it_is_signed_with_nothing_else(
         accounts.setenv("STUDIO_SECRET", value)
     with Receiver() as receiver:
         theirs = owe(database_url, receiver.url, "studio")
-        turn()
+        run_batch()
         with db.reading(database_url) as session:
             failing = session.query(Endpoint).all()
         ours = owe(database_url, receiver.url, "default")
-        turn()
+        run_batch()
     assert [request.headers["webhook-id"] for request in receiver.requests] == [ours]
     assert row_of(database_url, theirs)["state"] == "pending"
     (attempt,) = attempts_of(database_url, theirs)
@@ -115,7 +115,7 @@ def test_a_worker_leaves_webhooks_of_accounts_that_it_does_not_know(
         theirs = [owe(database_url, receiver.url, "studio") for _ in range(20)]
         ours = owe(database_url, receiver.url, "default")
         for _ in range(2):
-            turn()
+            run_batch()
         assert [request.headers["webhook-id"] for request in receiver.requests] == [ours]
         for event_id in theirs:
             row = row_of(database_url, event_id)
@@ -126,7 +126,7 @@ def test_a_worker_leaves_webhooks_of_accounts_that_it_does_not_know(
         said = run("doctor").output
         assert "✗ account studio: 20 webhooks wait, and REELWATCH_ACCOUNTS_FILE does not" in said
         accounts.setenv("REELWATCH_ACCOUNTS_FILE", str(file))
-        turn()
+        run_batch()
     assert {request.headers["webhook-id"] for request in receiver.requests} == {ours, *theirs}
     for request in receiver.requests[1:]:
         Webhook(NEWER).verify(request.body, headers_of(request))
@@ -139,7 +139,7 @@ def test_an_account_that_appears_after_the_survey_is_signed_with_nothing(
     monkeypatch.setattr(strangers, "left", lambda *_: None)
     with Receiver() as receiver:
         theirs = owe(database_url, receiver.url, "studio")
-        turn()
+        run_batch()
     assert receiver.requests == []
     (attempt,) = attempts_of(database_url, theirs)
     assert "this worker does not know the account studio" in str(attempt.error)

@@ -1,8 +1,8 @@
 """Upstream as an adversary: any status, header and body, over real HTTP into real databases.
 
-Every case is one job among good ones, looked at in the same turns. Whatever the peer does: nothing
+Every case is one job among good ones, polled in the same batches. Whatever the peer does: nothing
 crashes, the good jobs end as they should, the job in question is not ended by anything but a known
-final word, what is stored is bounded and readable, and its next look is due.
+final word, what is stored is bounded and readable, and its next poll is due.
 """
 
 import gzip
@@ -31,9 +31,9 @@ from structlog.testing import capture_logs
 from reelwatch.config import settings
 from reelwatch.config.accounts import Account as Configured
 from reelwatch.jobs import polling, tracking
-from reelwatch.net import upstream
+from reelwatch.net import http, upstream
 from reelwatch.rules.answers import Report
-from reelwatch.rules.words import ENDS
+from reelwatch.rules.status import ENDS
 from reelwatch.storage import db
 from reelwatch.storage.models import Account, Base, Delivery, Job, PollError, Transition
 from tests import seeding
@@ -44,18 +44,18 @@ MEGABYTE = 1024 * 1024
 CAP = 4 * MEGABYTE  # what the client takes of a body
 KEY = "sk-test-0123456789"
 RATE = 400.0
-POLL_MIN = 60.0  # seconds: longer than any test, so that each job is looked at once
+POLL_MIN = 60.0  # seconds: longer than any test, so that each job is polled once
 POLL_MAX = 120.0
 LONG_BEFORE = 12.0  # seconds; a peer that drags on does so for longer
 EVENTS = ["completed", "failed", "expired", "status_changed"]
 
 # By the contract with upstream, not by the package's own table.
-FINAL_WORDS = {
+FINAL_STATUSES = {
     *("completed", "success", "succeeded", "succeed", "done", "finished"),
     *("failed", "failure", "fail", "video_generation_failed", "video_upsampling_failed"),
     *("cancelled", "canceled", "rejected", "blocked", "expired", "timeout", "timed_out", "error"),
 }
-SUCCESS_WORDS = {"completed", "success", "succeeded", "succeed", "done", "finished"}
+SUCCESS_STATUSES = {"completed", "success", "succeeded", "succeed", "done", "finished"}
 URL = "https://cdn.example.com/hostile.mp4"
 
 
@@ -109,7 +109,7 @@ def video_url(video_id: str) -> str:
 
 
 def good_cases(count: int) -> dict[str, Case]:
-    """Jobs that are nobody's trouble: some completed, some failed, some still running."""
+    """Jobs that nothing is wrong with: some completed, some failed, some still running."""
     cases = {}
     for number in range(count):
         video_id = f"veo3:good-{number:03}"
@@ -122,7 +122,7 @@ def good_cases(count: int) -> dict[str, Case]:
     return cases
 
 
-# ------------------------------------------------------------------ jobs and turns
+# ------------------------------------------------------------------ jobs and batches
 
 
 Configure = Callable[[str, int], settings.Settings]
@@ -183,16 +183,16 @@ def wake_account(url: str) -> None:
         session.execute(update(Account).values(awake | rested))
 
 
-def look_at_all(made: settings.Settings) -> None:
-    """Turns until every job has been looked at; nothing may go wrong but what a look is told."""
+def poll_all(made: settings.Settings) -> None:
+    """Turns until every job has been polled; nothing may go wrong but what a poll is told."""
 
-    def looked_at() -> bool:
+    def polled_at() -> bool:
         wake_account(made.database_url)
-        polling.poll(made, "default", turn_seconds=5.0)
+        polling.poll(made, "default", batch_seconds=5.0)
         return all(row["polls"] for row in rows(made.database_url, Job))
 
     with capture_logs() as logs:
-        eventually(looked_at, 60.0)
+        eventually(polled_at, 60.0)
     assert [line for line in logs if line["log_level"] in ("error", "critical")] == []
     assert KEY not in str(logs)
     assert max(len(str(line)) for line in logs) < 4_000
@@ -210,13 +210,13 @@ def interleaved(hostile: Mapping[str, Case], good: Mapping[str, Case]) -> list[s
 def run(
     configured: Configure, database_url: str, hostile: Mapping[str, Case], good_ones: int = 12
 ) -> settings.Settings:
-    """Look at the hostile cases and some good ones together, and check all that came of it."""
+    """Poll the hostile cases and some good ones together, and check all that came of it."""
     good = good_cases(good_ones)
     cases = {**hostile, **good}
     with Peer(upstream_with(cases)) as peer:
         made = configured(database_url, peer.port)
         add_jobs(database_url, interleaved(hostile, good))
-        look_at_all(made)
+        poll_all(made)
     check_ends(database_url, cases)
     check_good(database_url, good)
     check_stored(database_url)
@@ -360,7 +360,7 @@ DONE_BYTES = DONE.encode()
 RUNNING = '{"status": "processing", %s}'
 NOT_DONE = '{"status": "%s", "video_url": "' + URL + '"}'
 DEEP = 10_000
-CLOSE = "Connection: close"  # of a whole answer, lest another look meets the end of a connection
+CLOSE = "Connection: close"  # of a whole answer, lest another poll meets the end of a connection
 CHUNKED = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked"
 
 TEXTS = {
@@ -404,7 +404,7 @@ TEXTS = {
         says(NOT_DONE % ("completed" + " " * 100_000 + "x")), "running", "bad_shape"
     ),
     "one huge word": Case(says(NOT_DONE % ("completed" * 20_000)), "running", "bad_shape"),
-    "stage word": Case(says(NOT_DONE % "video_generation_completed"), "running"),
+    "status": Case(says(NOT_DONE % "video_generation_completed"), "running"),
 }  # fmt: skip
 
 NUMBERS = {
@@ -485,9 +485,10 @@ SHAPES = {
     "a success with a huge URL": Case(
         says({"status": "completed", "video_url": "https://x.example/" + "a" * MEGABYTE}),
         "running",
+        "bad_shape",
     ),
     "a success with a bad URL": Case(
-        says({"status": "completed", "video_url": "javascript:alert(1)"}), "running"
+        says({"status": "completed", "video_url": "javascript:alert(1)"}), "running", "bad_shape"
     ),
     "many keys": Case(says({"status": "processing"} | {f"k{n}": n for n in range(50_000)}),
                       "running"),
@@ -714,14 +715,14 @@ def numbered(cases: Mapping[str, Case]) -> dict[str, Case]:
     return {f"veo3:{name.replace(' ', '-')}": case for name, case in cases.items()}
 
 
-def all_final_words() -> dict[str, Case]:
+def all_final_statuses() -> dict[str, Case]:
     """The other side of the promise: a known final word does end a job, over all of the way."""
     return {
-        f"its word is {word}": Case(
-            says({"status": f" {word.upper()}\n", "video_url": URL, "detail": {"a": 1}}),
-            "completed" if word in SUCCESS_WORDS else "failed",
+        f"its word is {status}": Case(
+            says({"status": f" {status.upper()}\n", "video_url": URL, "detail": {"a": 1}}),
+            "completed" if status in SUCCESS_STATUSES else "failed",
         )
-        for word in sorted(FINAL_WORDS)
+        for status in sorted(FINAL_STATUSES)
     }
 
 
@@ -729,7 +730,7 @@ def all_final_words() -> dict[str, Case]:
     "cases",
     [
         TEXTS | NUMBERS | SHAPES,
-        ENCODINGS | HEADS | BREAKS | all_final_words(),
+        ENCODINGS | HEADS | BREAKS | all_final_statuses(),
         SIZES | LARGE,
     ],
     ids=["documents", "messages", "sizes"],
@@ -748,10 +749,10 @@ def test_what_rests_an_account_ends_no_job_and_rests_it_for_a_bounded_time(
     with Peer(upstream_with(hostile | good)) as peer:
         made = configured(database_url, peer.port)
         for number, name in enumerate(hostile):
-            # Each with good ones beside it, whose looks were reserved before the answer came.
+            # Each with good ones beside it, whose polls were reserved before the answer came.
             ids = [name, *list(good)[number * 3 : number * 3 + 3]]
             add_jobs(database_url, ids)
-            look_at_all(made)
+            poll_all(made)
             (account,) = rows(database_url, Account)
             latest = datetime.now(UTC) + timedelta(seconds=3_610)
             assert (account["paused_until"] or latest) <= latest
@@ -847,7 +848,7 @@ DRAGS: dict[str, Script] = {
 def test_no_thread_is_held_past_the_deadline(
     database_url: str, configured: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every peer drags on for much longer than its turn may last."""
+    """Every peer drags on for much longer than its batch may last."""
     monkeypatch.setattr(upstream, "DEADLINE_SECONDS", 1.0)
     good = good_cases(9)
     hostile = numbered({name: Case(script, error="timeout") for name, script in DRAGS.items()})
@@ -856,8 +857,8 @@ def test_no_thread_is_held_past_the_deadline(
         add_jobs(database_url, interleaved(hostile, good))
         with ThreadPoolExecutor(1) as pool, capture_logs() as logs:
             begun = time.monotonic()
-            turn = pool.submit(polling.poll, made, "default", turn_seconds=0.5)
-            turn.result(timeout=3 * LONG_BEFORE)
+            batch = pool.submit(polling.poll, made, "default", batch_seconds=0.5)
+            batch.result(timeout=3 * LONG_BEFORE)
             assert time.monotonic() - begun < LONG_BEFORE
         eventually(lambda: "fanout" not in str(threading.enumerate()), LONG_BEFORE)
         assert [line for line in logs if line["log_level"] == "error"] == []
@@ -873,7 +874,7 @@ def test_no_thread_is_held_past_the_deadline(
 
 
 def finish(made: settings.Settings, hostile: Iterable[str], good: Mapping[str, Case]) -> None:
-    """Look again at good jobs that were unlucky, until all are as they should be."""
+    """Poll again at good jobs that were unlucky, until all are as they should be."""
 
     def done() -> bool:
         stored = jobs(made.database_url)
@@ -884,7 +885,7 @@ def finish(made: settings.Settings, hostile: Iterable[str], good: Mapping[str, C
             due = update(Job).where(Job.video_id.in_(late), Job.lease_token.is_(None))
             session.execute(due.values(next_poll_at=seeding.at(seconds=1)))
         wake_account(made.database_url)
-        polling.poll(made, "default", turn_seconds=0.5)
+        polling.poll(made, "default", batch_seconds=0.5)
         return False
 
     eventually(done, 60.0)
@@ -919,16 +920,25 @@ def goes_wrong(manner: int, line: Line, reply: bytes) -> bool:
 def test_a_connection_that_dies_or_holds_too_much_confuses_no_other_job(
     sqlite_url: str, configured: Configure, monkeypatch: pytest.MonkeyPatch, manner: int
 ) -> None:
-    """One at a time, so that each look gets the connection that the one before has left."""
+    """One at a time, so that each poll gets the connection that the one before has left.
+
+    What came unasked and after the next question nobody could tell from its answer.
+    """
     monkeypatch.setattr(polling, "THREADS", 1)
-    good = good_cases(9)
+    good, all_came, send = good_cases(9), threading.Event(), http.Line.send
+    all_came.set()
+    monkeypatch.setattr(http.Line, "send", lambda *of: (all_came.wait(LONG_BEFORE), send(*of)))
 
     def script(line: Line) -> None:
         going = True
         while going:
             reply = good[asked(line.request())].reply
             assert isinstance(reply, bytes)
-            going = goes_wrong(manner, line, reply)
+            all_came.clear()
+            try:
+                going = goes_wrong(manner, line, reply)
+            finally:
+                all_came.set()
 
     with Peer(script) as peer:
         made = configured(sqlite_url, peer.port)
@@ -946,17 +956,17 @@ def test_a_connection_that_dies_or_holds_too_much_confuses_no_other_job(
 
 
 def test_no_answer_takes_more_than_64_mib(sqlite_url: str, configured: Configure) -> None:
-    """Of what Python holds at a time for a turn: reading, decoding, deciding, writing down."""
+    """Of what Python holds at a time for a batch: reading, decoding, deciding, writing down."""
     hostile = numbered(SIZES | LARGE)
     peaks = {}
     with Peer(upstream_with(hostile | good_cases(1))) as peer:
         made = configured(sqlite_url, peer.port)
         add_jobs(sqlite_url, good_cases(1))
-        look_at_all(made)  # what is made once is there
+        poll_all(made)  # what is made once is there
         for name in hostile:
             add_jobs(sqlite_url, [name])
             tracemalloc.start()
-            look_at_all(made)
+            poll_all(made)
             peaks[name] = tracemalloc.get_traced_memory()[1] // MEGABYTE
             tracemalloc.stop()
     assert {name: peak for name, peak in peaks.items() if peak > 64} == {}
@@ -971,17 +981,17 @@ def test_no_answer_takes_more_than_64_mib(sqlite_url: str, configured: Configure
 VIDEO = "veo3.1-fast:1770350082-trii1OXZc3"
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 
-almost_words = st.sampled_from(
+almost_statuses = st.sampled_from(
     ["completed\x00", "complete", "\ud800failed", "video_generation_completed", "done.", "0"]
 )
-words = st.one_of(
-    st.sampled_from(sorted(FINAL_WORDS)),
+statuses = st.one_of(
+    st.sampled_from(sorted(FINAL_STATUSES)),
     st.sampled_from(["processing", "queued", "unknown", " Completed\n", "FAILED"]),
-    almost_words,
+    almost_statuses,
 )
 texts = st.one_of(
     st.text(st.characters(exclude_categories=()), max_size=20),
-    words,
+    statuses,
     st.sampled_from([VIDEO, VIDEO.partition(":")[2], "sora-2:other", URL, "NaN", "{", "\x00"]),
 )
 leaves = st.one_of(
@@ -1010,8 +1020,8 @@ values = st.recursive(
 documents = st.one_of(
     values,
     st.builds(
-        lambda word, rest: rest | {"status": word},
-        words | values,
+        lambda status, rest: rest | {"status": status},
+        statuses | values,
         st.dictionaries(keys, values, max_size=6),
     ),
 )
@@ -1099,10 +1109,10 @@ wires = st.builds(
 
 
 def may_end(wire: Wire) -> bool:
-    """Does the body's status word permit an end? Read here anew, without the package's help."""
+    """Does the body's status permit an end? Read here anew, without the package's help."""
     if not wire.framed:  # the client may see any part of it
         text = wire.body.decode("latin-1").replace("\x00", "").casefold()
-        return any(word in text for word in FINAL_WORDS)
+        return any(status in text for status in FINAL_STATUSES)
     try:
         document = json.loads(wire.body.decode(json.detect_encoding(wire.body), "replace"))
     except ValueError:
@@ -1111,7 +1121,9 @@ def may_end(wire: Wire) -> bool:
         return False
     inner = document.get("data")
     found = [document.get("status"), inner.get("status") if isinstance(inner, dict) else None]
-    return any(isinstance(word, str) and word.strip().casefold() in FINAL_WORDS for word in found)
+    return any(
+        isinstance(status, str) and status.strip().casefold() in FINAL_STATUSES for status in found
+    )
 
 
 @pytest.fixture
@@ -1131,13 +1143,13 @@ def wire_peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Peer, Callable[
 
 @hypothesis_settings(max_examples=120, suppress_health_check=list(HealthCheck))
 @given(wire=wires)
-def test_a_look_is_a_value_and_only_final_words_end(
+def test_a_poll_is_a_value_and_only_final_statuses_end(
     wire_peer: tuple[Peer, Callable[[Wire], None]], wire: Wire
 ) -> None:
     peer, answer_with = wire_peer
     answer_with(wire)
     account = Configured("default", f"http://127.0.0.1:{peer.port}", KEY, RATE)
-    found = upstream.look(account, VIDEO, NOW)
+    found = upstream.poll(account, VIDEO, NOW)
     ended = isinstance(found.answer, Report) and found.answer.meaning in ENDS
     assert not ended or may_end(wire)
     assert KEY not in repr(found)
@@ -1159,7 +1171,7 @@ def test_whatever_comes_back_is_stored(
     with Peer(upstream_with(hostile | good)) as peer:
         made = configured(database_url, peer.port)
         add_jobs(database_url, interleaved(hostile, good))
-        look_at_all(made)
+        poll_all(made)
     stored = jobs(database_url)
     assert {name: stored[name]["state"] for name in good} == {n: c.state for n, c in good.items()}
     check_good(database_url, good)

@@ -1,5 +1,6 @@
 """What waits for a receiver that is down costs others nothing: by counts, not by clocks."""
 
+import logging
 import re
 import sqlite3
 import time
@@ -17,7 +18,7 @@ from reelwatch.rules import breaker
 from reelwatch.rules.breaker import Verdict
 from reelwatch.sandbox.answers import Answer
 from reelwatch.sandbox.server import LocalService, Request
-from reelwatch.storage import claiming, db, destinations
+from reelwatch.storage import db, destinations, due_deliveries
 from reelwatch.storage.destinations import Call
 from reelwatch.storage.models import Delivery, Destination, Endpoint, Transition
 from tests import seeding
@@ -89,7 +90,7 @@ def claim(url: str, limit: int = 64) -> list[str]:
     with db.transaction(url) as session:
         rows = delivery.claim(session, limit, db.now(session))
         session.rollback()
-    return [row["target"] for row in rows]
+    return [row.target for row in rows]
 
 
 def steps(url: str) -> int:
@@ -155,9 +156,9 @@ def test_no_statement_of_a_claim_by_who_knows_not_all_accounts_goes_through_all_
     with db.reading(database_url) as session:
         now = db.now(session)
         event.listen(engine, "before_cursor_execute", note)
-        assert claiming.survey(session, 64, now, {"default", "studio"})
+        assert due_deliveries.survey(session, 64, now, {"default", "studio"}).ids
         event.remove(engine, "before_cursor_execute", note)
-        assert claiming.survey(session, 64, now, {"studio"}) == []
+        assert due_deliveries.survey(session, 64, now, {"studio"}).ids == []
     with engine.connect() as connection:
         costs = [cost for each, given in statements for cost in plan(connection, each, given)]
         connection.rollback()
@@ -168,8 +169,8 @@ def test_where_each_job_has_a_url_of_its_own_a_claim_sees_a_part(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next one goes on from there: none waits for ever behind those that are left alone."""
-    monkeypatch.setattr(claiming, "WINDOW", 50)
-    monkeypatch.setattr(claiming, "_cut_at", {})
+    monkeypatch.setattr(due_deliveries, "WINDOW", 50)
+    monkeypatch.setattr(due_deliveries, "_cut_at", {})
     fill(sqlite_url)
     alone = steps(sqlite_url)
     pile_up(sqlite_url, targets=BACKLOG)
@@ -189,8 +190,8 @@ def test_a_host_with_as_many_endpoints_as_a_claim_sees_is_claimed_from_again_and
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing that may go stands behind the place of the cut, the walk begins anew."""
-    monkeypatch.setattr(claiming, "WINDOW", 5 * breaker.ALLOWANCE_FIRST)
-    monkeypatch.setattr(claiming, "_cut_at", {})
+    monkeypatch.setattr(due_deliveries, "WINDOW", 5 * breaker.ALLOWANCE_FIRST)
+    monkeypatch.setattr(due_deliveries, "_cut_at", {})
     with db.transaction(database_url) as session:
         for number in range(5):
             for _ in range(12):
@@ -206,7 +207,7 @@ def test_a_host_with_as_many_endpoints_as_a_claim_sees_is_claimed_from_again_and
             assert len(rows) == breaker.ALLOWANCE_FIRST
             told = {"state": "delivered", "delivered_at": now, "next_attempt_at": None,
                     "lease_token": None}  # fmt: skip
-            ids = [row["id"] for row in rows]
+            ids = [row.id for row in rows]
             session.execute(update(Delivery).where(Delivery.id.in_(ids)).values(told))
 
 
@@ -217,7 +218,7 @@ def test_choosing_takes_no_writers_lock(sqlite_url: str) -> None:
     writer = sqlite3.connect(file, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
     with db.reading(sqlite_url) as session:
-        assert claiming.survey(session, 64, db.now(session))
+        assert due_deliveries.survey(session, 64, db.now(session)).ids
     writer.execute("COMMIT")
     writer.close()
 
@@ -258,7 +259,7 @@ def test_events_that_one_endpoint_refuses_hold_up_no_other_of_its_host(
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while sum(path != "/refused" for path in host.paths) < 100 and time.monotonic() < deadline:
-        delivery.deliver(settings, lambda *_: None, turn_seconds=1)
+        delivery.deliver(settings, lambda *_: None, batch_seconds=1)
     taken = [place for place, path in enumerate(host.paths) if path != "/refused"]
     assert len(taken) == 100
     # Some go while nothing is known of it, and in places that nobody else has use for.
@@ -276,7 +277,26 @@ def test_an_event_that_is_always_refused_keeps_no_other_from_being_tried(
             seeding.add_owed(session, target, failures=4, created_at=old, next_attempt_at=old)
         fresh = seeding.add_owed(session, target)["id"]
         rested = seeding.at(seconds=breaker.OPEN_FIRST + 1)
-        down = [Call("one.example.com", target, Verdict.FAILED, False)] * breaker.FAILURES
+        down = [Call("one.example.com", target, Verdict.FAILED, False, rested)] * breaker.FAILURES
         destinations.judge(session, down, rested)
         (row,) = delivery.claim(session, 64, db.now(session))
-    assert row["id"] == fresh
+    assert row.id == fresh
+
+
+def test_a_worker_has_compiled_all_that_a_claim_runs_before_it_forks(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    db.dispose()  # with what other tests have compiled
+    settings = Settings(database=database_url)
+    delivery.rehearse(settings)
+    target = "https://one.example.com/hook"
+    with db.transaction(database_url) as session:
+        owed = seeding.add_owed(session, target)["id"]
+    with (
+        caplog.at_level(logging.INFO, "sqlalchemy.engine"),
+        db.transaction(database_url) as session,
+    ):
+        assert [row.id for row in delivery.claim(session, 64, db.now(session))] == [owed]
+    said = [record.getMessage() for record in caplog.records]
+    assert [each for each in said if each.startswith("[generated in")] == []
+    assert len([each for each in said if each.startswith("[cached since")]) >= 4

@@ -10,8 +10,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from reelwatch.cli.board import SYMBOLS, board, change_line, job_name, left_in_words, note
-from reelwatch.rules.status import State
+from reelwatch.cli.board import SYMBOLS, board, change_line, job_name, note
+from reelwatch.rules.states import State
+from reelwatch.rules.timing.plan import Eta
 from reelwatch.rules.wording import plain, span
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
@@ -33,6 +34,8 @@ def job(**facts: Any) -> dict[str, Any]:
         "upstream_status": "video_generating",
         "polls": 7,
         "tracked_at": ago(75),
+        "upstream_created_at": None,
+        "upstream_finished_at": None,
         "next_poll_at": NOW + timedelta(seconds=3.2),
         "last_polled_at": ago(2),
         "finished_at": None,
@@ -58,21 +61,23 @@ FAILED = ended(
     error_message="[400] Request failed with status code 400 | Reason: PUBLIC_ERROR_SEXUAL",
 )
 EXPIRED = job(state="expired", error_code="deadline", error_message="the deadline passed")
-TROUBLED = job(last_error="rate_limited", errors_in_row=3)
+FAILING = job(last_error="rate_limited", errors_in_row=3)
 
 
-def foretold(p50: float, p90: float, *, slow: bool = False) -> dict[str, Any]:
-    eta = {"p50_seconds": p50, "p90_seconds": p90, "slower_than_95_percent": slow}
-    return job(eta=eta)
+def foretold(p50: float | None, p90: float | None, *, slow: bool = False) -> dict[str, Any]:
+    return job(eta=Eta(p50, p90, slow, 12, 130.9)._asdict())
 
 
 FORETOLD = foretold(41.2, 95.0)
 SLOW = foretold(125.4, 600.0, slow=True)
+UNMEASURED = {**foretold(None, None), "last_polled_at": NOW, "tracked_at": ago(75)}
+UNMEASURED["eta"] |= {"longest_seconds": 60.0}
 EVERY_KIND = [
+    UNMEASURED,
     job(),
     FORETOLD,
     SLOW,
-    TROUBLED,
+    FAILING,
     COMPLETED,
     FAILED,
     EXPIRED,
@@ -99,18 +104,20 @@ class TestAWideTable:
     @pytest.mark.parametrize(
         ("row", "cells"),
         [
-            (job(), ["▸ running", "video_generating", "75s", "7", "4s", "", ""]),
-            (FORETOLD, ["▸ running", "video_generating", "75s", "7", "4s", "~41s", ""]),
-            (SLOW, ["▸ running", "video_generating", "75s", "7", "4s", "~2m05s",
+            (job(), ["▸ running", "video_generating", "1m15s", "7", "4s", "", ""]),
+            (FORETOLD, ["▸ running", "video_generating", "1m15s", "7", "4s", "~41s", ""]),
+            (SLOW, ["▸ running", "video_generating", "1m15s", "7", "4s", "~2m05s",
                     "slower than 95 %"]),
-            (TROUBLED, ["▸ running", "video_generating", "75s", "7", "4s", "", "3x rate_limited"]),
-            (COMPLETED, ["✓ completed", "completed", "66s", "7", "", "", "cdn.sandbox.examp…"]),
-            (FAILED, ["✗ failed", "failed", "66s", "7", "", "", "content_policy: […"]),
-            (EXPIRED, ["? expired", "video_generating", "75s", "7", "4s", "",
+            (UNMEASURED, ["▸ running", "video_generating", "1m15s", "7", "4s", "?",
+                          "longer than any o…"]),
+            (FAILING, ["▸ running", "video_generating", "1m15s", "7", "4s", "", "3x rate_limited"]),
+            (COMPLETED, ["✓ completed", "completed", "1m06s", "7", "", "", "cdn.sandbox.examp…"]),
+            (FAILED, ["✗ failed", "failed", "1m06s", "7", "", "", "content_policy: […"]),
+            (EXPIRED, ["? expired", "video_generating", "1m15s", "7", "4s", "",
                        "deadline: the dea…"]),
-            (ended("cancelled"), ["■ cancelled", "video_generating", "66s", "7", "", "", ""]),
+            (ended("cancelled"), ["■ cancelled", "video_generating", "1m06s", "7", "", "", ""]),
             (job(state="pending", upstream_status=None),
-             ["○ pending", "", "75s", "7", "4s", "", ""]),
+             ["○ pending", "", "1m15s", "7", "4s", "", ""]),
         ],
     )  # fmt: skip
     def test_says_all_of_a_job(self, row: dict[str, Any], cells: list[str]) -> None:
@@ -120,7 +127,7 @@ class TestAWideTable:
 
     def test_has_a_header(self) -> None:
         header = shown(job(), width=120).splitlines()[0].split()
-        assert header == ["Video", "State", "Upstream", "Time", "Looks", "Next", "Left", "Note"]
+        assert header == ["Video", "State", "Upstream", "Time", "Polls", "Next", "Left", "Note"]
 
 
 class TestANarrowTable:
@@ -137,17 +144,19 @@ class TestANarrowTable:
     @pytest.mark.parametrize(
         ("row", "line"),
         [
-            (job(), "veo3.1-fast…-trii1OXZc3 ▸ running   generating    75s     7 4s"),
-            (FORETOLD, "veo3.1-fast…-trii1OXZc3 ▸ running   generating    75s     7 4s,"
+            (job(), "veo3.1-fast…-trii1OXZc3 ▸ running   generating  1m15s     7 4s"),
+            (FORETOLD, "veo3.1-fast…-trii1OXZc3 ▸ running   generating  1m15s     7 4s,"
                        " ~41s"),
-            (SLOW, "veo3.1-fast…-trii1OXZc3 ▸ running   generating    75s     7 4s,"
+            (SLOW, "veo3.1-fast…-trii1OXZc3 ▸ running   generating  1m15s     7 4s,"
                    " ~2m05s, slow"),
-            (TROUBLED, "veo3.1-fast…-trii1OXZc3 ▸ running   generating    75s     7 4s,"
+            (UNMEASURED, "veo3.1-fast…-trii1OXZc3 ▸ running   generating  1m15s     7 4s,"
+                         " no estimate"),
+            (FAILING, "veo3.1-fast…-trii1OXZc3 ▸ running   generating  1m15s     7 4s,"
                        " 3x rate_limited"),
-            (COMPLETED, "veo3.1-fast…-trii1OXZc3 ✓ completed completed     66s     7"
+            (COMPLETED, "veo3.1-fast…-trii1OXZc3 ✓ completed completed   1m06s     7"
                         " cdn.sandbox.example"),
-            (FAILED, "veo3.1-fast…-trii1OXZc3 ✗ failed    failed        66s     7 content_policy"),
-            (EXPIRED, "veo3.1-fast…-trii1OXZc3 ? expired   generating    75s     7 4s, deadline"),
+            (FAILED, "veo3.1-fast…-trii1OXZc3 ✗ failed    failed      1m06s     7 content_policy"),
+            (EXPIRED, "veo3.1-fast…-trii1OXZc3 ? expired   generating  1m15s     7 4s, deadline"),
         ],
     )  # fmt: skip
     def test_says_the_same_in_80_columns(self, row: dict[str, Any], line: str) -> None:
@@ -170,7 +179,7 @@ def test_no_line_is_wider_than_the_screen_and_none_is_wrapped(width: int) -> Non
 def test_every_state_has_a_symbol_and_a_colour_of_its_own() -> None:
     assert set(SYMBOLS) == set(State)
     for place in (0, 1):
-        assert len({look[place] for look in SYMBOLS.values()}) == len(SYMBOLS)
+        assert len({poll[place] for poll in SYMBOLS.values()}) == len(SYMBOLS)
 
 
 def test_a_pipe_gets_no_control_codes() -> None:
@@ -209,7 +218,9 @@ def test_foreign_text_is_only_text(width: int) -> None:
         ({"state": "expired", "error_code": "deadline", "next_poll_at": None}, "deadline"),
     ],
 )
-def test_the_next_look(facts: dict[str, Any], text: str) -> None:
+def test_the_last_column_says_when_the_next_poll_is_or_why_there_is_none(
+    facts: dict[str, Any], text: str
+) -> None:
     assert line_of(job(**facts), 120).endswith(f" {text}")
 
 
@@ -234,7 +245,7 @@ class TestALowTerminal:
         assert lines[-1] == "… and 1 more"
 
     def test_shows_at_least_one_job(self) -> None:
-        assert "… and 8 more" in shown(*EVERY_KIND, width=80, height=2)
+        assert "… and 9 more" in shown(*EVERY_KIND, width=80, height=2)
 
     def test_a_pipe_has_no_height(self) -> None:
         assert "more" not in shown(*[job() for _ in range(200)], width=80)
@@ -259,7 +270,7 @@ class TestAChangeLine:
             (job(), COMPLETED, f"{REAL_ID}  running -> completed  cdn.sandbox.example"),
             (job(), FAILED, f"{REAL_ID}  running -> failed  content_policy"),
             (job(), EXPIRED, f"{REAL_ID}  running -> expired  deadline"),
-            (job(), TROUBLED, f"{REAL_ID}  3x rate_limited"),
+            (job(), FAILING, f"{REAL_ID}  3x rate_limited"),
         ],
     )
     def test_tells_what_is_new(
@@ -272,8 +283,8 @@ class TestAChangeLine:
         [
             (job(), job()),
             (job(), job(polls=8, next_poll_at=NOW + timedelta(seconds=60))),
-            (TROUBLED, job(last_error="rate_limited", errors_in_row=4)),
-            (TROUBLED, job()),
+            (FAILING, job(last_error="rate_limited", errors_in_row=4)),
+            (FAILING, job()),
         ],
     )
     def test_is_empty_when_nothing_moved(
@@ -286,27 +297,9 @@ class TestAChangeLine:
 
 
 @pytest.mark.parametrize(
-    ("row", "text"),
-    [
-        (foretold(41.2, 94.1), "about 41s left (half of such jobs), 90 % within 95s"),
-        (foretold(125.4, 600.0), "about 2m05s left (half of such jobs), 90 % within 10m00s"),
-        (SLOW, "about 2m05s left (half of such jobs), 90 % within 10m00s, "
-               "slower than 95 % of its kind"),
-        (foretold(0.9, 12.0), "may end any moment, 90 % within 12s"),
-        (foretold(0.0, 0.9), "may end any moment"),
-        (foretold(0.0, 0.0, slow=True), "may end any moment, slower than 95 % of its kind"),
-        (job(eta=None), ""),
-        (job(), ""),
-    ],
-)  # fmt: skip
-def test_the_remaining_time_in_words(row: dict[str, Any], text: str) -> None:
-    assert left_in_words(row) == text
-
-
-@pytest.mark.parametrize(
     ("seconds", "text"),
-    [(-1, "0s"), (0, "0s"), (99.9, "99s"), (100, "1m40s"), (5_999, "99m59s"), (6_000, "1h40m"),
-     (172_799, "47h59m"), (172_800, "2d00h"), (99 * 86_400 + 3_600, "99d01h")],
+    [(-1, "0s"), (0, "0s"), (59.9, "59s"), (60, "1m00s"), (3_599, "59m59s"), (3_600, "1h00m"),
+     (86_399, "23h59m"), (86_400, "1d00h"), (99 * 86_400 + 3_600, "99d01h")],
 )  # fmt: skip
 def test_a_span_takes_six_characters_at_most(seconds: float, text: str) -> None:
     assert span(seconds) == text
@@ -318,7 +311,8 @@ def test_another_account_stands_before_the_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "text"), [(URL, "cdn.sandbox.example"), ("https://[broken/x", "https://[broken/x")]
+    ("url", "text"),
+    [(URL, "cdn.sandbox.example"), ("https://[broken/x", "an address that can't be read")],
 )
 def test_a_url_is_told_by_its_host(url: str, text: str) -> None:
     assert note(ended("completed", video_url=url)) == text

@@ -24,6 +24,7 @@ from reelwatch.rules.breaker import (
     allowed,
     host_allowance,
     next_try,
+    released,
     share,
     verdict,
 )
@@ -37,12 +38,26 @@ def later(seconds: float) -> datetime:
 
 def told(kind: Verdict, times: int, breaker: Breaker = WELL, now: datetime = NOW) -> Breaker:
     for _ in range(times):
-        breaker = after(breaker, kind, now)
+        breaker = after(breaker, kind, now, now)
     return breaker
 
 
 def failing(times: int, breaker: Breaker = WELL, now: datetime = NOW) -> Breaker:
     return told(Verdict.FAILED, times, breaker, now)
+
+
+def test_takes_nothing_since_the_first_attempt_that_it_did_not_accept() -> None:
+    first, second = later(1), later(2)
+    for kind in (Verdict.REFUSED, Verdict.FAILED):
+        standing = after(WELL, kind, second, first)
+        assert standing.failing_since == first
+        for next_kind in (Verdict.REFUSED, Verdict.FAILED):
+            assert after(standing, next_kind, later(9), second).failing_since == first
+        assert released(standing) == Breaker(failing_since=first)
+        assert after(released(standing), Verdict.ACCEPTED, later(9), second) == WELL
+    opened = failing(FAILURES)
+    assert opened.failing_since == NOW
+    assert told(Verdict.ACCEPTED, 1, opened).failing_since is None
 
 
 @pytest.mark.parametrize(
@@ -102,7 +117,7 @@ def test_recovery_goes_in_growing_portions() -> None:
     breaker, seen = told(Verdict.ACCEPTED, 1, failing(FAILURES)), []
     for _ in range(5):
         seen.append(allowed(breaker, later(OPEN_FIRST)))
-        breaker = after(breaker, Verdict.ACCEPTED, NOW)
+        breaker = after(breaker, Verdict.ACCEPTED, NOW, NOW)
     assert seen == [1, 2, 4, 8, 8]
 
 
@@ -110,7 +125,7 @@ def test_recovery_goes_in_growing_portions() -> None:
 def test_rests_twice_as_long_each_time_up_to_a_limit(openings: int) -> None:
     breaker, now = failing(FAILURES), later(OPEN_FIRST)
     for _ in range(openings):
-        breaker = after(breaker, Verdict.FAILED, now)
+        breaker = after(breaker, Verdict.FAILED, now, now)
         assert breaker.open_until is not None
         span = (breaker.open_until - now).total_seconds()
         now = breaker.open_until
@@ -122,6 +137,57 @@ def test_calls_that_were_under_way_when_it_opened_change_nothing() -> None:
     assert failing(7, opened, later(OPEN_FIRST / 2)) == opened
 
 
+@pytest.mark.parametrize(
+    ("breaker", "began", "answered", "counts"),
+    [
+        (WELL, 0, None, True),
+        (WELL, 0, -1, True),
+        (WELL, 0, 0, False),  # begun together, and one was answered
+        (WELL, 0, 5, False),  # a call that began later was answered: what hung here is over
+        (failing(FAILURES - 1), 0, 5, False),
+        (failing(FAILURES - 1), 6, 5, True),
+        (failing(FAILURES), OPEN_FIRST - 1, None, False),  # under way when it opened
+        (failing(FAILURES), OPEN_FIRST, None, True),  # the one that decides
+        (failing(FAILURES), OPEN_FIRST, OPEN_FIRST + 1, False),
+        (told(Verdict.ACCEPTED, 1, failing(FAILURES)), 0, OPEN_FIRST, False),
+        (told(Verdict.REFUSED, 1), 0, OPEN_FIRST, False),
+    ],
+)  # fmt: skip
+def test_a_failure_counts_by_when_its_call_began(
+    breaker: Breaker, began: float, answered: float | None, *, counts: bool
+) -> None:
+    """However late it ends: here an hour after all else."""
+    known = None if answered is None else later(answered)
+    told_late = after(breaker, Verdict.FAILED, later(3_600), later(began), known)
+    assert (told_late != breaker) is counts
+
+
+moments = st.integers(0, 100)
+
+
+@given(
+    st.lists(st.tuples(moments, moments, st.booleans()), max_size=40),
+    st.lists(st.tuples(moments, st.integers(0, 1_000)), min_size=FAILURES, max_size=40),
+)
+def test_calls_that_hung_before_one_was_answered_change_nothing_however_they_end(
+    others: list[tuple[int, int, bool]], hung: list[tuple[int, int]]
+) -> None:
+    """All that is told before that, and the order in which calls end, is any."""
+    begins = 101
+    calls = [(took, began, Verdict.FAILED if fails else Verdict.ACCEPTED)
+             for began, took, fails in others]  # fmt: skip
+    breaker = WELL
+    for took, began, said in sorted(calls, key=lambda call: call[:2]):
+        breaker = after(breaker, said, later(began + took), later(began))
+    answered = after(breaker, Verdict.ACCEPTED, later(begins), later(begins))
+    after_hung = answered
+    for began, ended in sorted(hung, key=lambda call: call[1]):
+        after_hung = after(
+            after_hung, Verdict.FAILED, later(begins + ended), later(began), later(begins)
+        )
+    assert after_hung == answered
+
+
 @given(st.lists(st.tuples(st.sampled_from(Verdict), st.floats(0, 1_000)), max_size=60))
 def test_whatever_happens_it_comes_back_when_the_endpoint_works(
     calls: list[tuple[Verdict, float]],
@@ -129,7 +195,7 @@ def test_whatever_happens_it_comes_back_when_the_endpoint_works(
     breaker, now = WELL, NOW
     for said, seconds in calls:
         now += timedelta(seconds=seconds)
-        breaker = after(breaker, said, now)
+        breaker = after(breaker, said, now, now)
         assert 0 <= allowed(breaker, now) <= ALLOWANCE_MAX
         assert breaker.open_until is None or breaker.open_until - now <= timedelta(seconds=OPEN_MAX)
     rested = breaker.open_until or now

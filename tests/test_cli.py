@@ -2,17 +2,22 @@
 
 import json
 import re
+import sqlite3
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 import reelwatch
 from reelwatch.cli import errors
 from reelwatch.cli.main import SECTIONS
+from reelwatch.config import settings
 from reelwatch.jobs import history
+from reelwatch.rules.timing.plan import Eta
 from reelwatch.storage import db, jobrows
 from reelwatch.storage.models import Heartbeat
 from tests import seeding
@@ -50,8 +55,8 @@ def told(commands: pytest.MonkeyPatch, database_url: str) -> dict[str, Any]:
 def test_the_contracts_commands_are_all_there() -> None:
     jobs = "track show list watch update cancel recheck"
     others = "up demo deliveries redeliver accounts doctor sandbox listen secret migrate prune"
-    others += " test-event"
-    added = "simulate"
+    others += " test-event web"
+    added = "simulate alive open"
     contract = f"{jobs} {others} {added}"
     assert set(COMMANDS) == set(contract.split())
 
@@ -148,7 +153,7 @@ def test_a_database_of_an_older_revision_says_what_to_do(
     commands: pytest.MonkeyPatch, database_url: str
 ) -> None:
     with db.engine(database_url).begin() as connection:
-        connection.exec_driver_sql("ALTER TABLE jobs DROP COLUMN error_request_id")
+        connection.exec_driver_sql("ALTER TABLE jobs DROP COLUMN error_message")
     assert "at an older revision than this program: run `reelwatch migrate`" in failed(1, "list")
 
 
@@ -191,6 +196,23 @@ def test_a_bug_is_told_even_with_broken_settings(commands: pytest.MonkeyPatch) -
 def test_a_file_that_may_not_be_written_is_one_line() -> None:
     error = PermissionError(13, "Permission denied", "/etc/x")
     assert errors.failure(error).message == "/etc/x: Permission denied"
+
+
+@pytest.mark.parametrize(("free", "said"), [(0, "the disk is full ({})"), (1, "disk I/O error")])
+def test_a_full_disk_is_told_where_sqlite_tells_an_io_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, said: str
+) -> None:
+    """As it does where it has no room for the index of its log."""
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/x.db")
+    disk = SimpleNamespace(f_bavail=free, f_frsize=32_768)
+    asked = Mock(return_value=disk)
+    monkeypatch.setattr("os.statvfs", asked)
+    settings.current.cache_clear()
+    error = OperationalError("x", {}, sqlite3.OperationalError("disk I/O error"))
+    told = errors.failure(error).message
+    wanted = said.format(tmp_path)
+    assert told == f"the database can't be written to: {wanted}; what was accepted before is kept"
+    asked.assert_called_once_with(tmp_path)
 
 
 # ------------------------------------------------------------------- track
@@ -286,15 +308,26 @@ def test_tracking_nothing_is_wrong_usage(commands: pytest.MonkeyPatch) -> None:
     assert "no JSON" in failed(2, "track", "a", "--metadata", "{")
 
 
-def test_an_empty_file_tracks_nothing(commands: pytest.MonkeyPatch) -> None:
+def test_a_file_that_says_it_has_none_tracks_nothing(commands: pytest.MonkeyPatch) -> None:
     assert json.loads(done("track", "--file", "-", "--json", given="# none\n")) == []
+    assert json.loads(done("track", "--file", "-", "--json", given="[]")) == []
+
+
+def test_a_pipe_through_which_nothing_came_has_failed(commands: pytest.MonkeyPatch) -> None:
+    message = failed(1, "track", "grok:a", "--file", "-", given="")
+    assert message == (
+        "reelwatch: nothing stands in <stdin>: did what writes it fail? "
+        "(`[]` says that there are no ids)\n"
+    )
+    assert json.loads(done("list", "--json")) == []
 
 
 def test_a_long_file_shows_its_progress_on_a_terminal_only(
     commands: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ids = "".join(f"grok:{n}\n" for n in range(jobrows.CHUNK + 1))
-    assert run("track", "--file", "-", given=ids).stderr == "501 ids from <stdin>\n"
+    called = ("--callback-task", "app.told")
+    assert run("track", "--file", "-", *called, given=ids).stderr == "501 ids from <stdin>\n"
     (tmp_path / "ids.txt").write_text(ids)
     screen = Screen()
     monkeypatch.setenv("TERM", "xterm")
@@ -311,7 +344,7 @@ def test_a_story_is_told_in_sentences(told: dict[str, Any]) -> None:
     first, *lines = text.splitlines()
     assert first == "grok:told  ✓ completed"
     assert "  video     https://cdn.example.com/v.mp4" in lines
-    assert "  looks     4" in lines
+    assert "  polls     4" in lines
     sentences = [line[14:] for line in lines if re.match(r"\d\d:\d\d:\d\d\.\d{3}  ", line)]
     assert f"  tells     by webhook at {URL}" in lines
     assert sentences[0] == "tracked"
@@ -324,9 +357,10 @@ def test_a_story_is_told_in_sentences(told: dict[str, Any]) -> None:
 
 def test_a_story_as_json_has_the_contracts_keys(told: dict[str, Any]) -> None:
     story = json.loads(done("show", "grok:told", "--json"))
-    assert list(story) == ["job", "transitions", "poll_errors", "deliveries"]
+    assert list(story) == ["job", "transitions", "poll_errors", "deliveries", "actions"]
     assert story["deliveries"][0]["id"] == told["event"]
     assert [a["http_status"] for a in story["deliveries"][0]["attempts_log"]] == [500, 200]
+    assert "request_headers" in story["deliveries"][0]["attempts_log"][0]
     assert story["job"]["tracked_at"].endswith("Z")
 
 
@@ -337,7 +371,7 @@ def test_a_story_of_an_account_needs_its_name(
         seeding.add_account(session, "acme")
         more = {"account": "acme", "upstream_status": "failed", "metadata": {"user": 7}}
         seeding.add_job(session, "failed", video_id="grok:a", **more)
-    assert "it is for 'acme' (--account)" in failed(1, "show", "grok:a")
+    assert "it is for 'acme'; --account names it" in failed(1, "show", "grok:a")
     text = done("show", "grok:a", "--account", "acme")
     assert "  error     upstream_failed: because of upstream_failed" in text
     assert '  metadata  {"user": 7}' in text
@@ -388,14 +422,14 @@ def test_foreign_text_can_not_drive_the_terminal(
 
 def test_a_list_is_a_table_of_whole_ids(told: dict[str, Any], commands: pytest.MonkeyPatch) -> None:
     lines = done("list").splitlines()
-    assert lines[0].split() == ["VIDEO", "STATE", "TIME", "LEFT", "LOOKS", "NOTE"]
+    assert lines[0].split() == ["VIDEO", "STATE", "TIME", "LEFT", "POLLS", "NOTE"]
     assert lines[1].split() == ["grok:told", "✓", "completed", "2m00s", "4", "cdn.example.com"]
     assert lines[2].split()[-1] == "upstream_failed"
     assert [line.rstrip() for line in lines] == lines
     assert "grok:told" in on_screen(commands, "list")
 
 
-def test_a_list_says_when_jobs_are_looked_at_next(
+def test_a_list_says_when_jobs_are_polled_next(
     commands: pytest.MonkeyPatch, database_url: str
 ) -> None:
     with db.transaction(database_url) as session:
@@ -444,29 +478,58 @@ def test_a_list_and_a_story_say_how_long_a_job_still_takes(
     with db.transaction(database_url) as session:
         seeding.add_account(session)
         know(session, steady(2_900.0))
-        looked: seeding.Row = {"last_polled_at": seeding.at(), "next_poll_at": seeding.at(hours=-1)}
-        seeding.add_job(session, video_id="new", tracked_at=seeding.at(), **looked)
-        seeding.add_job(session, video_id="old", tracked_at=seeding.at(hours=9), **looked)
-        seeding.add_job(session, "expired", video_id="over", **looked)
-        seeding.add_job(session, video_id="odd", model="unheard of", **looked)
+        polled: seeding.Row = {"last_polled_at": seeding.at(), "next_poll_at": seeding.at(hours=-1)}
+        seeding.add_job(session, video_id="new", tracked_at=seeding.at(), **polled)
+        seeding.add_job(session, video_id="old", tracked_at=seeding.at(hours=9), **polled)
+        seeding.add_job(session, "expired", video_id="over", **polled)
+        seeding.add_job(session, video_id="odd", model="unheard of", **polled)
     listed = {line.split()[0]: line for line in done("list").splitlines()}
     assert re.search(r" running +\d+s +~4\dm\d\ds +0 +next poll in ", listed["new"])
     assert re.search(r" 9h00m +~4\dm\d\ds +0 +slower than 95 %, next poll in ", listed["old"])
     assert "~" not in listed["over"] + listed["odd"]
     assert re.search(
-        r"^  eta       about 4\dm\d\ds left \(half of such jobs\), 90 % within 2h[34]\dm$",
+        r"^  eta       about 4\dm\d\ds left \(half of such jobs\), 90 % within 2h[34]\dm; "
+        r"measured on 20 jobs, the longest took 10d00h$",
         done("show", "new"),
         re.MULTILINE,
     )
-    assert re.search(r"^  eta .*, slower than 95 % of its kind$", done("show", "old"), re.MULTILINE)
-    assert not re.search(r"^  eta ", done("show", "over") + done("show", "odd"), re.MULTILINE)
+    assert re.search(
+        r"^  eta .*, slower than 95 % of its kind; ", done("show", "old"), re.MULTILINE
+    )
+    assert not re.search(r"^  eta ", done("show", "over"), re.MULTILINE)
+    few = "no estimate yet: 0 of 5 jobs of this model at this account have ended"
+    assert f"\n  eta       {few}\n" in done("show", "odd")
     jobs = {job["video_id"]: job["eta"] for job in json.loads(done("list", "--json"))}
     assert jobs["over"] is jobs["odd"] is None
-    assert jobs["new"].keys() == {"p50_seconds", "p90_seconds", "slower_than_95_percent"}
+    assert set(jobs["new"]) == set(Eta._fields)
     assert 2_400 < jobs["new"]["p50_seconds"] < 3_000
     assert [jobs[name]["slower_than_95_percent"] for name in ("new", "old")] == [False, True]
     told = json.loads(done("show", "new", "--json"))["job"]["eta"]
     assert told["p50_seconds"] == pytest.approx(jobs["new"]["p50_seconds"], abs=60)
+
+
+def test_how_long_a_job_took_is_one_thing_wherever_it_is_told(
+    commands: pytest.MonkeyPatch, database_url: str
+) -> None:
+    now = seeding.at()
+    ended, noticed = now - timedelta(seconds=100), now - timedelta(seconds=70)
+    with db.transaction(database_url) as session:
+        seeding.add_account(session)
+        seeding.add_job(
+            session, "completed", video_id="v", video_url="https://cdn.example.com/v.mp4",
+            upstream_created_at=ended - timedelta(minutes=5), upstream_finished_at=ended,
+            tracked_at=ended - timedelta(minutes=4), finished_at=noticed,
+        )  # fmt: skip
+        seeding.add_job(session, video_id="open", upstream_created_at=seeding.at(hours=2))
+    listed = done("list")
+    assert re.search(r"^v +✓ completed +5m00s ", listed, re.MULTILINE)
+    assert re.search(r"^open +▸ running +2h00m ", listed, re.MULTILINE)
+    assert re.search(r"^  took      5m00s, noticed 30s later$", done("show", "v"), re.M)
+    assert "  took" not in done("show", "open")
+    told = {job["video_id"]: job["duration_seconds"] for job in json.loads(done("list", "--json"))}
+    assert told == {"v": 300.0, "open": None}
+    (again,) = json.loads(done("track", "v", "--json"))
+    assert again["duration_seconds"] == told["v"]
 
 
 def ids(*args: str) -> list[str]:
@@ -476,11 +539,12 @@ def ids(*args: str) -> list[str]:
 def test_a_list_can_be_narrowed(told: dict[str, Any]) -> None:
     assert ids() == ["grok:told", "grok:untold"]
     assert ids("--state", "failed") == ["grok:untold"]
-    assert ids("--account", "acme") == []
     for since in ("2h", "1d", seeding.at(days=1).isoformat(), f"{seeding.at(days=1):%Y-%m-%d}"):
         assert ids("--since", since) == ["grok:told"]
     assert ids("--since", "72h") == ["grok:told", "grok:untold"]
     assert run("list", "--state", "failed", "--since", "2h").stderr == "no such jobs\n"
+    done("track", "grok:new")
+    assert ids("--state", "open") == ["grok:new"]
 
 
 def test_a_list_says_that_there_are_more(told: dict[str, Any]) -> None:
@@ -528,12 +592,15 @@ def test_the_largest_limit_is_one_that_databases_can_count_to(
 def test_cancelling_and_rechecking_say_what_they_did(told: dict[str, Any]) -> None:
     done("track", "grok:a", "grok:b")
     assert done("recheck", "grok:a", "grok:told") == (
-        "will be looked at now: grok:a\nstays as it is: grok:told has ended, completed\n"
+        "will be polled now: grok:a\nstays as it is: grok:told has ended, completed\n"
     )
     assert done("cancel", "grok:a", "grok:told") == (
         "cancelled grok:a\nstays as it is: grok:told has ended, completed\n"
     )
-    assert [job["state"] for job in json.loads(done("cancel", "grok:b", "--json"))] == ["cancelled"]
+    for changed in (True, False):
+        [job] = json.loads(done("cancel", "grok:b", "--json"))
+        assert (job["state"], job["changed"]) == ("cancelled", changed)
+    assert done("cancel", "grok:b") == "stays as it is: grok:b has ended, cancelled\n"
 
 
 def test_an_unknown_id_among_others_changes_nothing(commands: pytest.MonkeyPatch) -> None:
@@ -562,7 +629,7 @@ def test_deliveries_tell_who_has_what(told: dict[str, Any], commands: pytest.Mon
     rows = json.loads(done("deliveries", "--json"))
     assert [row["id"] for row in rows] == [told["event"], told["dead"]]
     assert rows[1]["last_attempt"]["error"] == "no connection"
-    assert run("deliveries", "grok:none").stderr == "no such events\n"
+    assert run("deliveries", "grok:told", "--state", "pending").stderr == "no such events\n"
     assert on_screen(commands, "deliveries", "--limit", "1").count("\n") == 3
 
 
@@ -632,3 +699,49 @@ def test_an_event_that_does_not_exist_is_a_failure(told: dict[str, Any]) -> None
     message = failed(1, "redeliver", told["event"], "evt_none")
     assert message == "reelwatch: redeliver: no event evt_none\n"
     assert json.loads(done("deliveries", "--state", "pending", "--json")) == []
+
+
+UNKNOWN = {
+    ("list", "--account", "acme"): "account: 'acme' is unknown; known: default",
+    ("list", "--account", "defalut"): "account: 'defalut' is unknown (is 'default' meant?)",
+    ("deliveries", "grok:none"): "no job 'grok:none' is tracked for the account 'default'",
+    ("deliveries", "--account", "acme"): "account: 'acme' is unknown",
+    ("deliveries", "--endpoint", "other.example.com"): "endpoint: no event goes to 'other.example",
+    ("watch", "--account", "acme"): "account: 'acme' is unknown",
+    ("cancel", "--account", "acme", "--yes"): "account: 'acme' is unknown; known: default",
+    ("recheck", "--account", "acme", "--dry-run"): "account: 'acme' is unknown",
+    ("redeliver", "--account", "acme", "--yes"): "account: 'acme' is unknown",
+    ("redeliver", "--endpoint", "other.example.com", "--yes"): "no event goes to 'other.example",
+    ("prune", "--older-than", "9d", "--account", "acme", "--yes"): "account: 'acme' is unknown",
+}
+
+
+@pytest.mark.parametrize("asked", UNKNOWN, ids=" ".join)
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_what_nobody_has_heard_of_is_said_and_fails(
+    told: dict[str, Any], asked: tuple[str, ...], more: tuple[str, ...]
+) -> None:
+    """A name that was mistyped does not pass for a list that happens to be empty."""
+    result = run(*asked, *more)
+    assert result.exit_code == 1
+    assert UNKNOWN[asked] in result.stderr
+    assert result.stdout == ""
+
+
+def test_who_tracks_for_nobody_is_told(commands: pytest.MonkeyPatch) -> None:
+    """On standard error: what programs read stays as it is. The second time it is known."""
+    result = run("track", "grok:a", "grok:b")
+    assert result.stdout == "tracking grok:a\ntracking grok:b\n"
+    assert result.stderr.startswith("2 without a receiver: nobody is called about how they end;")
+    assert "GET /api/v1/events" in result.stderr
+    assert run("track", "grok:a").stderr == ""
+    assert run("track", "grok:c", "--callback-task", "app.told").stderr == ""
+
+
+@pytest.mark.parametrize("value", ["", " ", ",", " , "])
+def test_no_names_at_all_are_no_choice(commands: pytest.MonkeyPatch, value: str) -> None:
+    for command in ("track", "update"):
+        result = run(command, "grok:a", "--events", value)
+        assert result.exit_code == 2
+        assert "names nothing; without the option the default holds" in result.stderr
+    assert json.loads(done("list", "--json")) == []

@@ -194,7 +194,7 @@ def test_an_id_of_another_account_is_told_with_its_account(url: str) -> None:
         assert told.exit_code == 1
         assert told.stderr == (
             "reelwatch: no job 'grok:a' is tracked for the account 'default'; "
-            "it is for 'acme' (--account)\n"
+            "it is for 'acme'; --account names it\n"
         )
     assert done("cancel", "grok:a", "--account", "acme") == "cancelled grok:a\n"
 
@@ -207,9 +207,9 @@ def test_recheck_takes_up_what_it_can_of_a_filter(url: str) -> None:
     add_job(url, "x:lost", "failed", error_code="not_found")
     add_job(url, "x:failed", "failed")
     add_job(url, "x:completed", "completed")
-    assert "look at 5 jobs" in refused("recheck", "--prefix", "x:")
-    assert done("recheck", "--state", "expired", "--yes") == "will look now at 2 jobs\n"
-    assert done("recheck", "--prefix", "x:", "--yes") == "will look now at 5 jobs\n"
+    assert "poll 5 jobs" in refused("recheck", "--prefix", "x:")
+    assert done("recheck", "--state", "expired", "--yes") == "will be polled now: 2 jobs\n"
+    assert done("recheck", "--prefix", "x:", "--yes") == "will be polled now: 5 jobs\n"
     assert states(url) == {
         **dict.fromkeys(("x:expired", "x:given-up", "x:cancelled", "x:lost"), "pending"),
         "x:running": "running",
@@ -233,7 +233,7 @@ def while_asked(monkeypatch: pytest.MonkeyPatch, url: str, table: Any, **columns
     ("command", "was", "told"),
     [
         ("cancel", "pending", "cancelled 0 jobs"),
-        ("recheck", "pending", "will look now at 0 jobs"),
+        ("recheck", "pending", "rechecked 0 jobs"),
     ],
 )
 def test_what_left_the_state_while_somebody_was_asked_is_left_out(
@@ -279,7 +279,7 @@ main(sys.argv[1:])
 """
 
 
-def test_ctrl_c_ends_it_with_whole_turns_and_says_how_far_it_came(url: str) -> None:
+def test_ctrl_c_ends_it_with_whole_batches_and_says_how_far_it_came(url: str) -> None:
     for number in range(6):
         add_job(url, f"grok:{number}")
     args = [sys.executable, "-c", INTERRUPTED, "cancel", "--model", "grok", "--yes"]
@@ -306,13 +306,13 @@ def test_ctrl_c_while_a_file_is_taken_in_says_how_far_it_came(url: str, tmp_path
 def test_what_goes_wrong_on_the_way_says_how_far_it_came(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def turns() -> Iterator[int]:
+    def batches() -> Iterator[int]:
         yield 500
         yield 499  # one had ended
         raise OSError("the database is gone")
 
     with pytest.raises(OSError, match="the database is gone"):
-        many.through(turns(), 2_000, "cancelled {} job", int)
+        many.through(batches(), 2_000, "cancelled {} job", int)
     assert capsys.readouterr().err == (
         "reelwatch: stopped: cancelled 999 jobs of 2,000; the others are as they were, the same "
         "command goes on with them\n"
@@ -442,10 +442,14 @@ def test_events_are_found_by_what_they_are(chosen: tuple[str, ...], which: str, 
         "d": add_event(url, "delivered", target="app.done@q", channel="celery"),
     }
     expected = {ids[name] for name in which}
-    result = json.loads(done("redeliver", *chosen, "--yes", "--json"))
-    assert set(result["ids"]) == expected
+    if not expected and chosen[0] == "--endpoint":
+        unknown = run("redeliver", *chosen, "--yes")
+        assert (unknown.exit_code, "endpoint: no event goes to" in unknown.stderr) == (1, True)
+    else:
+        result = json.loads(done("redeliver", *chosen, "--yes", "--json"))
+        assert set(result["ids"]) == expected
     assert pending(url) == expected
-    if chosen[0] in ("--endpoint", "--account"):
+    if expected and chosen[0] in ("--endpoint", "--account"):
         listed = json.loads(done("deliveries", *chosen, "--json"))
         assert {row["id"] for row in listed} == expected
 

@@ -18,7 +18,7 @@ from standardwebhooks.webhooks import Webhook
 from reelwatch.cli.test_event import VIDEO_URL, sample
 from reelwatch.config import settings
 from reelwatch.rules import events, hints
-from reelwatch.rules.status import EventType
+from reelwatch.rules.states import EventType
 from reelwatch.sandbox.answers import Answer
 from reelwatch.sandbox.listener import Listener
 from tests.commands import command_environment, run
@@ -26,7 +26,7 @@ from tests.environment import SECRET, set_variables
 from tests.peers import closed_port
 from tests.processes import Process, free_port, process
 from tests.test_delivery import Receiver, headers_of, says
-from tests.test_events import SUBJECT
+from tests.test_events import ROW
 
 STUDIO = "whsec_" + base64.b64encode(b"the secret of another studio..").decode()
 
@@ -44,7 +44,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.Mon
 
 
 class TestEvents:
-    def test_a_receiver_that_takes_it(self, here: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_that_a_receiver_takes_are_told_as_taken(
+        self, here: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         """It is signed, marked as a test, shaped as all events are, and kept nowhere."""
         with Listener([SECRET]) as receiver:
             shown = f"POST {receiver.url}/hook?…\n"
@@ -70,12 +72,12 @@ class TestEvents:
 
     def test_it_has_the_keys_of_a_real_one(self) -> None:
         now = datetime.now(UTC)
-        real = events.body(EventType.COMPLETED, now, SUBJECT, None, None)
+        real = events.body(EventType.COMPLETED, now, ROW, None, None)
         data = sample("default", now)["data"]
         assert data.pop("test") is True
         assert list(data) == list(real["data"])
 
-    def test_for_programs(self, here: pytest.MonkeyPatch) -> None:
+    def test_are_told_to_programs_as_json(self, here: pytest.MonkeyPatch) -> None:
         with Receiver(says(200, body=b"thanks")) as receiver:
             said = run("test-event", receiver.url, "--json")
         (request,) = receiver.requests
@@ -117,8 +119,10 @@ class TestEvents:
             (says(410), "ends the delivery of an event at once"),
         ],
     )
-    def test_one_that_does_not(self, here: pytest.MonkeyPatch, answer: Answer, hint: str) -> None:
-        """It is tried once, and what to look at is said."""
+    def test_that_a_receiver_refuses_are_told_with_its_answer(
+        self, here: pytest.MonkeyPatch, answer: Answer, hint: str
+    ) -> None:
+        """It is tried once, and what to poll is said."""
         with Receiver(answer) as receiver:
             said = run("test-event", receiver.url)
             machine = run("test-event", receiver.url, "--json")
@@ -132,14 +136,14 @@ class TestEvents:
         assert hint in found["hint"]
         assert found["http_status"] == answer.status
 
-    def test_nobody_answers(self, here: pytest.MonkeyPatch) -> None:
+    def test_to_nobody_are_told_as_not_answered(self, here: pytest.MonkeyPatch) -> None:
         with closed_port() as port:
             said = run("test-event", f"http://127.0.0.1:{port}/")
         assert said.exit_code == 1
         assert "reelwatch: no answer: " in said.stderr
         assert "does the receiver run, and can it be reached from this machine?" in said.stderr
 
-    def test_one_that_is_too_slow(self, here: pytest.MonkeyPatch) -> None:
+    def test_that_a_receiver_takes_too_long_for_are_told_so(self, here: pytest.MonkeyPatch) -> None:
         here.setenv("REELWATCH_WEBHOOK_TIMEOUT", "300ms")
         with Receiver(Answer(200, MappingProxyType({}), b"", 5)) as receiver:
             said = run("test-event", receiver.url)
@@ -177,7 +181,7 @@ class TestEvents:
         assert (said.exit_code, said.stdout) == (1, "")
         assert "WEBHOOK_ALLOW=127.0.0.1,10.0.0.0/8,localhost permits it" in said.stderr
 
-    def test_a_name_that_leads_nowhere(self, here: pytest.MonkeyPatch) -> None:
+    def test_to_a_name_that_leads_nowhere_are_told_so(self, here: pytest.MonkeyPatch) -> None:
         said = run("test-event", "https://localhost.example.com/")
         assert said.exit_code == 1
         assert "does the receiver run" in said.stderr
@@ -192,7 +196,7 @@ class TestEvents:
             said = run("test-event", receiver.url)
         assert "has the receiver the secret that stands in none.db.secret here" in said.stderr
 
-    def test_without_a_secret(self, here: pytest.MonkeyPatch) -> None:
+    def test_are_not_sent_without_a_secret(self, here: pytest.MonkeyPatch) -> None:
         here.delenv("WEBHOOK_SECRET")
         said = run("test-event", "https://hooks.example.com/")
         assert said.exit_code == 2
@@ -358,7 +362,7 @@ def test_where_no_server_can_be(host: str, said: str) -> None:
         assert re.search(f"^reelwatch: {said}", result.stderr)
 
 
-def test_listen_on_ipv6(tmp_path: Path) -> None:
+def test_listen_takes_an_ipv6_address(tmp_path: Path) -> None:
     port = free_port()
     args = ["reelwatch", "listen", "--host", "::1", "--port", str(port)]
     with process(args, {"WEBHOOK_SECRET": SECRET}, tmp_path) as receiver:

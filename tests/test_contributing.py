@@ -18,7 +18,7 @@ def paths(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", sorted(set(paths(TEXT))))
-def test_every_path_exists(path: str) -> None:
+def test_every_path_in_it_exists(path: str) -> None:
     found = [*ROOT.glob(path), *(ROOT / "worker/reelwatch").glob(path)]
     assert found
 

@@ -3,12 +3,11 @@
 import multiprocessing
 import os
 import re
-import shutil
 import socket
+import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -17,30 +16,46 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import CheckConstraint, UniqueConstraint, insert, inspect, select, text, update
+from sqlalchemy import (
+    CheckConstraint,
+    Integer,
+    UniqueConstraint,
+    event,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from reelwatch.config.naming import HERE
-from reelwatch.storage import alembic_filter, db, migrating, postgresql
+from reelwatch.storage import alembic_filter, db, journal, migrating, postgresql
 from reelwatch.storage.models import (
     Account,
+    Action,
+    ActionJob,
     Attempt,
     Base,
     Delivery,
     Destination,
     DurationCurve,
     Endpoint,
+    Event,
     Heartbeat,
     Job,
     PollError,
+    RedeliveryOrder,
     RefusedMessage,
     Transition,
     UtcDateTime,
     WaitingMessage,
     table_of,
 )
-from tests.conftest import new_database
 from tests.proxy import Weather, detour
 from tests.servers import PostgresServer, eventually, process
 
@@ -73,6 +88,44 @@ def test_a_forked_child_has_its_own_connections(database_url: str) -> None:
         child.join(30)
         assert child.exitcode == 0
         assert session.execute(text("SELECT 43")).scalar_one() == 43
+
+
+class Compiled(FunctionElement[int]):
+    """Counts how often a statement with it is compiled."""
+
+    inherit_cache = True
+    name = "compiled"
+    type = Integer()
+    times = 0
+
+
+@compiles(Compiled)
+def _compile_and_count(_element: Compiled, _compiler: SQLCompiler, **_options: object) -> str:
+    Compiled.times += 1
+    return "42"
+
+
+def test_a_forked_child_knows_what_its_parent_has_compiled(database_url: str) -> None:
+    """And neither asks for the revision again, nor what kind of server it is."""
+    fork = multiprocessing.get_context("fork")
+    answers: multiprocessing.Queue[tuple[int, int, int]] = fork.Queue()
+    statement = select(Compiled())
+
+    def ask() -> None:
+        statements: list[str] = []
+        event.listen(db.engine(database_url), "before_cursor_execute",
+                     lambda _c, _cursor, said, *_: statements.append(said))  # fmt: skip
+        with db.reading(database_url) as session:
+            found = session.execute(statement).scalar_one()
+        answers.put((found, Compiled.times, len([s for s in statements if s != "BEGIN"])))
+
+    with db.reading(database_url) as session:
+        assert session.execute(statement).scalar_one() == 42
+        times = Compiled.times
+        child = fork.Process(target=ask)
+        child.start()
+        assert answers.get(timeout=30) == (42, times, 1)
+        child.join(30)
 
 
 def test_dispose_closes_the_connections(postgresql_url: str) -> None:
@@ -237,7 +290,7 @@ def test_no_time_stays_no_time(database_url: str) -> None:
     with db.transaction(database_url) as session:
         dialect = session.get_bind().dialect
         assert UtcDateTime().process_bind_param(None, dialect) is None
-        assert UtcDateTime().process_result_value(None, dialect) is None
+        assert UtcDateTime().result_processor(dialect, None)(None) is None
 
 
 # ----------------------------------------------------------------- migrations
@@ -298,7 +351,7 @@ def test_what_failed_without_a_result_is_completed(empty_database_url: str) -> N
 OLD_END = ("failed", "no_result")
 
 
-def test_models_equal_migrations(database_url: str) -> None:
+def test_the_migrated_schema_is_that_of_the_models(database_url: str) -> None:
     with db.engine(database_url).connect() as connection:
         context = MigrationContext.configure(
             connection,
@@ -369,6 +422,32 @@ def test_several_processes_may_migrate_at_once(empty_database_url: str, tmp_path
     current, newest = db.revisions(empty_database_url)
     assert current == newest
     assert tables(empty_database_url) == set(Base.metadata.tables)
+
+
+def open_together(path: Path, go: threading.Barrier, found: list[object]) -> None:
+    connection = sqlite3.connect(path, timeout=30)
+    go.wait(30)
+    try:
+        journal.use_wal(connection, 30)
+        found.append(connection.execute("PRAGMA journal_mode").fetchone()[0])
+    except sqlite3.Error as error:
+        found.append(error)
+    finally:
+        connection.close()
+
+
+def test_several_that_open_a_new_file_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    """SQLite itself refuses all but one of them now and then, so it is tried often."""
+    found: list[object] = []
+    for number in range(60):
+        go = threading.Barrier(3)
+        given = (tmp_path / f"{number}.db", go, found)
+        threads = [threading.Thread(target=open_together, args=given) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert found == ["wal"] * 180
 
 
 def test_alembics_own_command_takes_database_url(empty_database_url: str) -> None:
@@ -461,6 +540,12 @@ DELIVERY: dict[str, Any] = {
     "state": "pending", "created_at": AT, "next_attempt_at": AT,
 }  # fmt: skip
 ATTEMPT: dict[str, Any] = {"id": 1, "delivery_id": "evt_1", "at": AT, "duration_ms": 5}
+EVENT: dict[str, Any] = {
+    "id": 1, "event_id": "evt_1", "job_id": 1, "sequence": 1, "account": "default",
+    "type": "video.completed", "at": AT,
+}  # fmt: skip
+ACTION: dict[str, Any] = {"id": 1, "at": AT, "who": "cli:kim", "action": "cancel", "count": 1}
+ACTION_JOB: dict[str, Any] = {"job_id": 1, "action_id": 1}
 
 COMPLETED = {
     "state": "completed",
@@ -486,8 +571,21 @@ WAITING: dict[str, Any] = {
     "next_try_at": AT,
 }  # fmt: skip
 REFUSED: dict[str, Any] = {
-    "id": "an-id", "task": "track", "reason": "bad", "worker": "w", "first_at": AT, "last_at": AT,
+    "id": "an-id",
+    "task": "track",
+    "reason": "bad",
+    "worker": "w",
+    "first_at": AT,
+    "last_at": AT,
     "count": 1,
+}
+ORDER = {
+    "id": 1,
+    "key": "once",
+    "ordered_by": "ops",
+    "wanted": {},
+    "state": "running",
+    "created_at": AT,
 }  # fmt: skip
 
 
@@ -497,8 +595,10 @@ NOT_OF_A_JOB = (
     Endpoint,
     DurationCurve,
     Heartbeat,
+    RedeliveryOrder,
     RefusedMessage,
     WaitingMessage,
+    Action,
 )
 
 
@@ -517,22 +617,11 @@ def complete_story() -> list[tuple[type[Base], dict[str, Any]]]:
         (DurationCurve, CURVE),
         (WaitingMessage, WAITING),
         (RefusedMessage, REFUSED),
+        (RedeliveryOrder, ORDER),
+        (Event, EVENT),
+        (Action, ACTION),
+        (ActionJob, ACTION_JOB),
     ]
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def shared_url(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """A migrated database for many tests, none of which commits anything."""
-    if request.param == "sqlite":
-        copy = tmp_path_factory.mktemp("shared") / "reelwatch.db"
-        shutil.copyfile(request.getfixturevalue("sqlite_template"), copy)
-        yield f"sqlite:///{copy}"
-        return
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    with new_database(server, request.getfixturevalue("postgresql_template")) as url:
-        yield url
 
 
 def try_to_store(url: str, table: type[Base], *rows: dict[str, Any]) -> None:
@@ -577,23 +666,29 @@ NONSENSE: list[tuple[str, type[Base], dict[str, Any]]] = [
     ("ck_transitions_states_known", Transition, {"from_state": "new"}),
     ("ck_transitions_states_known", Transition, {"to_state": "done"}),
     ("ck_poll_errors_count_positive", PollError, {"count": 0}),
+    ("ck_redeliveries_state_known", RedeliveryOrder, {"state": "stopped"}),
+    ("ck_redeliveries_done_has_end", RedeliveryOrder, {"finished_at": AT}),
     ("ck_waiting_messages_tries_positive", WaitingMessage, {"tries": 0}),
     ("ck_refused_messages_count_positive", RefusedMessage, {"count": 0}),
     ("ck_destinations_counts_not_negative", Destination, {"allowance": 0}),
     ("ck_destinations_counts_not_negative", Destination, {"failures": -1}),
     ("ck_endpoints_counts_not_negative", Endpoint, {"openings": -1}),
-    ("ck_deliveries_channel_known", Delivery, {"channel": "pigeon"}),
+    ("ck_deliveries_channel_known", Delivery, {"channel": ""}),
     ("ck_deliveries_state_known", Delivery, DEAD | {"state": "lost"}),
     ("ck_deliveries_pending_has_due", Delivery, {"next_attempt_at": None}),
     ("ck_deliveries_pending_has_due", Delivery, DEAD | {"next_attempt_at": AT}),
     ("ck_deliveries_delivered_has_time", Delivery, DELIVERED | {"delivered_at": None}),
     ("ck_deliveries_delivered_has_time", Delivery, DEAD | {"delivered_at": AT}),
     ("ck_deliveries_lease_is_pending", Delivery, DEAD | {"lease_token": "t"}),
+    ("ck_events_position_positive", Event, {"position": 0}),
+    ("ck_actions_count_not_negative", Action, {"count": -1}),
 ]
 TWICE: list[tuple[str, type[Base], dict[str, Any]]] = [
     ("uq_jobs_account_video_id", Job, {"id": 2}),
     ("uq_transitions_job_id_sequence", Transition, {"id": 2}),
     ("uq_deliveries_transition_id_channel", Delivery, {"id": "evt_2"}),
+    ("uq_redeliveries_key", RedeliveryOrder, {"id": 2}),
+    ("uq_events_job_id_sequence", Event, {"id": 2}),
 ]
 ROW_OF = dict(complete_story())
 
@@ -612,19 +707,19 @@ def refusal_of(error: IntegrityError) -> str:
 
 @pytest.mark.parametrize(("constraint", "table", "changes"), NONSENSE)
 def test_nonsense_is_not_stored(
-    shared_url: str, constraint: str, table: type[Base], changes: dict[str, Any]
+    database_url: str, constraint: str, table: type[Base], changes: dict[str, Any]
 ) -> None:
     with pytest.raises(IntegrityError) as caught:
-        try_to_store(shared_url, table, ROW_OF[table] | changes)
+        try_to_store(database_url, table, ROW_OF[table] | changes)
     assert refusal_of(caught.value) == constraint
 
 
 @pytest.mark.parametrize(("constraint", "table", "changes"), TWICE)
 def test_nothing_is_stored_twice(
-    shared_url: str, constraint: str, table: type[Base], changes: dict[str, Any]
+    database_url: str, constraint: str, table: type[Base], changes: dict[str, Any]
 ) -> None:
     with pytest.raises(IntegrityError) as caught:
-        try_to_store(shared_url, table, ROW_OF[table], ROW_OF[table] | changes)
+        try_to_store(database_url, table, ROW_OF[table], ROW_OF[table] | changes)
     assert refusal_of(caught.value) == constraint
 
 
@@ -658,8 +753,10 @@ def test_every_constraint_has_its_nonsense() -> None:
         (Delivery, DEAD),
     ],
 )
-def test_sense_is_stored(shared_url: str, table: type[Base], changes: dict[str, Any]) -> None:
-    try_to_store(shared_url, table, ROW_OF[table] | changes)
+def test_rows_that_make_sense_are_stored(
+    database_url: str, table: type[Base], changes: dict[str, Any]
+) -> None:
+    try_to_store(database_url, table, ROW_OF[table] | changes)
 
 
 @pytest.mark.parametrize(
@@ -671,13 +768,16 @@ def test_sense_is_stored(shared_url: str, table: type[Base], changes: dict[str, 
         (Delivery, {"job_id": 99}),
         (Delivery, {"transition_id": 99}),
         (Attempt, {"delivery_id": "evt_99"}),
+        (Event, {"job_id": 99}),
+        (ActionJob, {"job_id": 99}),
+        (ActionJob, {"action_id": 99}),
     ],
 )
 def test_nothing_refers_to_nothing(
-    shared_url: str, table: type[Base], changes: dict[str, Any]
+    database_url: str, table: type[Base], changes: dict[str, Any]
 ) -> None:
     with pytest.raises(IntegrityError, match=r"(?i)foreign key"):
-        try_to_store(shared_url, table, ROW_OF[table] | changes)
+        try_to_store(database_url, table, ROW_OF[table] | changes)
 
 
 def test_a_job_takes_its_story_along(database_url: str) -> None:
@@ -693,3 +793,22 @@ def test_a_job_takes_its_story_along(database_url: str) -> None:
 
 def count_of(session: Session, table: type[Base]) -> int:
     return len(session.execute(select(table)).all())
+
+
+# --------------------------------------------------- connections to PostgreSQL
+
+
+def test_a_url_says_how_long_to_wait_and_never_which_encoding() -> None:
+    url = "postgresql+psycopg://h/d?connect_timeout=3&client_encoding=LATIN1"
+    made = postgresql.new_engine(url)
+    _, options = made.dialect.create_connect_args(made.url)
+    waits = {name: options[name] for name in postgresql.PATIENCE}
+    assert waits == {**postgresql.PATIENCE, "connect_timeout": "3"}
+    assert options["client_encoding"] == "UTF8"
+
+
+def test_a_process_closes_its_connections_when_it_ends(postgresql_url: str) -> None:
+    careful = {"DATABASE_URL": postgresql_url, "PYTHONDEVMODE": "1"}
+    with process(["reelwatch", "list"], careful) as listing:
+        assert listing.wait(60) == 0
+        assert "ResourceWarning" not in listing.output

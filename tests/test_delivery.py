@@ -12,20 +12,23 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 from standardwebhooks.webhooks import Webhook
 from svix.webhooks import Webhook as SvixWebhook
 from svix.webhooks import WebhookVerificationError
 
-from reelwatch.app import tasks
+from reelwatch.app import callbacks, tasks
+from reelwatch.app.callbacks import send_callback
 from reelwatch.app.celery import configuration
 from reelwatch.config.settings import Settings
 from reelwatch.errors import Refused
 from reelwatch.jobs import delivery, redelivery
+from reelwatch.jobs.channels import SendTask, webhook
 from reelwatch.rules import breaker
 from reelwatch.rules.durations import parse_webhook_timeout
+from reelwatch.rules.retry import Outcome
 from reelwatch.sandbox.answers import Answer
 from reelwatch.sandbox.listener import Listener, Received
 from reelwatch.sandbox.server import LocalService, Request
@@ -33,6 +36,8 @@ from reelwatch.storage import db, surveys
 from reelwatch.storage.destinations import deliveries
 from reelwatch.storage.filters import EventFilter
 from reelwatch.storage.models import Attempt, Delivery, Destination, Endpoint
+from reelwatch.storage.outcomes import EXCERPT_LIMIT
+from reelwatch.storage.walking import Owed
 from tests import seeding
 from tests.logs import Lines
 from tests.peers import closed_port
@@ -98,7 +103,7 @@ def options(url: str, **changes: Any) -> Settings:
     return Settings(database=url, **{**values, **changes})
 
 
-def turn(url: str, send_callback: delivery.SendCallback = refuse_callbacks, **changes: Any) -> int:
+def run_batch(url: str, send_callback: SendTask = refuse_callbacks, **changes: Any) -> int:
     return delivery.deliver(options(url, **changes), send_callback)
 
 
@@ -157,7 +162,7 @@ def test_an_event_arrives_signed_and_is_marked(database_url: str) -> None:
     with Listener([NEW]) as listener:
         event_id = owe(database_url, f"{listener.url}/hooks?shop=7")
         before = datetime.now(UTC)
-        assert turn(database_url) == 1
+        assert run_batch(database_url) == 1
     received = listener.events[0]
     assert (received.id, received.verified, received.type) == (event_id, True, "video.completed")
     row = row_of(database_url, event_id)
@@ -175,7 +180,7 @@ def test_others_verify_what_we_sign(sqlite_url: str) -> None:
     """Two independent packages accept the request as it came, and neither another secret's."""
     with Receiver() as receiver:
         owe(sqlite_url, f"{receiver.url}/hooks")
-        turn(sqlite_url)
+        run_batch(sqlite_url)
     (request,) = receiver.requests
     assert request.headers["content-type"] == "application/json"
     assert request.headers["user-agent"].startswith("reelwatch/")
@@ -191,7 +196,7 @@ def test_every_current_secret_signs(sqlite_url: str) -> None:
     """In a rotation a receiver with the new secret verifies, and one that still has the old."""
     with Receiver() as receiver:
         owe(sqlite_url, receiver.url)
-        turn(sqlite_url, webhook_secrets=(NEW, OLD))
+        run_batch(sqlite_url, webhook_secrets=(NEW, OLD))
     (request,) = receiver.requests
     signatures = request.headers["webhook-signature"].split(" ")
     assert len(signatures) == 2
@@ -206,8 +211,8 @@ def test_signing_does_not_depend_on_the_zone() -> None:
     at = datetime(2026, 2, 6, 3, 58, 49, tzinfo=UTC)
     elsewhere = at.astimezone(datetime.strptime("+0545", "%z").tzinfo)
     signers = [Webhook(NEW)]
-    headers = delivery.signed_headers(signers, "evt_1", at, "{}")
-    assert delivery.signed_headers(signers, "evt_1", elsewhere, "{}") == headers
+    headers = webhook.signed_headers(signers, "evt_1", at, "{}")
+    assert webhook.signed_headers(signers, "evt_1", elsewhere, "{}") == headers
     assert headers["webhook-timestamp"] == "1770350329"
 
 
@@ -225,7 +230,7 @@ def test_every_attempt_sends_the_same_bytes_freshly_signed(
         for minutes in range(3):
             passed = timedelta(minutes=minutes)
             make_due(database_url, event_id)
-            turn(database_url)
+            run_batch(database_url)
     requests = receiver.requests
     assert {request.body for request in requests} == {
         row_of(database_url, event_id)["body"].encode()
@@ -241,7 +246,7 @@ def test_every_attempt_sends_the_same_bytes_freshly_signed(
 def test_any_2xx_is_success(sqlite_url: str, status: int) -> None:
     with Receiver(says(status)) as receiver:
         event_id = owe(sqlite_url, receiver.url)
-        turn(sqlite_url)
+        run_batch(sqlite_url)
     assert row_of(sqlite_url, event_id)["state"] == "delivered"
 
 
@@ -253,7 +258,7 @@ def test_anything_else_is_tried_again(sqlite_url: str, status: int) -> None:
     """Redirects too, and nobody follows them."""
     with Receiver() as elsewhere, Receiver(says(status, {"Location": elsewhere.url})) as receiver:
         event_id = owe(sqlite_url, receiver.url)
-        turn(sqlite_url)
+        run_batch(sqlite_url)
     assert len(receiver.requests) == 1
     assert elsewhere.requests == []
     row = row_of(sqlite_url, event_id)
@@ -267,7 +272,7 @@ def test_anything_else_is_tried_again(sqlite_url: str, status: int) -> None:
 def test_410_ends_it_at_once(database_url: str) -> None:
     with Receiver(says(410)) as receiver:
         event_id = owe(database_url, receiver.url)
-        turn(database_url)
+        run_batch(database_url)
     row = row_of(database_url, event_id)
     assert (row["state"], row["attempts"], row["next_attempt_at"]) == ("dead", 1, None)
 
@@ -281,25 +286,25 @@ def test_the_schedule_is_kept_and_then_it_is_dead(database_url: str) -> None:
         for number, delay in enumerate(schedule, 1):
             make_due(database_url, event_id)
             before = datetime.now(UTC)
-            turn(database_url)
+            run_batch(database_url)
             after, row = datetime.now(UTC), row_of(database_url, event_id)
             assert (row["state"], row["attempts"], row["failures"]) == ("pending", number, number)
             assert before + timedelta(seconds=0.8 * delay) <= row["next_attempt_at"]
             assert row["next_attempt_at"] <= after + timedelta(seconds=1.2 * delay)
-            assert turn(database_url) == 0  # not before its time
+            assert run_batch(database_url) == 0  # not before its time
         make_due(database_url, event_id)
-        turn(database_url)
+        run_batch(database_url)
     row = row_of(database_url, event_id)
     assert (row["state"], row["attempts"], row["next_attempt_at"]) == ("dead", 11, None)
     assert len(attempts_of(database_url, event_id)) == len(receiver.requests) == 11
-    assert turn(database_url) == 0
+    assert run_batch(database_url) == 0
 
 
-def test_attempts_are_spread(sqlite_url: str) -> None:
+def test_attempts_at_a_receiver_that_was_away_are_spread(sqlite_url: str) -> None:
     """A receiver that was away is not asked again by everybody in the same second."""
     with Receiver(says(503)) as receiver:
         ids = [owe(sqlite_url, receiver.url) for _ in range(20)]
-        turn(sqlite_url, retry_schedule=(1000.0,))
+        run_batch(sqlite_url, retry_schedule=(1000.0,))
     times = [row_of(sqlite_url, event_id)["next_attempt_at"] for event_id in ids]
     # By luck all twenty within a twentieth of the range: once in 10^24 runs.
     assert max(times) - min(times) > timedelta(seconds=20)
@@ -321,16 +326,26 @@ def test_retry_after_is_honoured_between_the_delay_and_twice_it(
     with Receiver(says(429, {"Retry-After": asked})) as receiver:
         event_id = owe(sqlite_url, receiver.url)
         before = datetime.now(UTC)
-        turn(sqlite_url, retry_schedule=(100.0,))
+        run_batch(sqlite_url, retry_schedule=(100.0,))
     again = row_of(sqlite_url, event_id)["next_attempt_at"]
     assert before + timedelta(seconds=least) <= again
     assert again <= datetime.now(UTC) + timedelta(seconds=most)
 
 
+def test_retry_after_is_honoured_for_hours_where_the_schedule_waits_for_hours(
+    sqlite_url: str,
+) -> None:
+    with Receiver(says(429, {"Retry-After": "32400"})) as receiver:
+        event_id = owe(sqlite_url, receiver.url)
+        before = datetime.now(UTC)
+        run_batch(sqlite_url, retry_schedule=(18_000.0,))
+    assert row_of(sqlite_url, event_id)["next_attempt_at"] >= before + timedelta(seconds=28_800)
+
+
 def test_retry_after_does_not_outlive_the_schedule(sqlite_url: str) -> None:
     with Receiver(says(503, {"Retry-After": "60"})) as receiver:
         event_id = owe(sqlite_url, receiver.url)
-        turn(sqlite_url, retry_schedule=(0,))
+        run_batch(sqlite_url, retry_schedule=(0,))
     row = row_of(sqlite_url, event_id)
     assert (row["state"], row["attempts"]) == ("dead", 2)
 
@@ -340,17 +355,32 @@ def test_an_attempt_keeps_an_excerpt(database_url: str) -> None:
     page = "Grüße\x00 " + "ü" * 5_000
     with Receiver(says(500, {}, page.encode())) as receiver:
         event_id = owe(database_url, receiver.url)
-        turn(database_url)
+        run_batch(database_url)
     excerpt = attempts_of(database_url, event_id)[0].response_excerpt
     assert excerpt is not None
     assert excerpt.startswith("Grüße ü")
-    assert len(excerpt) == delivery.EXCERPT_LIMIT
+    assert len(excerpt) == EXCERPT_LIMIT
+
+
+def test_an_attempt_keeps_how_it_was_signed(database_url: str) -> None:
+    """As the receiver got it, and also where nobody was reached."""
+    with Receiver(says(500)) as receiver:
+        url, event_id = receiver.url, owe(database_url, receiver.url)
+        run_batch(database_url)
+    [tried], [sent] = attempts_of(database_url, event_id), receiver.requests
+    names = ("webhook-id", "webhook-timestamp", "webhook-signature")
+    assert tried.request_headers == "\n".join(f"{name}: {sent.headers[name]}" for name in names)
+    unreached = owe(database_url, url)
+    run_batch(database_url)
+    assert f"webhook-id: {unreached}" in str(
+        attempts_of(database_url, unreached)[0].request_headers
+    )
 
 
 def test_no_body_leaves_no_excerpt(sqlite_url: str) -> None:
     with Receiver() as receiver:
         event_id = owe(sqlite_url, receiver.url)
-        turn(sqlite_url)
+        run_batch(sqlite_url)
     assert attempts_of(sqlite_url, event_id)[0].response_excerpt is None
 
 
@@ -364,24 +394,24 @@ def failed_without_answer(url: str, event_id: str) -> str:
     return attempt.error
 
 
-def test_nobody_listens(sqlite_url: str) -> None:
+def test_an_endpoint_where_nobody_listens_is_a_refused_attempt(sqlite_url: str) -> None:
     with closed_port() as port:
         event_id = owe(sqlite_url, f"http://127.0.0.1:{port}/")
-        turn(sqlite_url)
+        run_batch(sqlite_url)
     assert "refused" in failed_without_answer(sqlite_url, event_id)
 
 
 def test_the_receiver_hangs_up(sqlite_url: str) -> None:
     with Receiver(says(0)) as receiver:
         event_id = owe(sqlite_url, receiver.url)
-        turn(sqlite_url)
+        run_batch(sqlite_url)
     assert "closed without an answer" in failed_without_answer(sqlite_url, event_id)
 
 
 def test_the_receiver_is_too_slow(sqlite_url: str) -> None:
     with Holding() as receiver:
         event_id = owe(sqlite_url, receiver.url)
-        turn(sqlite_url, webhook_timeout=0.2)
+        run_batch(sqlite_url, webhook_timeout=0.2)
         receiver.release.set()
     assert "0.2 s" in failed_without_answer(sqlite_url, event_id)
 
@@ -392,21 +422,21 @@ def test_the_receiver_is_too_slow(sqlite_url: str) -> None:
 def test_private_addresses_are_not_reached(sqlite_url: str, target: str) -> None:
     """A URL that was accepted once, or got into the table somehow, is checked again."""
     event_id = owe(sqlite_url, target)
-    turn(sqlite_url, webhook_allow="")
+    run_batch(sqlite_url, webhook_allow="")
     assert "callback URL refused" in failed_without_answer(sqlite_url, event_id)
 
 
-def test_without_a_secret_nothing_is_sent(database_url: str) -> None:
+def test_nothing_is_sent_without_a_secret(database_url: str) -> None:
     with Receiver() as receiver:
         event_id = owe(database_url, receiver.url)
-        turn(database_url, webhook_secrets=())
+        run_batch(database_url, webhook_secrets=())
     assert receiver.requests == []
     assert "WEBHOOK_SECRET" in failed_without_answer(database_url, event_id)
 
 
 # --------------------------------------------------------------- at least once
 
-ONE_TURN = """
+ONE_BATCH = """
 import sys
 from reelwatch.jobs import delivery
 from reelwatch.config.settings import load
@@ -423,31 +453,31 @@ def test_a_worker_killed_before_the_answer_loses_nothing(database_url: str) -> N
     }
     with Holding() as receiver:
         event_id = owe(database_url, receiver.url)
-        with process([sys.executable, "-c", ONE_TURN], environment) as child:
+        with process([sys.executable, "-c", ONE_BATCH], environment) as child:
             eventually(lambda: receiver.requests or not child.running, 30, lambda: child.output)
             row = row_of(database_url, event_id)
             assert (row["state"], row["delivered_at"], row["attempts"]) == ("pending", None, 0)
             assert row["lease_token"]
             child.kill()
-        assert turn(database_url) == 0  # nobody else's before the lease is over
+        assert run_batch(database_url) == 0  # nobody else's before the lease is over
         make_due(database_url, event_id)
         receiver.release.set()
-        assert turn(database_url) == 1
+        assert run_batch(database_url) == 1
     assert [request.headers["webhook-id"] for request in receiver.requests] == [event_id] * 2
     assert row_of(database_url, event_id)["state"] == "delivered"
 
 
-def claim_one(url: str) -> RowMapping:
+def claim_one(url: str) -> Owed:
     with db.transaction(url) as session:
         (row,) = delivery.claim(session, 10, db.now(session))
     return row
 
 
-def note(url: str, row: RowMapping, *, error: str | None) -> None:
-    """Write down an attempt at a claimed event, as a turn does."""
+def note(url: str, row: Owed, *, error: str | None) -> None:
+    """Write down an attempt at a claimed event, as a batch does."""
     courier = delivery._Courier(options(url), refuse_callbacks)
-    outcome = delivery.Outcome(datetime.now(UTC), 5, None if error else 200, error)
-    courier.record([delivery.Attempted(row, outcome)])
+    outcome = Outcome(None if error else 200, error)
+    courier.record([delivery.Done(row, datetime.now(UTC), 5, outcome)])
 
 
 @pytest.mark.parametrize("error", [None, "too late"])
@@ -457,13 +487,14 @@ def test_a_result_after_the_lease_decides_nothing(database_url: str, error: str 
     first = claim_one(database_url)
     make_due(database_url, event_id)
     second = claim_one(database_url)
-    assert first["lease_token"] != second["lease_token"]
+    assert first.lease_token != second.lease_token
+    claimed = row_of(database_url, event_id)
 
     note(database_url, first, error=error)
     row = row_of(database_url, event_id)
     assert (row["state"], row["failures"], row["attempts"]) == ("pending", 0, 1)
-    assert row["lease_token"] == second["lease_token"]
-    assert row["next_attempt_at"] == second["next_attempt_at"]
+    assert row["lease_token"] == second.lease_token
+    assert row["next_attempt_at"] == claimed["next_attempt_at"]
 
     note(database_url, second, error=None)
     note(database_url, first, error="late again")
@@ -478,7 +509,7 @@ def test_the_lease_outlasts_the_timeout(sqlite_url: str) -> None:
         event_id = owe(sqlite_url, receiver.url)
         now = datetime.now(UTC)
         worker = threading.Thread(
-            target=turn, args=(sqlite_url,), kwargs={"webhook_timeout": 120}, daemon=True
+            target=run_batch, args=(sqlite_url,), kwargs={"webhook_timeout": 120}, daemon=True
         )
         worker.start()
         eventually(lambda: receiver.requests)
@@ -494,7 +525,7 @@ def test_a_lease_and_a_batch_outlast_the_longest_attempt() -> None:
     with pytest.raises(ValueError, match="at most 120s"):
         parse_webhook_timeout("120.1s")
     assert delivery.lease_for(longest).total_seconds() >= longest + delivery.LEASE_MARGIN
-    assert delivery.TURN_SECONDS + longest + delivery.LEASE_MARGIN < tasks.TURN_LIMIT
+    assert delivery.BATCH_SECONDS + longest + delivery.LEASE_MARGIN < tasks.BATCH_LIMIT
 
 
 NOT_TO_BE_WRITTEN = {
@@ -519,7 +550,7 @@ def test_one_outcome_that_cannot_be_written_takes_no_other_along(
     with Receiver() as well, Receiver(says(500, {}, b"poison")) as odd:
         owed = [owe(database_url, well.url) for _ in range(6)]
         poisoned = owe(database_url, odd.url)
-        assert turn(database_url) == 7
+        assert run_batch(database_url) == 7
         assert len(well.requests) == 6
     assert {row_of(database_url, i)["state"] for i in owed} == {"delivered"}
     row = row_of(database_url, poisoned)
@@ -536,8 +567,8 @@ def test_an_attempt_at_an_event_that_is_gone_takes_no_other_along(database_url: 
         rows = delivery.claim(session, 10, db.now(session))
         session.execute(delete(Delivery).where(Delivery.id == gone))
     courier = delivery._Courier(options(database_url), refuse_callbacks)
-    arrived = delivery.Outcome(datetime.now(UTC), 5, 200)
-    courier.record([delivery.Attempted(row, arrived) for row in rows])
+    at = datetime.now(UTC)
+    courier.record([delivery.Done(row, at, 5, Outcome(200)) for row in rows])
     assert row_of(database_url, well)["state"] == "delivered"
     assert len(attempts_of(database_url, well)) == 1
 
@@ -545,7 +576,7 @@ def test_an_attempt_at_an_event_that_is_gone_takes_no_other_along(database_url: 
 def test_claims_at_once_never_share_an_event(database_url: str) -> None:
     targets = [f"https://h{number}.example.com/" for number in range(12)]
     ids = {owe(database_url, target) for target in targets for _ in range(4)}
-    taken: list[RowMapping] = []
+    taken: list[Owed] = []
 
     def claim() -> None:
         with db.transaction(database_url) as session:
@@ -561,7 +592,7 @@ def test_claims_at_once_never_share_an_event(database_url: str) -> None:
         before = len(taken)
         claim()
         assert len(taken) > before
-    assert sorted(row["id"] for row in taken) == sorted(ids)
+    assert sorted(row.id for row in taken) == sorted(ids)
 
 
 # ------------------------------------------------------------- many receivers
@@ -574,7 +605,7 @@ def test_a_hanging_receiver_holds_up_no_other(database_url: str) -> None:
         for _ in range(15):
             owe(database_url, quick.url)
             owe(database_url, brisk.url)
-        workers = [threading.Thread(target=turn, args=(database_url,)) for _ in range(2)]
+        workers = [threading.Thread(target=run_batch, args=(database_url,)) for _ in range(2)]
         for worker in workers:
             worker.start()
         eventually(lambda: len(quick.requests) == len(brisk.requests) == 15, 60)
@@ -582,7 +613,7 @@ def test_a_hanging_receiver_holds_up_no_other(database_url: str) -> None:
         slow.release.set()
         for worker in workers:
             worker.join(60)
-        turn(database_url)  # what the turns had no time for, on a busy machine
+        run_batch(database_url)  # what the batches had no time for, on a busy machine
     assert slow.most_at_once == breaker.ALLOWANCE_MAX
     assert sorted(request.headers["webhook-id"] for request in slow.requests) == sorted(owed)
 
@@ -602,11 +633,11 @@ def test_a_receiver_that_fails_is_left_alone_and_nothing_is_spent(database_url: 
     with Receiver(says(500)) as broken, Receiver() as well:
         ids = [owe(database_url, broken.url) for _ in range(breaker.FAILURES + 20)]
         for _ in range(5):
-            turn(database_url)
+            run_batch(database_url)
         tried = len(broken.requests)
         assert breaker.FAILURES <= tried <= breaker.FAILURES + breaker.ALLOWANCE_MAX
         other = owe(database_url, well.url)
-        turn(database_url)
+        run_batch(database_url)
         assert len(broken.requests) == tried
         assert row_of(database_url, other)["state"] == "delivered"
     untried = [i for i in ids if row_of(database_url, i)["attempts"] == 0]
@@ -620,18 +651,18 @@ def test_after_its_rest_the_event_that_failed_least_decides(database_url: str) -
     with Receiver(lambda _request: says(statuses.pop(0))) as receiver:
         at = datetime(2026, 2, 6, tzinfo=UTC)
         retried = [owe(database_url, receiver.url, created_at=at) for _ in range(5)]
-        turn(database_url)
+        run_batch(database_url)
         assert len(receiver.requests) == breaker.FAILURES
         fresh = [owe(database_url, receiver.url) for _ in range(9)]
         rest_is_over(database_url)
         make_events_due(database_url)
-        turn(database_url)
+        run_batch(database_url)
         assert receiver.requests[-1].headers["webhook-id"] in fresh
         assert len(receiver.requests) == breaker.FAILURES + 1
         assert standing(database_url, receiver.url).openings == 2
         rest_is_over(database_url)
         make_events_due(database_url)
-        turn(database_url)
+        run_batch(database_url)
         assert {row_of(database_url, i)["state"] for i in retried + fresh} == {"delivered"}
         with db.reading(database_url) as session:  # of one that is well nothing is kept
             assert session.scalars(select(Endpoint)).all() == []
@@ -647,9 +678,65 @@ def test_a_410_says_nothing_against_a_receiver(database_url: str) -> None:
     with Receiver(says(410)) as receiver:
         for _ in range(2 * breaker.FAILURES):
             owe(database_url, receiver.url)
-        turn(database_url)
+        run_batch(database_url)
         assert len(receiver.requests) == 2 * breaker.FAILURES
         assert standing(database_url, receiver.url).failures == 0
+
+
+def test_what_is_claimed_ahead_waits_for_one_of_the_eight_places_of_its_host(
+    database_url: str,
+) -> None:
+    with Holding() as receiver:
+        ids = [owe(database_url, receiver.url) for _ in range(3 * breaker.ALLOWANCE_MAX)]
+        batch = threading.Thread(target=run_batch, args=[database_url])
+        batch.start()
+        eventually(lambda: leased(database_url) == len(ids), 30)
+        eventually(lambda: len(receiver.requests) == breaker.ALLOWANCE_MAX, 30)
+        receiver.release.set()
+        batch.join(60)
+    assert receiver.most_at_once == breaker.ALLOWANCE_MAX
+    assert {row_of(database_url, each)["attempts"] for each in ids} == {1}
+    assert {row_of(database_url, each)["state"] for each in ids} == {"delivered"}
+
+
+def test_what_waits_behind_slow_calls_is_given_back_without_an_attempt(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has a place for it may have it; this batch claims no more than its places."""
+    monkeypatch.setattr(delivery, "AHEAD_SECONDS", 0.2)
+    with Holding() as receiver:
+        ids = [owe(database_url, receiver.url) for _ in range(3 * breaker.ALLOWANCE_MAX)]
+        batch = threading.Thread(target=run_batch, args=[database_url])
+        batch.start()
+        eventually(lambda: len(receiver.requests) == breaker.ALLOWANCE_MAX, 30)
+        eventually(lambda: leased(database_url) == breaker.ALLOWANCE_MAX, 30)
+        rows = [row_of(database_url, each) for each in ids]
+        assert {(row["state"], row["attempts"]) for row in rows} == {("pending", 0)}
+        receiver.release.set()
+        batch.join(60)
+    assert {row_of(database_url, each)["state"] for each in ids} == {"delivered"}
+
+
+@pytest.mark.parametrize("failures", [0, 2])
+def test_what_was_claimed_ahead_is_not_sent_to_an_endpoint_that_begins_to_fail(
+    database_url: str, failures: int
+) -> None:
+    """Its breaker decides by the calls that were under way, and not by all that was claimed."""
+    count = 4 * breaker.ALLOWANCE_MAX
+    with Receiver(says(500)) as receiver:
+        ids = [owe(database_url, receiver.url, failures=failures) for _ in range(count)]
+        run_batch(database_url)
+        assert standing(database_url, receiver.url).open_until
+    assert breaker.FAILURES <= len(receiver.requests) <= 2 * breaker.ALLOWANCE_MAX
+    rows = [row_of(database_url, each) for each in ids]
+    assert sum(row["attempts"] for row in rows) == len(receiver.requests)
+    assert {row["lease_token"] for row in rows} == {None}
+
+
+def leased(url: str) -> int:
+    with db.reading(url) as session:
+        query = select(func.count()).where(deliveries.c.lease_token.is_not(None))
+        return int(session.execute(query).scalar_one())
 
 
 def test_a_new_host_gets_few_calls_at_first(database_url: str) -> None:
@@ -669,11 +756,11 @@ def test_first_attempts_go_before_retries(database_url: str) -> None:
     elsewhere = owe(database_url, "https://other.example.com/", failures=1)
     with db.transaction(database_url) as session:
         now = db.now(session)
-        assert [row["id"] for row in delivery.claim(session, 5, now)] == fresh[:5]
-        assert [row["id"] for row in delivery.claim(session, 64, now)] == [*fresh[5:], elsewhere]
+        assert [row.id for row in delivery.claim(session, 5, now)] == fresh[:5]
+        assert [row.id for row in delivery.claim(session, 64, now)] == [*fresh[5:], elsewhere]
         assert delivery.claim(session, 64, now) == []
         session.execute(delete(Delivery).where(Delivery.id.in_(fresh)))
-        assert [row["id"] for row in delivery.claim(session, 64, now)] == retries
+        assert [row.id for row in delivery.claim(session, 64, now)] == retries
 
 
 def test_an_events_order_is_that_of_its_sequence(database_url: str) -> None:
@@ -683,10 +770,10 @@ def test_an_events_order_is_that_of_its_sequence(database_url: str) -> None:
     older = owe(database_url, sequence=9, created_at=at - timedelta(seconds=1))
     with db.transaction(database_url) as session:
         rows = delivery.claim(session, 64, db.now(session))
-    assert [row["id"] for row in rows] == [older, ids[1], ids[2], ids[0]]
+    assert [row.id for row in rows] == [older, ids[1], ids[2], ids[0]]
 
 
-def test_due_says_whether_a_turn_is_worth_it(database_url: str) -> None:
+def test_due_says_whether_a_batch_is_worth_it(database_url: str) -> None:
     def due() -> bool:
         with db.reading(database_url) as session:
             return session.execute(delivery.owed(db.now(session))).all() != []
@@ -709,7 +796,7 @@ def sender(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
     monkeypatch.setenv("BROKER_URL", redis_url)
     app = Celery("reelwatch", set_as_current=False)
     app.add_defaults(configuration)
-    monkeypatch.setattr(tasks, "app", app)
+    monkeypatch.setattr(callbacks, "app", app)
     yield app
     app.close()
 
@@ -733,7 +820,7 @@ def next_message(broker: str, queue: str) -> tuple[dict[str, Any], dict[str, Any
 def test_a_callback_reaches_a_producers_queue(database_url: str, redis_url: str) -> None:
     """The same object as a webhook's body, as a task of the event's id."""
     event_id = owe_callback(database_url)
-    assert turn(database_url, tasks.send_callback, broker_url=redis_url) == 1
+    assert run_batch(database_url, send_callback, broker_url=redis_url) == 1
     headers, kwargs = next_message(redis_url, "shop")
     row = row_of(database_url, event_id)
     assert (headers["task"], headers["id"]) == ("shop.on_video", event_id)
@@ -747,7 +834,7 @@ def test_a_callback_reaches_a_producers_queue(database_url: str, redis_url: str)
 def test_a_queue_may_have_an_at_sign(sqlite_url: str, redis_url: str) -> None:
     """As those have that Celery names after a worker's host."""
     event_id = owe_callback(sqlite_url, "shop.on_video@celery@host.dq2")
-    turn(sqlite_url, tasks.send_callback, broker_url=redis_url)
+    run_batch(sqlite_url, send_callback, broker_url=redis_url)
     headers, _ = next_message(redis_url, "celery@host.dq2")
     assert (headers["task"], headers["id"]) == ("shop.on_video", event_id)
 
@@ -758,11 +845,11 @@ def test_a_callback_waits_for_the_broker(
 ) -> None:
     event_id = owe_callback(sqlite_url)
     redis_server.stop()
-    turn(sqlite_url, tasks.send_callback, broker_url=redis_url)
+    run_batch(sqlite_url, send_callback, broker_url=redis_url)
     assert failed_without_answer(sqlite_url, event_id).startswith("broker: OperationalError: ")
     redis_server.start()
     make_due(sqlite_url, event_id)
-    turn(sqlite_url, tasks.send_callback, broker_url=redis_url)
+    run_batch(sqlite_url, send_callback, broker_url=redis_url)
     assert row_of(sqlite_url, event_id)["state"] == "delivered"
     assert next_message(redis_url, "shop")[0]["id"] == event_id
 
@@ -770,12 +857,12 @@ def test_a_callback_waits_for_the_broker(
 def test_a_callback_into_our_own_memory_is_no_delivery(sqlite_url: str) -> None:
     """Nobody but this process would ever see it."""
     event_id = owe_callback(sqlite_url)
-    turn(sqlite_url)
+    run_batch(sqlite_url)
     assert "BROKER_URL" in failed_without_answer(sqlite_url, event_id)
 
 
 def test_callbacks_are_not_bound_like_receivers(database_url: str) -> None:
-    """The broker is ours and quick: one turn hands over many at once."""
+    """The broker is ours and quick: one batch hands over many at once."""
     for _ in range(3 * breaker.ALLOWANCE_MAX):
         owe_callback(database_url)
     with db.transaction(database_url) as session:
@@ -810,11 +897,11 @@ def test_redeliver_sends_the_same_event_again(database_url: str) -> None:
     seen: list[Received] = []
     with Listener([NEW], on_event=seen.append) as listener:
         event_id = owe(database_url, listener.url)
-        turn(database_url)
+        run_batch(database_url)
         assert redeliver(database_url, event_id, event_id) == [event_id]
         row = row_of(database_url, event_id)
         assert (row["state"], row["attempts"], row["delivered_at"]) == ("pending", 1, None)
-        turn(database_url)
+        run_batch(database_url)
     assert [event.id for event in seen] == [event_id] * 2
     assert seen[0].body == seen[1].body
     assert all(event.verified for event in seen)
@@ -822,7 +909,7 @@ def test_redeliver_sends_the_same_event_again(database_url: str) -> None:
     assert (row["state"], row["attempts"]) == ("delivered", 2)
 
 
-def test_redeliver_the_dead(database_url: str) -> None:
+def test_redelivering_the_dead_takes_up_those_alone(database_url: str) -> None:
     dead, fine = owe_dead(database_url), owe(database_url)
     before = row_of(database_url, fine)
     assert redeliver_those(database_url, state="dead") == [dead]
@@ -832,7 +919,7 @@ def test_redeliver_the_dead(database_url: str) -> None:
     assert redeliver_those(database_url, state="dead") == []
 
 
-def test_redeliver_by_time(database_url: str) -> None:
+def test_redelivering_by_time_goes_from_since_to_before_until(database_url: str) -> None:
     """From `since` on, before `until`; together with the other conditions."""
     start = datetime(2026, 2, 6, tzinfo=UTC)
     hours = [start + timedelta(hours=hour) for hour in range(4)]
@@ -873,11 +960,11 @@ def test_one_line_tells_each_attempt(sqlite_url: str, logged: Lines) -> None:
     answers = iter([says(500), says(410), says(204)])
     with Receiver(lambda _: next(answers)) as receiver:
         event_id = owe(sqlite_url, receiver.url)
-        turn(sqlite_url)
+        run_batch(sqlite_url)
         make_due(sqlite_url, event_id)
-        turn(sqlite_url)
+        run_batch(sqlite_url)
         redeliver(sqlite_url, event_id)
-        turn(sqlite_url)
+        run_batch(sqlite_url)
     again, dead, delivered = logged.named("attempt")
     row = row_of(sqlite_url, event_id)
     for number, line in enumerate((again, dead, delivered), 1):

@@ -19,10 +19,10 @@ from standardwebhooks import Webhook
 
 from reelwatch.app.embedded import new_secret
 from reelwatch.jobs import tracking
-from reelwatch.jobs.delivery import signed_headers
-from reelwatch.rules.events import Subject, body
-from reelwatch.rules.status import EventType
-from reelwatch.rules.timing.curves import Eta
+from reelwatch.jobs.channels.webhook import signed_headers
+from reelwatch.rules.events import body
+from reelwatch.rules.states import EventType
+from reelwatch.rules.timing.plan import Eta
 from reelwatch.storage import db
 from reelwatch.storage.models import Job
 from tests import seeding
@@ -70,7 +70,7 @@ def flask_receiver(code: str) -> Post:
     ("language", "receiver"),
     [("python fastapi", fastapi_receiver), ("python flask", flask_receiver)],
 )
-def test_python_receiver_verifies(
+def test_the_documented_python_receiver_verifies_what_is_sent(
     language: str, receiver: Callable[[str], Post], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It takes what one of its secrets signed, once, and refuses everything else."""
@@ -84,7 +84,7 @@ def test_python_receiver_verifies(
     ]
 
 
-def test_node_receiver_verifies(tmp_path: Path) -> None:
+def test_the_documented_node_receiver_verifies_what_is_sent(tmp_path: Path) -> None:
     """The same for Node, as a process of its own."""
     if shutil.which("node") is None:
         raise ServerMissing("node is not installed")
@@ -150,7 +150,9 @@ def configure(database_url: str) -> None:
     os.environ["WEBHOOK_SECRET"] = new_secret()
 
 
-def test_tracking_alone(database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_of_tracking_alone_stores_a_job_with_what_it_says(
+    database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The first example stores a job with what it says."""
     configure(database_url)
     exec(producer_blocks()[0], {})
@@ -194,7 +196,7 @@ def test_asking_how_long_a_job_still_takes(
         know(session, steady(9_000.0), "veo3.1-fast")
     exec(producer_blocks()[-1], {})
     said = capsys.readouterr().out
-    assert re.match(r"about (89\d\d|9000) s, hardly more than 29[89]\d\d s\n", said)
+    assert re.match(r"about (89\d\d|9000) s\nhardly more than 29[89]\d\d s\n", said)
     assert said.endswith("slower than 95 % of its kind\n") is slow
 
 
@@ -207,7 +209,9 @@ def test_changing_what_was_ordered(database_url: str) -> None:
     assert space["job"].deadline_seconds == 7_200
 
 
-def test_stopping_many(database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_of_stopping_many_finds_counts_and_stops_them(
+    database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The sixth finds jobs by what was handed in with them, counts them and stops them."""
     configure(database_url)
     for number in range(3):
@@ -220,11 +224,15 @@ def test_stopping_many(database_url: str, capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_documented_bodies_have_the_keys_of_real_ones() -> None:
     """In the same order; what is foretold has the documented form."""
-    subject = Subject(
-        "a", "default", None, "running", None, 1, 1, datetime.now(UTC), None, None, None, False, {},
-        Eta(41.2, 95.0, slower_than_95_percent=False),
-    )  # fmt: skip
-    real = body(EventType.STATUS_CHANGED, datetime.now(UTC), subject, None, None)
+    now = datetime.now(UTC)
+    row: dict[str, Any] = {
+        "video_id": "a", "account": "default", "model": None, "state": "running",
+        "upstream_status": None, "sequence": 1, "polls": 1, "tracked_at": now,
+        "upstream_created_at": None, "upstream_finished_at": None, "finished_at": None,
+        "expired_at": None, "metadata": {},
+    }  # fmt: skip
+    eta = Eta(41.2, 95.0, slower_than_95_percent=False, measured=120, longest_seconds=310.4)
+    real = body(EventType.STATUS_CHANGED, now, row, None, None, eta)
     [sample] = blocks("README.md", "json")
     documented = json.loads(sample)
     assert [list(documented), list(documented["data"])] == [list(real), list(real["data"])]
@@ -233,7 +241,7 @@ def test_the_documented_bodies_have_the_keys_of_real_ones() -> None:
     assert json.dumps(real["data"]["eta"]) in (ROOT / "README.md").read_text("utf-8")
 
 
-def test_tracking_by_message(redis_url: str) -> None:
+def test_the_example_of_tracking_by_message_reaches_a_worker(redis_url: str) -> None:
     """The third leaves a message on the queue that workers read, with what its kwargs say."""
     space: dict[str, Any] = {}
     exec(producer_blocks()[2].replace("redis://localhost:6379/0", redis_url), space)

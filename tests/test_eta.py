@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import event, select, update
@@ -13,16 +14,16 @@ import reelwatch
 from reelwatch.config import settings
 from reelwatch.errors import UnknownJob
 from reelwatch.jobs import history, polling
-from reelwatch.net.upstream import Look
+from reelwatch.net.upstream import Poll
 from reelwatch.rules.answers import Meaning, Report
-from reelwatch.rules.timing.curves import ETA_JOBS, Eta
-from reelwatch.storage import db
+from reelwatch.rules.timing.plan import ETA_JOBS
+from reelwatch.storage import db, forecasts
 from reelwatch.storage.models import Delivery, Job
 from tests import seeding
-from tests.kinds import know, steady
+from tests.kinds import foretold, know, steady
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
-STEADY = {"p50_seconds": 30.0, "p90_seconds": 122.9, "slower_than_95_percent": False}
+STEADY = foretold(30.0, 122.9)._asdict()
 SLOW = STEADY | {"slower_than_95_percent": True}
 
 
@@ -39,7 +40,7 @@ def url(url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def add_job(url: str, state: str = "running", seconds: float = 60, **columns: Any) -> str:
-    """A job of that age that was looked at ten seconds ago; returns its id."""
+    """A job of that age that was polled ten seconds ago; returns its id."""
     times = {
         "tracked_at": NOW - timedelta(seconds=seconds),
         "last_polled_at": NOW - timedelta(seconds=10),
@@ -70,8 +71,8 @@ def statements(url: str) -> Iterator[list[str]]:
 def test_python_gets_it_by_id_and_account(url: str) -> None:
     mine = add_job(url)
     theirs = add_job(url, account="acme")
-    assert reelwatch.eta(mine) == Eta(30.0, 122.9, slower_than_95_percent=False)
-    assert reelwatch.eta(theirs, "acme") == Eta(60.0, 222.5, slower_than_95_percent=False)
+    assert reelwatch.eta(mine) == foretold(30.0, 122.9)
+    assert reelwatch.eta(theirs, "acme") == foretold(60.0, 222.5)
     assert reelwatch.eta(theirs, account="acme") == reelwatch.eta(theirs, "acme")
 
 
@@ -79,9 +80,9 @@ def test_python_gets_it_within_ones_own_transaction(url: str) -> None:
     video_id = add_job(url)
     with db.transaction(url) as session:
         session.execute(update(Job).values(last_polled_at=NOW))
-        assert reelwatch.eta(video_id, session=session) == Eta(40.0, 132.9, False)
+        assert reelwatch.eta(video_id, session=session) == foretold(40.0, 132.9)
         session.rollback()
-    assert reelwatch.eta(video_id) == Eta(30.0, 122.9, slower_than_95_percent=False)
+    assert reelwatch.eta(video_id) == foretold(30.0, 122.9)
 
 
 def test_an_unknown_id_is_an_error_that_names_who_knows_it(url: str) -> None:
@@ -124,6 +125,21 @@ def test_too_few_jobs_foretell_nothing(url: str) -> None:
         with db.transaction(url) as session:
             know(session, steady(40.0, jobs))
         assert (reelwatch.eta(video_id) is not None) == known
+
+
+@pytest.mark.parametrize(("ended", "said"), [(0, True), (3, True), (5, False)])
+def test_too_few_jobs_are_told_as_such(url: str, ended: int, said: bool) -> None:
+    video_id = add_job(url, model="rare")
+    for _ in range(ended):
+        add_job(url, "completed", model="rare", finished_at=NOW)
+    add_job(url, "completed", model="rare", account="acme", finished_at=NOW)
+    add_job(url, "cancelled", model="rare", finished_at=NOW)
+    few = f"no estimate yet: {ended} of 5 jobs of this model at this account have ended"
+    with db.reading(url) as session:
+        job = history.story(session, video_id)["job"]
+        assert forecasts.why_none(session, job) == (few if said else "")
+        assert forecasts.why_none(session, job | {"eta": {"p50_seconds": 1.0}}) == ""
+        assert forecasts.why_none(session, job | {"state": "expired"}) == ""
 
 
 # ----------------------------------------------------------------- history
@@ -180,8 +196,8 @@ def test_changes_are_told_with_what_their_job_still_takes_now(url: str) -> None:
 # ------------------------------------------------------------------ events
 
 
-def test_a_turn_tells_producers_what_the_curves_say(url: str) -> None:
-    """As of the look: nothing has passed since then."""
+def test_a_batch_tells_producers_what_the_curves_say(url: str) -> None:
+    """As of the poll: nothing has passed since then."""
     add_job(url, "pending", seconds=20, next_poll_at=NOW, webhook_url="https://hooks.example.com/",
             callback_task="shop.done", events=["status_changed", "completed"])  # fmt: skip
     answers = [
@@ -191,13 +207,16 @@ def test_a_turn_tells_producers_what_the_curves_say(url: str) -> None:
     for answer in answers:
         with db.transaction(url) as session:
             session.execute(update(Job).values(next_poll_at=NOW))
-        look = Look(answer, 200, 7)
-        polling.poll(settings.current(), "default", ask=lambda *_, look=look: look)
+        ask = Mock(return_value=Poll(answer, 200, 7))
+        # One that is late for its slot is not sent.
+        for _ in range(20):
+            if not ask.called:
+                polling.poll(settings.current(), "default", ask=ask)
     with db.reading(url) as session:
         rows = session.execute(select(Delivery.channel, Delivery.body)).all()
     bodies = [(channel, json.loads(body)) for channel, body in rows]
     told = [(channel, body["type"], body["data"]["eta"]) for channel, body in bodies]
-    eta = {"p50_seconds": 40.0, "p90_seconds": 132.9, "slower_than_95_percent": False}
+    eta = foretold(40.0, 132.9)._asdict()
     assert sorted(told, key=str) == [
         ("celery", "video.completed", None),
         ("celery", "video.status_changed", eta),

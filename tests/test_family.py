@@ -1,4 +1,4 @@
-"""Every known shape of answers, over real HTTP, through whole turns of looks, to the tables.
+"""Every known shape of answers, over real HTTP, through whole batches of polls, to the tables.
 
 What is right for each stands with the bodies in `data/upstream/family/cases.json`.
 """
@@ -52,19 +52,19 @@ EVENTS = {"completed": "video.completed", "failed": "video.failed"}
 
 
 class Upstream(BaseHTTPRequestHandler):
-    """Answers the n-th look at an id with the n-th of its answers, then with the last."""
+    """Answers the n-th poll an id with the n-th of its answers, then with the last."""
 
     answers: ClassVar[Mapping[str, Sequence[Any]]] = {
         c["asked"]: c["answers"] for c in CASES.values()
     }
-    looks: ClassVar[Counter[str]] = Counter()
+    polls: ClassVar[Counter[str]] = Counter()
 
     def do_GET(self) -> None:
         address = urlsplit(self.path)
         (video_id,) = parse_qs(address.query)["id"]
         answers = self.answers[video_id]
-        said = answers[min(self.looks[video_id], len(answers) - 1)]
-        self.looks[video_id] += 1
+        said = answers[min(self.polls[video_id], len(answers) - 1)]
+        self.polls[video_id] += 1
         status, document = said if isinstance(said, tuple) else (200, said)
         body = json.dumps(document).encode()
         self.send_response(status if address.path == "/v1/video/query" else 410)
@@ -78,7 +78,7 @@ class Upstream(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving() -> Iterator[str]:
-    Upstream.looks.clear()
+    Upstream.polls.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
@@ -97,7 +97,7 @@ def poll_until_all_ended(made: settings.Settings) -> None:
             open_ones = select(Job.id).where(Job.finished_at.is_(None))
             if session.execute(open_ones).first() is None:
                 return True
-        polling.poll(made, "default", turn_seconds=0.5)
+        polling.poll(made, "default", batch_seconds=0.5)
         return False
 
     assert eventually(all_ended, 60.0)

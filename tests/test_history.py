@@ -8,7 +8,8 @@ from sqlalchemy import insert
 
 from reelwatch.errors import UnknownJob
 from reelwatch.jobs import history, tracking
-from reelwatch.storage import db
+from reelwatch.storage import db, events
+from reelwatch.storage.figures import summary
 from reelwatch.storage.models import Base, Heartbeat, Job
 from tests import seeding
 
@@ -37,7 +38,7 @@ def test_a_story_holds_every_column_users_rely_on(database_url: str) -> None:
     with db.reading(database_url) as session:
         story = history.story(session, "grok:a", "default")
 
-    assert list(story) == ["job", "transitions", "poll_errors", "deliveries"]
+    assert list(story) == ["job", "transitions", "poll_errors", "deliveries", "actions"]
     assert set(CONTRACT["jobs"].split()) <= set(story["job"])
     for part in ("transitions", "poll_errors", "deliveries"):
         assert set(CONTRACT[part].split()) <= set(story[part][0])
@@ -87,7 +88,7 @@ def test_an_unknown_id_names_the_accounts_that_do_track_it(database_url: str) ->
         for name in ("acme", "beta"):
             seeding.add_job(session, video_id="grok:a", account=name)
     with db.reading(database_url) as session:
-        with pytest.raises(UnknownJob, match=r"it is for 'acme', 'beta' \(--account\)"):
+        with pytest.raises(UnknownJob, match=r"it is for 'acme', 'beta'; --account names it"):
             history.story(session, "grok:a", "default")
         with pytest.raises(UnknownJob, match=r"no job 'grok:b' is tracked for the account 'acme'$"):
             history.story(session, "grok:b", "acme")
@@ -224,7 +225,7 @@ def test_the_summary_counts_what_an_operator_must_know(database_url: str) -> Non
         seeding.add_delivery(session, job, step, "delivered", channel="celery")
         session.execute(insert(Heartbeat).values(name="tick", at=now - timedelta(seconds=4)))
     with db.reading(database_url) as session:
-        figures = history.summary(session, now)
+        figures = summary(session, now)
     assert figures == {
         "jobs": {
             "pending": 0,
@@ -234,28 +235,24 @@ def test_the_summary_counts_what_an_operator_must_know(database_url: str) -> Non
             "expired": 1,
             "cancelled": 0,
         },
-        "open": 5,
-        "abandoned": 1,
-        "overdue": 2,
+        "late": 2,
         "resting": [
             {"name": "rests", "paused_until": now + timedelta(minutes=1), "pause_reason": "quota"}
         ],
         "undelivered": 2,
-        "undelivered_webhooks": 1,
         "dead": 1,
-        "resting_receivers": [],
-        "last_tick_at": now - timedelta(seconds=4),
         "last_tick_age_seconds": 4.0,
+        "standby": None,
     }
 
 
 def test_an_empty_database_has_a_summary_too(database_url: str) -> None:
     with db.reading(database_url) as session:
-        figures = history.summary(session, datetime.now(UTC))
+        figures = summary(session, datetime.now(UTC))
         assert history.last_change(session) == 0
         assert history.changes(session, 0) == []
-    assert figures["last_tick_at"] is figures["last_tick_age_seconds"] is None
-    assert (figures["open"], figures["dead"], figures["resting"]) == (0, 0, [])
+    assert figures["last_tick_age_seconds"] is None
+    assert (set(figures["jobs"].values()), figures["dead"], figures["resting"]) == ({0}, 0, [])
 
 
 def test_changes_come_in_order_after_the_given_one(database_url: str) -> None:
@@ -295,4 +292,4 @@ def test_a_job_has_ended_when_nothing_more_will_be_heard_of_it(
 
 def test_what_is_internal_exists() -> None:
     columns = {column.name for table in Base.metadata.tables.values() for column in table.columns}
-    assert columns >= history.INTERNAL
+    assert columns >= events.INTERNAL

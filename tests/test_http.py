@@ -19,7 +19,7 @@ from reelwatch.jobs.stopping import Stopping
 from reelwatch.net import http
 from reelwatch.net.calls import Call, Calls
 from reelwatch.net.http import Client, Outcome, Request, Response, TransferError
-from tests.peers import Line, Peer, answer, answering
+from tests.peers import Line, Peer, answer, answering, perform
 from tests.servers import eventually
 
 LONG = 60.0  # seconds; nothing here waits for them
@@ -54,7 +54,7 @@ def test_all_are_made_at_once_and_each_has_its_own_answer(client: Client) -> Non
 
     with Peer(script) as peer:
         requests = [Request(f"http://127.0.0.1:{peer.port}/{number}") for number in range(8)]
-        came = {request.url: body_of(outcome) for request, outcome in client.perform(requests)}
+        came = {request.url: body_of(outcome) for request, outcome in perform(client, requests)}
     assert came == {request.url: f"/{number}" for number, request in enumerate(requests)}
 
 
@@ -70,7 +70,7 @@ def test_a_slow_one_holds_up_no_other(client: Client) -> None:
     with Peer(script) as peer:
         requests = [Request(f"http://127.0.0.1:{peer.port}/{number}") for number in range(5)]
         bodies = []
-        for _, outcome in client.perform(requests):
+        for _, outcome in perform(client, requests):
             bodies.append(body_of(outcome))
             if len(bodies) == 4:
                 release.set()
@@ -81,7 +81,7 @@ def test_a_slow_one_holds_up_no_other(client: Client) -> None:
 def test_one_that_cannot_be_sent_is_an_error_among_the_others(client: Client) -> None:
     with Peer(echo) as peer:
         good, bad = Request(f"http://127.0.0.1:{peer.port}/good"), Request("ftp://127.0.0.1/")
-        came = [(asked is good, outcome) for asked, outcome in client.perform([bad, good, bad])]
+        came = [(asked is good, outcome) for asked, outcome in perform(client, [bad, good, bad])]
     assert [body_of(outcome) for is_good, outcome in came if is_good] == ["/good"]
     assert [isinstance(outcome, TransferError) for _, outcome in came].count(True) == 2
 
@@ -179,13 +179,14 @@ def test_it_is_there_for_the_whole_exchange() -> None:
 HANGING = """
     import time
     from reelwatch.net.http import Client, Request
+    from tests.peers import perform
 
     client, began = Client(), time.monotonic()
     slow = [Request(f"http://hang.{n}.example.com/", deadline_seconds=1.5) for n in range(3)]
     here = Request("http://here.example.com:1/")
-    for request, outcome in client.perform([*slow, here]):
+    for request, outcome in perform(client, [*slow, here]):
         print(request is here, type(outcome).__name__, time.monotonic() - began < 20, outcome)
-    for request, outcome in client.perform([here]):
+    for request, outcome in perform(client, [here]):
         print(request is here, type(outcome).__name__, time.monotonic() - began < 20, outcome)
 """
 
@@ -318,7 +319,7 @@ def test_a_batch_is_done_by_http_and_by_hand_and_counted(client: Client) -> None
         work = Work(peer.port, 60)
         done = fan_out(
             work.claim, lambda item: f"by hand: {item}", work.done.extend, threads=2,
-            turn_seconds=LONG, wire=Wire(client, work.call, lambda _, came: body_of(came), 7),
+            batch_seconds=LONG, wire=Wire(client, work.call, lambda _, came: body_of(came), 7),
         )  # fmt: skip
     assert done == 60
     assert sorted(work.done) == sorted(work.expected(item) for item in range(60))
@@ -344,13 +345,13 @@ def test_results_are_recorded_while_others_are_under_way(client: Client) -> None
         work = Work(peer.port, 0)
         work.left = [0, 3, 6]
         fan_out(
-            work.claim, lambda item: item, record, threads=1, turn_seconds=LONG,
+            work.claim, lambda item: item, record, threads=1, batch_seconds=LONG,
             wire=Wire(client, work.call, lambda item, _: item, 3),
         )  # fmt: skip
     assert groups[-1] == [0]
 
 
-def test_what_cannot_be_recorded_ends_the_turn_and_what_is_under_way(client: Client) -> None:
+def test_what_cannot_be_recorded_ends_the_batch_and_what_is_under_way(client: Client) -> None:
     gone = threading.Event()
 
     def script(line: Line) -> None:
@@ -367,7 +368,7 @@ def test_what_cannot_be_recorded_ends_the_turn_and_what_is_under_way(client: Cli
         work.left = [0, 3]
         with pytest.raises(ConnectionError, match="gone"):
             fan_out(
-                work.claim, lambda item: item, record, threads=1, turn_seconds=LONG,
+                work.claim, lambda item: item, record, threads=1, batch_seconds=LONG,
                 wire=Wire(client, work.call, lambda item, _: item, 2),
             )  # fmt: skip
         assert gone.wait(30)
@@ -392,17 +393,17 @@ def test_an_error_that_nobody_has_foreseen_costs_its_own_item_alone(
     with Peer(echo) as peer, capture_logs() as logs:
         work = Work(peer.port, 0)
         work.left = [0, 3, 6, 9]
-        turn = threading.Thread(
+        batch = threading.Thread(
             target=fan_out, daemon=True,
             args=(work.claim, str, work.done.extend),
             kwargs={
-                "threads": 1, "turn_seconds": 1.0,
+                "threads": 1, "batch_seconds": 1.0,
                 "wire": Wire(client, work.call, lambda _, came: body_of(came), 2),
             },
         )  # fmt: skip
-        turn.start()
-        turn.join(30)
-        assert not turn.is_alive()
+        batch.start()
+        batch.join(30)
+        assert not batch.is_alive()
     assert len(work.done) == 3
     assert not work.left
     assert [line["event"] for line in logs] == ["item_crashed"]

@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "jobs": {"rules", "config", "storage", "net"},
     "app": {"rules", "config", "storage", "net", "jobs"},
     "sandbox": {"rules", "config"},
-    "cli": {"rules", "config", "storage", "net", "jobs", "app", "sandbox"},
+    "web": {"rules", "config", "storage", "net", "jobs", "app"},
+    "cli": {"rules", "config", "storage", "net", "jobs", "app", "sandbox", "web"},
 }
 
 USE_CASES = {
@@ -34,6 +35,7 @@ USE_CASES = {
         "updating",
         "polling",
         "delivery",
+        "feed",
         "redelivery",
         "history",
         "intake",
@@ -94,7 +96,7 @@ def test_what_is_in_no_folder_is_known() -> None:
 
 
 @pytest.mark.parametrize("module", LAYERED)
-def test_imports_go_down(module: str) -> None:
+def test_a_module_imports_only_what_lies_below_it(module: str) -> None:
     folder = module.split(".", maxsplit=1)[0]
     others = {name for name in own(module) if name.split(".")[0] != folder}
     assert {
@@ -109,7 +111,7 @@ def test_use_cases_do_not_know_each_other(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("rules.")])
-def test_rules_only_think(module: str) -> None:
+def test_rules_import_neither_clocks_nor_files_nor_the_network(module: str) -> None:
     """Of the standard library they import only what has no effects."""
     foreign = {name.split(".")[0] for name in imported(module)} - {"reelwatch", *PURE_LIBRARIES}
     assert foreign <= set(sys.stdlib_module_names) - NOT_FOR_RULES
@@ -156,7 +158,7 @@ print(json.dumps(happened))
 """
 
 
-def test_importing_does_nothing(tmp_path: Path) -> None:
+def test_importing_opens_reads_and_starts_nothing(tmp_path: Path) -> None:
     """No engine, no connection, no settings read, no file written, no thread."""
     modules = [f"reelwatch.{module}".rstrip(".") for module in MODULES]
     unreadable = {"DATABASE_URL": "nonsense", "LOG_LEVEL": "nonsense", "BROKER_URL": "nonsense"}
@@ -172,6 +174,25 @@ def test_importing_does_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def loaded(code: str) -> set[str]:
+    """The modules of a new process that has run this, without what counts coverage."""
+    quiet = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"],
+        env=quiet, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return set(done.stdout.split())
+
+
+def test_producers_load_little_beside_sqlalchemy() -> None:
+    """Its ORM alone is three quarters of it."""
+    found = loaded("from reelwatch import track") - loaded("import sqlalchemy.orm")
+    foreign = {"alembic", "celery", "click", "kombu", "psycopg", "pycurl", "pydantic", "redis",
+               "requests", "rich", "structlog"}  # fmt: skip
+    assert {name.partition(".")[0] for name in found} & foreign == set()
+    assert len(found) <= 125
 
 
 def test_the_package_offers_what_producers_need() -> None:

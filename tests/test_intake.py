@@ -230,7 +230,7 @@ def test_standby_tries_them_too(url: str) -> None:
     take_in(url, sent("cancel"))
     take_in(url, sent("track"))
     pass_time(url, timedelta(minutes=1))
-    assert tasks.standby.look() is True
+    assert tasks.standby.poll() is True
     assert states(url) == {ID: "cancelled"}
 
 
@@ -249,7 +249,9 @@ def test_equal_refusals_are_one_row(url: str) -> None:
     assert events.first_at < events.last_at
 
 
-def test_refusals_are_bounded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_messages_are_kept_in_bounded_numbers(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(intake, "REFUSED_LIMIT", 10)
     intake.count_refusals(url, [Refusal("track", f"reason {n}", "w") for n in range(30)])
     assert {row.reason for row in refused(url)} == {f"reason {n}" for n in range(20, 30)}
@@ -260,6 +262,28 @@ def test_what_no_database_could_store_is_counted_all_the_same(url: str, video_id
     take_in(url, sent("cancel", video_id))
     assert refused(url)[0].count == 1
     assert waiting(url) == []
+
+
+DIRTY = {"order": 7, "x\0": ["a\0b", {"y": "\ud800"}], "rate": float("nan")}
+
+
+def test_what_of_metadata_can_not_be_stored_is_left_out_and_told_and_the_id_is_tracked(
+    url: str, logged: Lines, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    take_in(url, sent("track", metadata=DIRTY))
+    take_in(url, sent("track", "veo3:later", metadata=DIRTY, account="studio"))  # waits first
+    accounts = tmp_path / "accounts.toml"
+    accounts.write_text('[accounts.studio]\napi_key_env = "STUDIO_KEY"\n')
+    configure(monkeypatch, REELWATCH_ACCOUNTS_FILE=str(accounts), STUDIO_KEY="studio-key-of-a-test")
+    pass_time(url, timedelta(hours=1))
+    retry(url)
+    assert {job.video_id for job in jobs_in(url)} == {ID, "veo3:later"}
+    for job in jobs_in(url):
+        assert job.metadata_ == {"order": 7, "x": ["ab", {"y": "?"}], "rate": None}
+    (row,) = refused(url)
+    assert (row.count, row.video_id) == (2, "veo3:later")
+    assert row.reason.startswith(r"metadata: the key 'x\x00': character 2 is U+0000; that was left")
+    assert len(logged.named("refused")) == 2
 
 
 def test_messages_that_never_became_a_task_are_counted(url: str, logged: Lines) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,17 +13,21 @@ from structlog.testing import capture_logs
 
 from reelwatch.app import tasks
 from reelwatch.jobs import learning
-from reelwatch.rules.timing import curves
-from reelwatch.rules.timing.curves import Curve, Known
+from reelwatch.rules.timing import fitting
+from reelwatch.rules.timing.fitting import Learned, Sample
+from reelwatch.rules.timing.hazard import Curve, bin_of
 from reelwatch.rules.timing.pace import Pace
-from reelwatch.rules.timing.schedule import Plans, price_for
+from reelwatch.rules.timing.plan import Plan, from_json
+from reelwatch.rules.timing.planner import Plans, price_for
 from reelwatch.storage import db, forecasts
 from reelwatch.storage.models import Heartbeat, Job, table_of
+from tests.kinds import forecast
 from tests.seeding import Row, add_account, add_job, add_transition
 
 NOW = datetime.now(UTC)
 PLANS = Plans(Pace(5, 60), 4.0)
 stored = table_of("duration_curves")
+KNOWN = forecast(fitting.learn("grok", [Sample(40.0)] * 10).curve)
 
 
 @pytest.fixture
@@ -63,9 +68,9 @@ def add_ended(
 
 
 def add_open(url: str, seconds: float, count: int = 1, **columns: Any) -> None:
-    """Jobs that had not ended at that age, which was at the last look a second ago."""
-    looked = now(url) - timedelta(seconds=1)
-    row = {"tracked_at": looked - timedelta(seconds=seconds), "last_polled_at": looked}
+    """Jobs that had not ended at that age, which was at the last poll a second ago."""
+    polled = now(url) - timedelta(seconds=1)
+    row = {"tracked_at": polled - timedelta(seconds=seconds), "last_polled_at": polled}
     with db.transaction(url) as session:
         for _ in range(count):
             add_job(session, **(row | columns))
@@ -97,15 +102,19 @@ def pass_time(url: str, seconds: float = 60.0) -> None:
         session.execute(update(Heartbeat).values(at=db.now(session) - timedelta(seconds=seconds)))
 
 
-def kinds(url: str, account: str = "default") -> Mapping[str, Known]:
+def kinds(url: str, account: str = "default") -> Mapping[str, Plan]:
     with db.reading(url) as session:
         return forecasts.kinds(session, account)
 
 
-def learned(url: str) -> Curve:
+def known(url: str) -> Learned:
     """What is learned of the model that jobs are seeded with."""
-    learning.learn(url, PLANS)
-    return kinds(url)["grok"].curve
+    with db.reading(url) as session:
+        return learning.known_of(session, "default", "grok")
+
+
+def learned(url: str) -> Curve:
+    return known(url).curve
 
 
 def median(curve: Curve) -> float:
@@ -204,9 +213,9 @@ class TestDurations:
             add_ended(url, seconds, 50, **columns)
         assert learning.learn(url, PLANS) == 3
         found = {
-            (account, model): round(median(known.curve))
+            (account, model): plan.silent.half[0]
             for account in ("default", "studio")
-            for model, known in kinds(url, account).items()
+            for model, plan in kinds(url, account).items()
         }
         assert found == {
             ("default", "grok"): pytest.approx(30, rel=0.1),
@@ -249,18 +258,18 @@ class TestOpenJobs:
     @pytest.mark.parametrize(
         "columns",
         [{}, {"state": "pending"}, {"state": "expired", "expired_at": NOW}],
-        ids=["running", "pending", "expired, and still looked at"],
+        ids=["running", "pending", "expired, and still polled"],
     )
-    def test_count_up_to_the_last_look(self, url: str, alone: Curve, columns: Row) -> None:
+    def test_count_up_to_the_last_poll(self, url: str, alone: Curve, columns: Row) -> None:
         add_open(url, 300.0, 20, **columns)
         beside = learned(url)
         assert beside.jobs == alone.jobs == 20
         assert alone.still_open(300) < 0.1
         assert beside.still_open(300) > 0.3
-        place = curves.bin_of(100_000)
+        place = bin_of(100_000)
         assert beside.hazards[place] == pytest.approx(alone.hazards[place], rel=1e-3)
 
-    def test_cancelled_ones_count_up_to_the_last_look_too(self, url: str, alone: Curve) -> None:
+    def test_cancelled_ones_count_up_to_the_last_poll_too(self, url: str, alone: Curve) -> None:
         """They took longer than somebody would wait: not to count them is to forget the slow."""
         over = {"next_poll_at": None, "state": "cancelled"}
         add_open(url, 300.0, 40, **over, finished_at=now(url))
@@ -269,7 +278,7 @@ class TestOpenJobs:
         assert beside.still_open(300) > 0.3  # no more of them count than have ended
         assert beside.still_open(300) < 0.6
 
-    def test_cancelled_ones_that_nobody_looked_at_say_nothing(self, url: str, alone: Curve) -> None:
+    def test_cancelled_ones_that_nobody_polled_say_nothing(self, url: str, alone: Curve) -> None:
         over = {"next_poll_at": None, "state": "cancelled", "last_polled_at": None}
         add_open(url, 300.0, 20, **over, finished_at=now(url))
         assert learned(url).hazards == pytest.approx(alone.hazards, rel=0.01)
@@ -287,7 +296,7 @@ class TestOpenJobs:
             {"account": "studio"},
             {"upstream_created_at": NOW + timedelta(days=1)},
         ],
-        ids=["never looked at", "given up", "of another model", "of another account", "unborn"],
+        ids=["never polled", "given up", "of another model", "of another account", "unborn"],
     )
     def test_do_not_count_where_they_say_nothing(
         self, url: str, alone: Curve, columns: Row
@@ -331,34 +340,34 @@ class TestStages:
         """Jobs of 100 seconds whose words began at these shares of it."""
         for job in add_ended(url, 100.0, count):
             with db.transaction(url) as session:
-                for sequence, (word, share) in enumerate(steps, 1):
+                for sequence, (status, share) in enumerate(steps, 1):
                     at = job["tracked_at"] + timedelta(seconds=100 * share)
-                    state = "pending" if word == "queued" else "running"
-                    step = {"sequence": sequence, "to_status": word, "to_state": state, "at": at}
+                    state = "pending" if status == "queued" else "running"
+                    step = {"sequence": sequence, "to_status": status, "to_state": state, "at": at}
                     add_transition(session, job, **(step | columns))
 
-    def said(self, curve: Curve, word: str) -> Sequence[int]:
-        return [step for step, likely in enumerate(curve.stages[word]) if likely > 0.5]
+    def said(self, found: Learned, status: str) -> Sequence[int]:
+        return [step for step, likely in enumerate(found.stages[status]) if likely > 0.5]
 
     def test_are_learned_from_the_transitions(self, url: str) -> None:
         self.add_told(url)
-        curve = learned(url)
+        curve = known(url)
         assert set(curve.stages) == {"queued", "processing", "upsampling"}
         assert self.said(curve, "queued") == list(range(4))
         assert self.said(curve, "processing") == list(range(4, 14))
         assert self.said(curve, "upsampling") == list(range(14, 20))
 
-    def test_the_first_word_was_true_from_the_beginning(self, url: str) -> None:
+    def test_the_first_status_was_true_from_the_beginning(self, url: str) -> None:
         """It is only that nobody had asked before."""
         self.add_told(url, steps=(("queued", 0.15), ("processing", 0.5)))
-        assert self.said(learned(url), "queued") == list(range(10))
+        assert self.said(known(url), "queued") == list(range(10))
 
     def test_are_read_for_any_number_of_jobs(
         self, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(learning, "IDS_AT_ONCE", 3)
         self.add_told(url, count=8)
-        likely = learned(url).stages["processing"]
+        likely = known(url).stages["processing"]
         assert max(likely) > 0.95  # with a word of two jobs in eight it would be 0.3
 
     def test_begin_when_upstream_says_where_that_is_before_we_saw_it(self, url: str) -> None:
@@ -366,7 +375,7 @@ class TestStages:
         for job in jobs:
             with db.transaction(url) as session:
                 begin = job["tracked_at"]
-                for sequence, (word, at, upstream_at) in enumerate(
+                for sequence, (status, at, upstream_at) in enumerate(
                     [
                         ("queued", 5, -40),  # before the job began: of no use
                         ("processing", 50, 20),
@@ -375,11 +384,11 @@ class TestStages:
                     1,
                 ):
                     add_transition(
-                        session, job, sequence=sequence, to_status=word,
+                        session, job, sequence=sequence, to_status=status,
                         at=begin + timedelta(seconds=at),
                         upstream_at=begin + timedelta(seconds=upstream_at),
                     )  # fmt: skip
-        curve = learned(url)
+        curve = known(url)
         assert self.said(curve, "queued") == list(range(4))
         assert self.said(curve, "processing") == list(range(4, 16))
         assert self.said(curve, "upsampling") == list(range(16, 20))
@@ -391,7 +400,7 @@ class TestStages:
     )
     def test_other_transitions_tell_of_none(self, url: str, columns: Row) -> None:
         self.add_told(url, **columns)
-        assert learned(url).stages == {}
+        assert known(url).stages == {}
 
     def test_are_those_of_the_kind_alone(self, url: str) -> None:
         self.add_told(url)
@@ -399,7 +408,7 @@ class TestStages:
             add_transition(session, add_job(session), to_status="still running")
             other = add_job(session, "completed", model="sora-2", finished_at=db.now(session))
             add_transition(session, other, to_status="in_progress")
-        assert set(learned(url).stages) == {"queued", "processing", "upsampling"}
+        assert set(known(url).stages) == {"queued", "processing", "upsampling"}
 
 
 class TestProgress:
@@ -419,33 +428,35 @@ class TestProgress:
         self, url: str, progress: float, share: float, spread: float
     ) -> None:
         self.add_told(url, progress, share)
-        assert learned(url).progress_spread == pytest.approx(spread, abs=0.01)
+        assert known(url).progress_spread == pytest.approx(spread, abs=0.01)
 
     @pytest.mark.parametrize(("progress", "share"), [(None, 0.5), (0.9, 1.2), (0.1, -0.2)])
     def test_that_is_missing_or_of_no_time_of_the_job_counts_nothing(
         self, url: str, progress: float | None, share: float
     ) -> None:
         self.add_told(url, progress, share)
-        assert learned(url).progress_spread is None
+        assert known(url).progress_spread is None
 
     def test_of_a_job_without_a_duration_counts_nothing(self, url: str) -> None:
         add_ended(url, 40.0, 3)
         later: Row = {"upstream_created_at": now(url) + timedelta(hours=1), "progress": 0.5}
         add_ended(url, 40.0, 20, progress_at=now(url), **later)
-        assert learned(url).progress_spread is None
+        assert known(url).progress_spread is None
 
 
 class TestLearn:
-    def test_prices_a_look_by_what_was_learned(self, url: str) -> None:
+    def priced(self, url: str, target_delay: float) -> float:
+        return price_for(learned(url), PLANS.pace.room, target_delay)
+
+    def test_prices_a_poll_by_what_was_learned(self, url: str) -> None:
         add_ended(url, 40.0, 20)
         with capture_logs() as logs:
             assert learning.learn(url, PLANS) == 1
-        known = kinds(url)["grok"]
-        expected = price_for(known.curve, PLANS.pace, PLANS.target_delay)
-        assert known.price == pytest.approx(expected, rel=0.05)
+        plan = kinds(url)["grok"]
+        assert plan.price == pytest.approx(self.priced(url, PLANS.target_delay), rel=0.05)
         (line,) = logs
         assert (line["event"], line["account"], line["model"]) == ("learned", "default", "grok")
-        assert (line["jobs"], line["look_price"]) == (20, known.price)
+        assert (line["jobs"], line["price"]) == (20, pytest.approx(plan.price, rel=1e-6))
 
     def test_without_ends_there_is_nothing_to_learn(self, url: str) -> None:
         add_open(url, 300.0, 5)
@@ -465,7 +476,7 @@ class TestLearn:
         learning.learn(url, PLANS)
         add_ended(url, 40.0, 5, ago=0.0)
         assert learning.learn(url, PLANS) == 0
-        assert kinds(url)["grok"].curve.jobs == 5
+        assert kinds(url)["grok"].jobs == 5
 
     def test_learns_anew_where_jobs_have_ended_since_and_nowhere_else(self, url: str) -> None:
         add_ended(url, 40.0, 5, ago=600.0)
@@ -479,7 +490,7 @@ class TestLearn:
         assert learning.learn(url, PLANS) == 1
         after = kinds(url)
         assert after["grok"] is before["grok"]
-        assert after["sora-2"].curve.jobs == 8
+        assert after["sora-2"].jobs == 8
 
     def test_what_was_being_committed_while_it_learned_is_not_lost(self, url: str) -> None:
         learning.learn(url, PLANS)
@@ -493,9 +504,29 @@ class TestLearn:
         monkeypatch.setenv("REELWATCH_TARGET_DELAY", "12s")
         add_ended(url, 100.0, 20)
         tasks.learn()
-        known = kinds(url)["grok"]
-        assert known.price == pytest.approx(price_for(known.curve, PLANS.pace, 12.0), rel=0.1)
-        assert known.price > 2 * price_for(known.curve, PLANS.pace, 4.0)
+        plan = kinds(url)["grok"]
+        assert plan.price == pytest.approx(self.priced(url, 12.0), rel=0.1)
+        assert plan.price > 2 * self.priced(url, 4.0)
+
+    def test_other_settings_solve_the_plans_anew_though_nothing_has_ended(self, url: str) -> None:
+        add_ended(url, 40.0, 5, ago=600.0)
+        assert learning.learn(url, PLANS) == 1
+        pass_time(url)
+        assert learning.learn(url, PLANS) == 0
+        pass_time(url)
+        assert learning.learn(url, Plans(PLANS.pace, 12.0)) == 1
+        assert kinds(url)["grok"].price > 2 * self.priced(url, 4.0)
+
+    def test_a_row_of_the_release_before_is_solved_anew(self, url: str) -> None:
+        add_ended(url, 40.0, 5, ago=600.0)
+        learning.learn(url, PLANS)
+        pass_time(url)
+        with db.transaction(url) as session:
+            session.execute(update(stored).values(plan=None, solved_for=None))
+        forecasts._read.clear()
+        assert kinds(url) == {}  # the prior goes until then
+        assert learning.learn(url, PLANS) == 1
+        assert list(kinds(url)) == ["grok"]
 
 
 class TestManyPrefixes:
@@ -536,15 +567,14 @@ class TestManyPrefixes:
             pass_time(url, 20.0 + 60.0 * rounds)
 
     def test_of_an_account_those_that_were_learned_last_stay(self, url: str) -> None:
-        curve = curves.learn("grok", [curves.Sample(40.0)] * 3)
         most = forecasts.KINDS_MOST
         with db.transaction(url) as session:
             add_account(session, "studio")
             at = db.now(session)
-            forecasts.keep(session, "studio", "old", Known(curve, 1.0), at - timedelta(days=1))
+            forecasts.keep(session, "studio", "old", KNOWN, at - timedelta(days=1))
             for number in range(most + 30):
                 when = at + timedelta(seconds=number)
-                forecasts.keep(session, "default", f"m{number}", Known(curve, 1.0), when)
+                forecasts.keep(session, "default", f"m{number}", KNOWN, when)
         assert set(kinds(url)) == {f"m{number}" for number in range(30, most + 30)}
         assert list(kinds(url, "studio")) == ["old"]
 
@@ -555,24 +585,21 @@ def stored_jobs(url: str) -> list[int]:
 
 
 class TestForecasts:
-    CURVE = curves.learn("grok", [curves.Sample(40.0)] * 10)
-
     def keep(self, url: str, model: str = "grok", price: float = 0.5) -> None:
         with db.transaction(url) as session:
-            known = Known(self.CURVE, price)
+            known = replace(KNOWN, plan=replace(KNOWN.plan, price=price))
             forecasts.keep(session, "default", model, known, db.now(session))
 
     @pytest.fixture
     def reads(self, monkeypatch: pytest.MonkeyPatch) -> list[None]:
-        """One item for each curve that is made of what is stored."""
+        """One item for each plan that is made of what is stored."""
         seen: list[None] = []
-        make = curves.from_json
 
-        def counted(body: Mapping[str, Any]) -> Curve | None:
+        def counted(body: Mapping[str, Any]) -> Plan | None:
             seen.append(None)
-            return make(body)
+            return from_json(body)
 
-        monkeypatch.setattr(curves, "from_json", counted)
+        monkeypatch.setattr(forecasts, "from_json", counted)
         return seen
 
     def test_tell_what_is_known_of_the_accounts_models(self, url: str) -> None:
@@ -582,7 +609,6 @@ class TestForecasts:
         assert {model: known.price for model, known in found.items()} == {
             "grok": 0.5, "sora-2": 2.0,
         }  # fmt: skip
-        assert found["grok"].curve.hazards == pytest.approx(self.CURVE.hazards, rel=1e-3)
         assert kinds(url, "studio") == {}
 
     def test_the_table_says_from_how_many_jobs_and_when(self, url: str) -> None:
@@ -614,16 +640,15 @@ class TestForecasts:
             kinds(url)
         assert len(forecasts._read) == 2
 
-    def test_a_curve_of_another_release_is_as_good_as_none(
+    def test_a_plan_of_another_release_is_as_good_as_none(
         self, url: str, reads: list[None]
     ) -> None:
         self.keep(url)
         self.keep(url, "sora-2")
         with db.transaction(url) as session:
             mine = stored.c.model == "grok"
-            body = session.execute(select(stored.c.curve).where(mine)).scalar_one()
-            shorter = {**body, "hazards": body["hazards"][:-1]}
-            session.execute(update(stored).where(mine).values(curve=shorter))
+            body = session.execute(select(stored.c.plan).where(mine)).scalar_one()
+            session.execute(update(stored).where(mine).values(plan={**body, "version": 0}))
         assert list(kinds(url)) == ["sora-2"]
         assert list(kinds(url)) == ["sora-2"]
         assert len(reads) == 2

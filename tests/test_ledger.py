@@ -7,21 +7,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import DatabaseError
 
-from reelwatch.rules import events, lifecycle, status
-from reelwatch.rules.answers import Answer, ErrorKind, Failure, Meaning, Report, Trouble
-from reelwatch.rules.timing.curves import Curve, Eta
-from reelwatch.rules.timing.remaining import remaining
-from reelwatch.storage import db, ledger
-from reelwatch.storage.ledger import Change
-from reelwatch.storage.models import Account, Delivery, Job, PollError, Transition
-from tests.kinds import steady
+from reelwatch.rules import deadlines, events, lifecycle, states
+from reelwatch.rules.answers import Answer, AnswerError, ErrorKind, Failure, Meaning, Report
+from reelwatch.rules.changes import Change
+from reelwatch.rules.timing.eta import remaining
+from reelwatch.storage import db, job_columns, ledger
+from reelwatch.storage.models import Delivery, Job, PollError, Transition
+from tests import seeding
+from tests.kinds import foretold, steady
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
-RULES = lifecycle.Rules()
+RULES = deadlines.Rules()
 HOOK = "https://hooks.example.com:8443/video?x=1"
 CREATED = datetime(2026, 2, 6, 3, 54, 42, 203_000, tzinfo=UTC)
 ENDED = datetime(2026, 2, 6, 3, 58, 49, 98_000, tzinfo=UTC)
@@ -48,8 +48,8 @@ FAILED = Report(
     failure=Failure("content_policy", "unsafe prompt", retryable=False, request_id="20260206"),
     body={"status": "failed"},
 )
-BROKEN = Trouble(ErrorKind.SERVER_ERROR, "internal error", 500, "id-1")
-NOT_FOUND = Trouble(ErrorKind.NOT_FOUND, "task_not_exist", 400)
+BROKEN = AnswerError(ErrorKind.SERVER_ERROR, "internal error", 500, "id-1")
+NOT_FOUND = AnswerError(ErrorKind.NOT_FOUND, "task_not_exist", 400)
 
 
 def after(seconds: float) -> datetime:
@@ -59,24 +59,14 @@ def after(seconds: float) -> datetime:
 @pytest.fixture
 def url(database_url: str) -> str:
     with db.transaction(database_url) as session:
-        session.execute(insert(Account).values(name="default", requests_per_second=5.0))
+        seeding.add_account(session)
     return database_url
 
 
 def add_job(url: str, video_id: str = "a", **values: Any) -> None:
-    row = {
-        "account": "default",
-        "video_id": video_id,
-        "state": "pending",
-        "metadata_": {"order": 7},
-        "tracked_at": NOW,
-        "next_poll_at": NOW,
-        "deadline_at": after(3_600),
-        "events": ["completed", "failed", "expired"],
-        "webhook_url": HOOK,
-    }
+    row = {"metadata": {"order": 7}, "webhook_url": HOOK, **values}
     with db.transaction(url) as session:
-        session.execute(insert(Job).values(row | values))
+        seeding.add_new_jobs(session, [video_id], NOW, **row)
 
 
 def rows(url: str, table: Any, **where: Any) -> Sequence[RowMapping]:
@@ -91,9 +81,9 @@ def job(url: str, video_id: str = "a") -> dict[str, Any]:
 
 
 def change(
-    row: dict[str, Any], answer: Answer, at: datetime, rules: lifecycle.Rules = RULES
+    row: dict[str, Any], answer: Answer, at: datetime, rules: deadlines.Rules = RULES
 ) -> Change:
-    return Change(row, lifecycle.decide(ledger.job_of(row), answer, at, rules), answer)
+    return Change(row, lifecycle.decide(job_columns.job_of(row), answer, at, rules), answer)
 
 
 def write(url: str, changes: Sequence[Change], at: datetime = NOW) -> int:
@@ -101,8 +91,8 @@ def write(url: str, changes: Sequence[Change], at: datetime = NOW) -> int:
         return ledger.write(session, changes, at)
 
 
-def look(url: str, *answers: Answer, video_id: str = "a", start: float = 0) -> int:
-    """Write down looks at the job, a second apart; returns the number of events they owe."""
+def poll(url: str, *answers: Answer, video_id: str = "a", start: float = 0) -> int:
+    """Write down polls of the job, a second apart; returns the number of events they owe."""
     return sum(
         write(url, [change(job(url, video_id), answer, after(start + n))], after(start + n))
         for n, answer in enumerate(answers)
@@ -116,9 +106,9 @@ def body(delivery: RowMapping) -> dict[str, Any]:
 
 
 class TestJobs:
-    def test_a_look_without_news_is_counted(self, url: str) -> None:
+    def test_a_poll_without_news_is_counted(self, url: str) -> None:
         add_job(url, state="running", upstream_status="processing", lease_token="t")
-        assert look(url, RUNNING, start=5) == 0
+        assert poll(url, RUNNING, start=5) == 0
         row = job(url)
         assert (row["polls"], row["last_polled_at"], row["lease_token"]) == (1, after(5), None)
         assert (row["state"], row["sequence"]) == ("running", 0)
@@ -141,9 +131,9 @@ class TestJobs:
         assert (b["errors_in_row"], b["errors_since"]) == (3, after(2))
         assert (b["last_error"], b["polls"]) == ("server_error", 1)
 
-    def test_a_completed_job(self, url: str) -> None:
+    def test_a_completed_job_keeps_its_end_and_result(self, url: str) -> None:
         add_job(url)
-        assert look(url, DONE, start=5) == 1
+        assert poll(url, DONE, start=5) == 1
         row = job(url)
         assert (row["state"], row["upstream_status"]) == ("completed", "completed")
         assert row["video_url"] == DONE.video_url
@@ -152,69 +142,69 @@ class TestJobs:
 
     def test_a_failed_job_keeps_its_reason(self, url: str) -> None:
         add_job(url)
-        look(url, FAILED)
+        poll(url, FAILED)
         row = job(url)
         assert (row["state"], row["error_code"]) == ("failed", "content_policy")
         assert (row["error_message"], row["error_request_id"]) == ("unsafe prompt", "20260206")
 
-    def test_the_end_is_upstreams_last_word_where_it_gives_no_time_of_completion(
+    def test_the_end_is_upstreams_last_status_where_it_gives_no_time_of_completion(
         self, url: str
     ) -> None:
         add_job(url)
-        look(url, replace(DONE, completed_at=None))
+        poll(url, replace(DONE, completed_at=None))
         assert job(url)["upstream_finished_at"] == DONE.updated_at
 
     def test_model_and_creation_are_learned_from_the_answer(self, url: str) -> None:
         add_job(url)
-        look(url, replace(RUNNING, model="sora-2", created_at=CREATED))
+        poll(url, replace(RUNNING, model="sora-2", created_at=CREATED))
         assert (job(url)["model"], job(url)["upstream_created_at"]) == ("sora-2", CREATED)
-        look(url, RUNNING, start=1)  # the next one may say neither
+        poll(url, RUNNING, start=1)  # the next one may say neither
         assert (job(url)["model"], job(url)["upstream_created_at"]) == ("sora-2", CREATED)
 
     def test_a_model_that_is_known_stays(self, url: str) -> None:
         add_job(url, model="veo3.1-fast")
-        look(url, replace(RUNNING, model="veo3.1-fast-internal-7"))
+        poll(url, replace(RUNNING, model="veo3.1-fast-internal-7"))
         assert job(url)["model"] == "veo3.1-fast"
 
     def test_a_video_url_that_came_early_stays(self, url: str) -> None:
         add_job(url, state="running", video_url="https://cdn.example.com/early.mp4")
-        look(url, replace(RUNNING, word="video_upsampling"))
+        poll(url, replace(RUNNING, status="video_upsampling"))
         assert job(url)["video_url"] == "https://cdn.example.com/early.mp4"
 
-    def test_counters_of_looks_in_a_row_are_kept_and_reset(self, url: str) -> None:
+    def test_counters_of_polls_in_a_row_are_kept_and_reset(self, url: str) -> None:
         add_job(url, state="running", upstream_status="processing")
-        look(url, NOT_FOUND, NOT_FOUND)
+        poll(url, NOT_FOUND, NOT_FOUND)
         row = job(url)
         assert (row["errors_in_row"], row["last_error"]) == (2, "not_found")
         assert (row["not_found_count"], row["not_found_since"]) == (2, NOW)
-        look(url, RUNNING)
+        poll(url, RUNNING)
         row = job(url)
         assert (row["errors_in_row"], row["last_error"], row["last_error_id"]) == (0, None, None)
         assert (row["not_found_count"], row["not_found_since"]) == (0, None)
 
-    def test_a_success_word_without_url_is_remembered(self, url: str) -> None:
+    def test_a_success_without_url_is_remembered(self, url: str) -> None:
         add_job(url)
-        look(url, replace(DONE, video_url=None))
+        poll(url, replace(DONE, video_url=None))
         assert (job(url)["state"], job(url)["resultless_since"]) == ("running", NOW)
 
     def test_a_passed_deadline_expires_and_a_late_verdict_still_counts(self, url: str) -> None:
         add_job(url, deadline_at=NOW)
-        assert look(url, BROKEN) == 1
+        assert poll(url, BROKEN) == 1
         row = job(url)
         assert (row["state"], row["error_code"], row["expired_at"]) == ("expired", "deadline", NOW)
         assert (row["finished_at"], row["abandoned_at"]) == (None, None)
-        assert look(url, DONE, start=9) == 1
+        assert poll(url, DONE, start=9) == 1
         row = job(url)
         assert (row["state"], row["error_code"], row["expired_at"]) == ("completed", None, NOW)
         expired, late = (body(row)["data"] for row in rows(url, Delivery))
         assert (expired["late"], late["late"]) == (False, True)
         assert expired["error"]["code"] == "deadline"
 
-    def test_an_abandoned_job_is_looked_at_no_more(self, url: str) -> None:
+    def test_an_abandoned_job_is_polled_no_more(self, url: str) -> None:
         expired: Values = {"state": "expired", "error_code": "deadline", "expired_at": NOW}
         watched: Values = {"last_polled_at": after(RULES.abandon_after - 60)}
         add_job(url, deadline_at=NOW, upstream_status="processing", **expired, **watched)
-        assert look(url, RUNNING, start=RULES.abandon_after) == 0
+        assert poll(url, RUNNING, start=RULES.abandon_after) == 0
         row = job(url)
         assert (row["state"], row["next_poll_at"], row["sequence"]) == ("expired", None, 0)
         assert row["abandoned_at"] == after(RULES.abandon_after)
@@ -226,7 +216,7 @@ class TestJobs:
         patient: Values = {"resultless_count": 4, "resultless_since": after(-300)}
         with db.transaction(url) as session:
             session.execute(update(Job).values(**patient))
-        assert look(url, replace(DONE, video_url=None, video_urls={})) == 1
+        assert poll(url, replace(DONE, video_url=None, video_urls={})) == 1
         row = job(url)
         assert (row["state"], row["video_url"], row["error_code"]) == (
             "completed",
@@ -238,7 +228,7 @@ class TestJobs:
         assert (told["type"], told["data"]["video_url"]) == ("video.completed", None)
         assert told["data"]["error"] == {
             "code": "no_result",
-            "message": status.NO_RESULT.message,
+            "message": states.NO_RESULT.message,
             "retryable": False,
             "request_id": None,
         }
@@ -251,7 +241,7 @@ class TestJobs:
         }
         add_job(url, state="completed", upstream_status="completed", sequence=4, **ended)
         later = replace(DONE, completed_at=ENDED + timedelta(hours=9))
-        assert look(url, later, start=900) == 1
+        assert poll(url, later, start=900) == 1
         row = job(url)
         assert (row["state"], row["video_url"], row["error_code"]) == (
             "completed",
@@ -268,10 +258,10 @@ class TestJobs:
         (step,) = rows(url, Transition)
         assert (step["from_state"], step["to_state"]) == ("completed", "completed")
 
-    def test_a_second_look_in_vain_changes_no_end(self, url: str) -> None:
+    def test_a_second_poll_in_vain_changes_no_end(self, url: str) -> None:
         ended: Values = {"finished_at": NOW, "error_code": "no_result"}
         add_job(url, state="completed", upstream_status="completed", **ended)
-        assert look(url, replace(DONE, video_url=None)) == 0
+        assert poll(url, replace(DONE, video_url=None)) == 0
         row = job(url)
         assert (row["state"], row["error_code"], row["next_poll_at"]) == (
             "completed",
@@ -282,14 +272,14 @@ class TestJobs:
 
     def test_upstreams_own_name_is_kept(self, url: str) -> None:
         add_job(url)
-        look(url, replace(RUNNING, foreign_id="internal_7f3a"), RUNNING)
+        poll(url, replace(RUNNING, foreign_id="internal_7f3a"), RUNNING)
         assert job(url)["upstream_id"] == "internal_7f3a"
-        look(url, replace(RUNNING, foreign_id="x" * 900))
+        poll(url, replace(RUNNING, foreign_id="x" * 900))
         assert job(url)["upstream_id"] == "x" * 255
 
-    def test_an_operators_act_is_no_look(self, url: str) -> None:
+    def test_an_operators_act_is_no_poll(self, url: str) -> None:
         add_job(url, polls=3, last_polled_at=after(-9))
-        decision = status.cancelled(ledger.job_of(job(url)))
+        decision = states.cancelled(job_columns.job_of(job(url)))
         assert decision is not None
         assert write(url, [Change(job(url), decision)], after(2)) == 0
         row = job(url)
@@ -301,7 +291,7 @@ class TestJobs:
     def test_a_reopened_job_gets_a_new_deadline(self, url: str) -> None:
         expired: Values = {"state": "expired", "error_code": "deadline", "expired_at": NOW}
         add_job(url, events=["status_changed"], **expired)
-        decision = status.reopened(ledger.job_of(job(url)), after(5))
+        decision = states.reopened(job_columns.job_of(job(url)), after(5))
         assert decision is not None
         assert write(url, [Change(job(url), decision, deadline_at=after(99))], after(5)) == 1
         row = job(url)
@@ -331,50 +321,50 @@ class TestJobs:
 
     def test_the_last_progress_is_kept_with_its_time(self, url: str) -> None:
         add_job(url)
-        look(url, RUNNING)
+        poll(url, RUNNING)
         assert self.progress(url) == (None, None)
-        look(url, replace(RUNNING, progress=0.25), replace(RUNNING, progress=0.5), start=1)
+        poll(url, replace(RUNNING, progress=0.25), replace(RUNNING, progress=0.5), start=1)
         assert self.progress(url) == (0.5, after(2))
 
     @pytest.mark.parametrize("answer", [RUNNING, BROKEN, NOT_FOUND], ids=["silent", "500", "404"])
-    def test_a_look_that_tells_none_leaves_it(self, url: str, answer: Answer) -> None:
+    def test_a_poll_that_tells_none_leaves_it(self, url: str, answer: Answer) -> None:
         add_job(url, progress=0.5, progress_at=after(-10))
-        look(url, answer)
+        poll(url, answer)
         assert self.progress(url) == (0.5, after(-10))
 
     @pytest.mark.parametrize("end", [DONE, FAILED], ids=["completed", "failed"])
     def test_an_end_leaves_the_last_one_before_it(self, url: str, end: Report) -> None:
         """At the end it says no more than that: what a job was at on its way is learned from."""
         add_job(url, progress=0.5, progress_at=after(-10))
-        look(url, replace(end, progress=1.0))
+        poll(url, replace(end, progress=1.0))
         assert self.progress(url) == (0.5, after(-10))
 
     def test_a_success_without_url_is_no_end(self, url: str) -> None:
         add_job(url, progress=0.5, progress_at=after(-10))
-        look(url, replace(DONE, video_url=None, progress=0.99))
+        poll(url, replace(DONE, video_url=None, progress=0.99))
         assert self.progress(url) == (0.99, NOW)
 
     def test_a_deadline_is_no_end_either(self, url: str) -> None:
         add_job(url, deadline_at=NOW)
-        look(url, replace(RUNNING, progress=0.5))
+        poll(url, replace(RUNNING, progress=0.5))
         assert (job(url)["state"], *self.progress(url)) == ("expired", 0.5, NOW)
 
     def test_an_operators_act_leaves_it(self, url: str) -> None:
         add_job(url, progress=0.5, progress_at=after(-10))
-        decision = status.cancelled(ledger.job_of(job(url)))
+        decision = states.cancelled(job_columns.job_of(job(url)))
         assert decision is not None
         write(url, [Change(job(url), decision)])
         assert self.progress(url) == (0.5, after(-10))
 
-    def test_nothing_to_write(self, url: str) -> None:
+    def test_a_group_of_none_writes_nothing(self, url: str) -> None:
         assert write(url, []) == 0
 
 
 class TestTransitions:
-    def test_each_change_of_state_or_word_is_one(self, url: str) -> None:
+    def test_each_change_of_state_or_status_is_one(self, url: str) -> None:
         add_job(url)
-        stage = replace(RUNNING, word="video_upsampling", body={"status": "video_upsampling"})
-        look(url, RUNNING, RUNNING, stage, BROKEN, DONE)
+        stage = replace(RUNNING, status="video_upsampling", body={"status": "video_upsampling"})
+        poll(url, RUNNING, RUNNING, stage, BROKEN, DONE)
         told = ("sequence", "from_state", "to_state", "from_status", "to_status", "at")
         assert [tuple(step[key] for key in told) for step in rows(url, Transition)] == [
             (1, "pending", "running", None, "processing", after(0)),
@@ -385,7 +375,7 @@ class TestTransitions:
 
     def test_the_answer_behind_it_is_kept(self, url: str) -> None:
         add_job(url)
-        look(url, DONE)
+        poll(url, DONE)
         (step,) = rows(url, Transition)
         assert step["answer"] == DONE.body
         assert step["upstream_at"] == DONE.updated_at
@@ -393,7 +383,7 @@ class TestTransitions:
     def test_a_foreign_answer_is_cleaned_and_bounded(self, url: str) -> None:
         for name, found in (("nul", {"x": "a\x00b\udce4"}), ("huge", {"x": "x" * 200_000})):
             add_job(url, name)
-            look(url, replace(RUNNING, body=found), video_id=name)
+            poll(url, replace(RUNNING, body=found), video_id=name)
         nul, huge = (step["answer"] for step in rows(url, Transition))
         assert nul == {"x": "ab?"}
         assert (huge["truncated"], len(huge["excerpt"])) == (True, 4_000)
@@ -419,7 +409,7 @@ class TestErrors:
 
     def test_equal_ones_in_a_row_fold(self, url: str) -> None:
         add_job(url)
-        look(url, BROKEN, BROKEN, BROKEN)
+        poll(url, BROKEN, BROKEN, BROKEN)
         assert self.errors(url) == [("server_error", 500, "internal error", "id-1", 3)]
         (row,) = rows(url, PollError)
         assert (row["first_at"], row["last_at"]) == (after(0), after(2))
@@ -429,30 +419,30 @@ class TestErrors:
         [
             replace(BROKEN, message="another"),
             replace(BROKEN, http_status=502),
-            Trouble(ErrorKind.TIMEOUT, "internal error", 500),
+            AnswerError(ErrorKind.TIMEOUT, "internal error", 500),
         ],
         ids=["message", "status", "kind"],
     )
-    def test_another_one_in_between_starts_a_new_row(self, url: str, other: Trouble) -> None:
+    def test_another_one_in_between_starts_a_new_row(self, url: str, other: AnswerError) -> None:
         add_job(url)
-        look(url, BROKEN, BROKEN, other, BROKEN)
+        poll(url, BROKEN, BROKEN, other, BROKEN)
         assert [row["count"] for row in rows(url, PollError)] == [2, 1, 1]
 
-    def test_a_clean_look_in_between_starts_a_new_row(self, url: str) -> None:
+    def test_a_clean_poll_in_between_starts_a_new_row(self, url: str) -> None:
         add_job(url)
-        look(url, BROKEN, RUNNING, BROKEN, BROKEN)
+        poll(url, BROKEN, RUNNING, BROKEN, BROKEN)
         assert [row["count"] for row in rows(url, PollError)] == [1, 2]
 
     def test_the_newest_request_id_is_kept(self, url: str) -> None:
         """Support asks for it: one that is known is not lost to an answer without."""
         add_job(url)
-        look(url, BROKEN, replace(BROKEN, request_id="id-2"), replace(BROKEN, request_id=None))
+        poll(url, BROKEN, replace(BROKEN, request_id="id-2"), replace(BROKEN, request_id=None))
         assert self.errors(url) == [("server_error", 500, "internal error", "id-2", 3)]
 
     def test_errors_without_a_status_fold_too(self, url: str) -> None:
         add_job(url)
-        timeout = Trouble(ErrorKind.TIMEOUT, "no complete answer within 15 s")
-        look(url, timeout, timeout)
+        timeout = AnswerError(ErrorKind.TIMEOUT, "no complete answer within 15 s")
+        poll(url, timeout, timeout)
         assert [row["count"] for row in rows(url, PollError)] == [2]
 
     def test_jobs_do_not_share_rows(self, url: str) -> None:
@@ -460,8 +450,8 @@ class TestErrors:
             add_job(url, name)
         other = replace(BROKEN, message="another")
         for found in (BROKEN, other, other):
-            troubles = {"a": BROKEN, "b": BROKEN, "c": found}
-            write(url, [change(job(url, name), each, NOW) for name, each in troubles.items()])
+            errors = {"a": BROKEN, "b": BROKEN, "c": found}
+            write(url, [change(job(url, name), each, NOW) for name, each in errors.items()])
         counts = {name: rows(url, PollError, job_id=job(url, name)["id"]) for name in "abc"}
         assert {name: [row["count"] for row in found] for name, found in counts.items()} == {
             "a": [3], "b": [3], "c": [1, 2],
@@ -469,30 +459,30 @@ class TestErrors:
 
     def test_what_is_odd_in_a_good_answer_is_counted(self, url: str) -> None:
         add_job(url)
-        odd = replace(RUNNING, word="daydreaming", meaning=Meaning.UNKNOWN, remarks=("unknown",))
-        look(url, odd, odd)
+        odd = replace(RUNNING, status="daydreaming", meaning=Meaning.UNKNOWN, remarks=("unknown",))
+        poll(url, odd, odd)
         assert self.errors(url) == [("bad_shape", 200, "unknown", None, 2)]
         assert job(url)["state"] == "running"
 
     def test_a_row_that_was_pruned_is_not_missed(self, url: str) -> None:
         add_job(url)
-        look(url, BROKEN)
+        poll(url, BROKEN)
         with db.transaction(url) as session:
             session.execute(delete(PollError))
-        look(url, BROKEN)
+        poll(url, BROKEN)
         assert [row["count"] for row in rows(url, PollError)] == [1]
 
     def test_the_error_that_ends_a_job_is_recorded_with_its_end(self, url: str) -> None:
         add_job(url, not_found_count=9, not_found_since=after(-3_600))
-        assert look(url, NOT_FOUND) == 1
+        assert poll(url, NOT_FOUND) == 1
         assert (job(url)["state"], job(url)["error_code"]) == ("failed", "not_found")
         assert [row["kind"] for row in rows(url, PollError)] == ["not_found"]
 
 
 class TestEvents:
-    def test_one_per_channel(self, url: str) -> None:
+    def test_there_is_one_for_each_channel(self, url: str) -> None:
         add_job(url, callback_task="shop.video_done", callback_queue="shop")
-        assert look(url, DONE) == 2
+        assert poll(url, DONE) == 2
         celery, webhook = sorted(rows(url, Delivery), key=lambda row: str(row["channel"]))
         assert (webhook["target"], webhook["destination"]) == (HOOK, "hooks.example.com:8443")
         assert (celery["target"], celery["destination"]) == ("shop.video_done@shop", "celery")
@@ -505,12 +495,12 @@ class TestEvents:
 
     def test_a_callback_without_a_queue_goes_where_celery_sends_it(self, url: str) -> None:
         add_job(url, webhook_url=None, callback_task="shop.video_done")
-        look(url, DONE)
+        poll(url, DONE)
         assert [row["target"] for row in rows(url, Delivery)] == ["shop.video_done@celery"]
 
-    def test_nobody_to_tell(self, url: str) -> None:
+    def test_there_is_none_where_nobody_is_to_be_told(self, url: str) -> None:
         add_job(url, webhook_url=None)
-        assert look(url, DONE) == 0
+        assert poll(url, DONE) == 0
         assert len(rows(url, Transition)) == 1
 
     @pytest.mark.parametrize(
@@ -527,13 +517,13 @@ class TestEvents:
         self, url: str, wanted: list[str], told: list[str]
     ) -> None:
         add_job(url, events=wanted)
-        assert look(url, RUNNING, DONE) == len(told)
+        assert poll(url, RUNNING, DONE) == len(told)
         found = sorted(rows(url, Delivery), key=lambda row: int(row["sequence"]))
         assert [row["event_type"] for row in found] == told
 
     def test_what_a_completed_event_says(self, url: str) -> None:
         add_job(url, polls=16)
-        look(url, DONE)
+        poll(url, DONE)
         (event,) = rows(url, Delivery)
         assert body(event) == {
             "type": "video.completed",
@@ -564,7 +554,7 @@ class TestEvents:
 
     def test_what_a_failed_event_says(self, url: str) -> None:
         add_job(url, model="veo3")
-        look(url, FAILED)
+        poll(url, FAILED)
         (event,) = rows(url, Delivery)
         found = body(event)
         assert found["type"] == "video.failed"
@@ -579,36 +569,26 @@ class TestEvents:
 
     def test_an_expiry_is_told_by_our_clock(self, url: str) -> None:
         add_job(url, deadline_at=NOW)
-        look(url, replace(RUNNING, updated_at=ENDED))
+        poll(url, replace(RUNNING, updated_at=ENDED))
         (event,) = rows(url, Delivery)
         assert body(event)["type"] == "video.expired"
         assert body(event)["timestamp"] == "2026-02-06T04:00:00.000000Z"
 
-    def test_an_event_foretells_the_end_by_the_job_as_this_look_leaves_it(self, url: str) -> None:
-        """By the model, the beginning and the word that the look brought."""
+    def test_an_event_foretells_the_end_by_the_job_as_this_poll_leaves_it(self, url: str) -> None:
+        """By the model, the beginning and the word that the poll brought."""
         add_job(url, events=["status_changed"], errors_in_row=3, last_error="timeout")
         told = replace(RUNNING, model="sora-2", created_at=after(-60), progress=0.5)
-        asked = []
-
-        def curve_of(model: str | None) -> Curve:
-            asked.append(model)
-            return steady(40.0)
-
+        kinds = {"sora-2": steady(40.0), "veo3": steady(90.0)}
         made = change(job(url), told, after(9))
         with db.transaction(url) as session:
-            assert ledger.write(session, [made], after(9), curve_of) == 1
+            assert ledger.write(session, [made], after(9), kinds) == 1
         (event,) = rows(url, Delivery)
-        assert asked == ["sora-2"]
-        assert body(event)["data"]["eta"] == {
-            "p50_seconds": 40.0,
-            "p90_seconds": 132.9,
-            "slower_than_95_percent": False,
-        }
-        assert remaining({**job(url)}, steady(40.0), after(9)) == Eta(40.0, 132.9, False)
+        assert body(event)["data"]["eta"] == foretold(40.0, 132.9)._asdict()
+        assert remaining({**job(url)}, steady(40.0), after(9)) == foretold(40.0, 132.9)
 
     def test_an_event_foretells_nothing_by_a_guess(self, url: str) -> None:
         add_job(url, events=["status_changed"])
-        assert look(url, RUNNING) == 1
+        assert poll(url, RUNNING) == 1
         (event,) = rows(url, Delivery)
         assert body(event)["data"]["eta"] is None
 
@@ -617,13 +597,13 @@ class TestEvents:
         add_job(url, deadline_at=NOW)
         made = change(job(url), answer, after(1))
         with db.transaction(url) as session:
-            assert ledger.write(session, [made], after(1), lambda _: steady(40.0)) == 1
+            assert ledger.write(session, [made], after(1), {"veo3": steady(40.0)}) == 1
         (event,) = rows(url, Delivery)
         assert body(event)["data"]["eta"] is None
 
     def test_the_body_is_frozen(self, url: str) -> None:
         add_job(url)
-        look(url, DONE)
+        poll(url, DONE)
         (before,) = rows(url, Delivery)
         with db.transaction(url) as session:
             session.execute(update(Job).values(metadata_={}, polls=99))
@@ -631,7 +611,7 @@ class TestEvents:
 
     def test_event_ids_rise_with_time(self, url: str) -> None:
         add_job(url, events=["status_changed", "completed"])
-        look(url, RUNNING, DONE)
+        poll(url, RUNNING, DONE)
         first, second = sorted(rows(url, Delivery), key=lambda row: int(row["sequence"]))
         assert first["id"] < second["id"]
 
@@ -665,7 +645,7 @@ def write_but_lose_the_database(url: str, made: Change) -> None:
 
 
 def refuse(url: str, table: str) -> None:
-    """Have the database refuse what a look writes to that table."""
+    """Have the database refuse what a poll writes to that table."""
     act = "UPDATE" if table == "jobs" else "INSERT"
     with db.transaction(url) as session:
         if url.startswith("sqlite"):
@@ -705,8 +685,8 @@ def test_what_a_decision_needs_is_read_from_the_row(url: str) -> None:
         "resultless_since": after(3),
     }
     add_job(url, **values)
-    assert ledger.job_of(job(url)) == status.Job(
-        state=status.State.EXPIRED,
+    assert job_columns.job_of(job(url)) == states.Job(
+        state=states.State.EXPIRED,
         status="processing",
         tracked_at=NOW,
         deadline_at=after(3_600),

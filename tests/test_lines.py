@@ -105,7 +105,7 @@ def test_even_what_nobody_can_print(told: tuple[str, Lines], more: dict[str, Any
 
 
 def check(form: str, stream: Lines, event: str, more: dict[str, Any]) -> None:
-    """Say it, as one of ours and as others do, and look at the two lines."""
+    """Say it, as one of ours and as others do, and poll the two lines."""
     emptied(stream)
     structlog.get_logger("anything").info(event, **{str(k): v for k, v in more.items()})
     logging.getLogger("elsewhere").info("%s", event, extra={"more": more})
@@ -165,5 +165,5 @@ def test_a_forged_line_in_an_error_can_not_be_taken_for_one(told: tuple[str, Lin
     ("text", "shown"),
     [("a" * 10, "a" * 10), ("head" + "x" * 96, "head" + "x" * 6 + " …[70 characters left out]… ")],
 )
-def test_cut(text: str, shown: str) -> None:
+def test_a_text_is_cut_to_the_room_there_is(text: str, shown: str) -> None:
     assert lines.cut(text, 30).startswith(shown)

@@ -137,10 +137,10 @@ class TestNotVerified:
         assert (event.verified, listener.seen) == (False, {})
         assert event.error == reply.json()["error"]
 
-    def test_somebody_elses_secret(self, listener: Listener) -> None:
+    def test_is_what_bears_somebody_elses_secret(self, listener: Listener) -> None:
         assert send(listener, secrets=[OTHER]).status_code == 401
 
-    def test_a_changed_body(self, listener: Listener) -> None:
+    def test_is_what_was_changed_on_the_way(self, listener: Listener) -> None:
         assert post(listener, BODY + b" ", signed([NEW], BODY)).status_code == 401
 
     @pytest.mark.parametrize("minutes", [-6, 6])

@@ -8,8 +8,10 @@ import pytest
 from sqlalchemy import Connection, event, select
 
 from reelwatch.rules.answers import ErrorKind
-from reelwatch.storage import db, lists
-from reelwatch.storage.ledger import jobs
+from reelwatch.rules.states import State
+from reelwatch.storage import db, list_parameters
+from reelwatch.storage.job_columns import jobs
+from reelwatch.storage.models import table_of
 from tests import seeding
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
@@ -62,7 +64,7 @@ def test_each_row_gets_its_own_values_and_others_stay(url: str, statements: list
              "progress": None, "last_error": None, "model": None,
              "video_url": None, "finished_at": None},
         ]  # fmt: skip
-        lists.update_rows(session, jobs, rows)
+        list_parameters.update_rows(session, jobs, rows)
     assert len(statements) == 1
     names = ("id", "polls", "next_poll_at", "progress", "last_error", "model", "video_url")
     found = stored(url, *names)
@@ -74,13 +76,39 @@ def test_each_row_gets_its_own_values_and_others_stay(url: str, statements: list
 
 def test_no_rows_are_no_statement(url: str, statements: list[str]) -> None:
     with db.transaction(url) as session:
-        lists.update_rows(session, jobs, [])
+        list_parameters.update_rows(session, jobs, [])
     assert not statements
+
+
+def test_new_rows_tell_their_ids_by_a_column(url: str, statements: list[str]) -> None:
+    transitions = table_of("transitions")
+    first, _, third = ids(url)
+    answer = {"status": "running", "text": 'veo\\3,"{} ünï\n', "list": [1, 0.5, None, True]}
+    shared = {"sequence": 1, "from_state": "pending", "to_state": State.RUNNING, "to_status": None}
+    rows: list[dict[str, Any]] = [
+        {"job_id": third, **shared, "at": NOW, "answer": answer},
+        {"job_id": first, **shared, "at": NOW + timedelta(microseconds=1), "answer": None},
+    ]
+    statements.clear()
+    with db.transaction(url) as session:
+        made = list_parameters.insert_rows(session, transitions, rows, ids_by="job_id")
+        assert list_parameters.insert_rows(session, transitions, [], ids_by="job_id") == {}
+    assert len(statements) == 1
+    with db.reading(url) as session:
+        found = {row["id"]: row for row in session.execute(select(transitions)).mappings()}
+        empty = transitions.c.answer.is_(None)
+        without = session.execute(select(transitions.c.job_id).where(empty)).scalars().all()
+    assert {job_id: found[row_id]["job_id"] for job_id, row_id in made.items()} == {
+        first: first, third: third,
+    }  # fmt: skip
+    for row in rows:
+        assert {name: found[made[row["job_id"]]][name] for name in row} == row
+    assert without == [first], "NULL, and not the null of JSON"
 
 
 def test_a_row_is_among_those_that_are_listed(url: str) -> None:
     first, _, third = ids(url)
-    query = select(jobs.c.id).where(lists.among(jobs.c.id, "ids")).order_by(jobs.c.id)
+    query = select(jobs.c.id).where(list_parameters.among(jobs.c.id, "ids")).order_by(jobs.c.id)
     with db.reading(url) as session:
         for listed in ([first, third, 999], [third], []):
             found = session.execute(query, {"ids": listed}).scalars().all()
@@ -88,7 +116,7 @@ def test_a_row_is_among_those_that_are_listed(url: str) -> None:
 
 
 def test_texts_are_listed_too(url: str) -> None:
-    query = select(jobs.c.video_id).where(lists.among(jobs.c.video_id, "names"))
+    query = select(jobs.c.video_id).where(list_parameters.among(jobs.c.video_id, "names"))
     with db.reading(url) as session:
         found = session.execute(query, {"names": ["b", 'x"},', "d"]}).scalars().all()
     assert found == ["b"]

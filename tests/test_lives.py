@@ -13,12 +13,12 @@ import pytest
 from sqlalchemy import func, insert, select, update
 
 from reelwatch.config.accounts import Account as Configured
-from reelwatch.jobs import polling, pruning
-from reelwatch.net.upstream import Look
-from reelwatch.rules.answers import Answer, ErrorKind, Meaning, Report, Trouble
-from reelwatch.rules.lifecycle import Rules
+from reelwatch.jobs import applying, claiming, pruning
+from reelwatch.net.upstream import Poll
+from reelwatch.rules.answers import Answer, AnswerError, ErrorKind, Meaning, Report
+from reelwatch.rules.deadlines import Rules
 from reelwatch.rules.timing.pace import Pace
-from reelwatch.rules.timing.schedule import Plans
+from reelwatch.rules.timing.planner import Plans
 from reelwatch.storage import db
 from reelwatch.storage.models import Account, Delivery, Job
 from tests.seeding import add_account, jobs_in
@@ -28,10 +28,10 @@ CONFIGURED = Configured("default", "http://127.0.0.1:9", "sk-x", 5.0)
 RULES = Rules(plans=Plans(Pace(120, 600)), abandon_after=4 * 3_600)
 RUNNING = Report("processing", Meaning.IN_PROGRESS)
 REFUSALS = {
-    401: Trouble(ErrorKind.UNAUTHORIZED, "invalid token", 401),
-    402: Trouble(ErrorKind.QUOTA, "quota is not enough", 402),
-    403: Trouble(ErrorKind.FORBIDDEN, "no access to model", 403),
-    429: Trouble(ErrorKind.RATE_LIMITED, "too many requests", 429),
+    401: AnswerError(ErrorKind.UNAUTHORIZED, "invalid token", 401),
+    402: AnswerError(ErrorKind.QUOTA, "quota is not enough", 402),
+    403: AnswerError(ErrorKind.FORBIDDEN, "no access to model", 403),
+    429: AnswerError(ErrorKind.RATE_LIMITED, "too many requests", 429),
 }
 Answers = Callable[[str], Answer]
 
@@ -56,13 +56,13 @@ def live(url: str, answers: Answers, begin: datetime, end: datetime) -> datetime
     now = begin
     while True:
         with db.transaction(url) as session:
-            claimed = polling.claim(session, CONFIGURED, 64, now=now, rules=RULES).items
+            claimed = claiming.claim(session, CONFIGURED, 64, now=now, rules=RULES).items
         results = [
-            polling.Looked(each, Look(answers(each.row["video_id"]), 200, 1)) for each in claimed
+            applying.Polled(each, Poll(answers(each.row["video_id"]), 200, 1)) for each in claimed
         ]
         if results:
             with db.transaction(url) as session:
-                polling.apply(session, RULES, results, now)
+                applying.apply(session, RULES, results, now)
         due = next_due(url)
         if due is None or due > end:
             return now
@@ -109,7 +109,7 @@ def test_what_is_refused_for_ever_is_told_given_up_and_pruned(
     done = update(Delivery).values(state="delivered", next_attempt_at=None, delivered_at=after(1))
     with db.transaction(sqlite_url) as session:
         session.execute(done)
-    pruning.prune(sqlite_url, after(100))
+    list(pruning.prune(sqlite_url, after(100)))
     assert jobs_in(sqlite_url) == []
 
 
@@ -145,7 +145,7 @@ def test_what_upstream_goes_on_speaking_of_is_not_given_up_after_hours_without_p
     assert job.abandoned_at >= after(5.5 + 4)
 
 
-def test_nor_after_hours_in_which_the_key_was_refused(database_url: str) -> None:
+def test_no_life_ends_falsely_after_hours_in_which_the_key_was_refused(database_url: str) -> None:
     begin(database_url, ["veo3:a", "veo3:b"])
     live(database_url, lambda _id: RUNNING, BEGAN, after(0.5))
     last = live(database_url, lambda _id: REFUSALS[401], after(0.6), after(4.3))

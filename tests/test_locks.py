@@ -10,9 +10,10 @@ from sqlalchemy import create_engine, select, text
 from sqlalchemy.orm import Session
 
 from reelwatch.config import settings
-from reelwatch.jobs import delivery, polling, redelivery, tracking
+from reelwatch.jobs import claiming, delivery, redelivery, tracking
 from reelwatch.rules.answers import Answer
-from reelwatch.storage import db, destinations, postgresql
+from reelwatch.rules.retry import Outcome
+from reelwatch.storage import db, destinations, outcomes, postgresql
 from reelwatch.storage.models import Attempt, Delivery, Endpoint, Job
 from tests import seeding, test_polling
 from tests.environment import set_variables
@@ -55,7 +56,7 @@ def test_a_batch_is_written_though_a_producer_changes_one_of_its_jobs(
     with open_transaction(pg) as producer:
         change("veo:a", session=producer)
         results = [
-            test_polling.looked(claimed[name], answer)
+            test_polling.polled(claimed[name], answer)
             for name, answer in zip(("veo:a", "veo:b"), answers, strict=True)
         ]
         test_polling.apply(pg, results)
@@ -74,10 +75,10 @@ def test_a_change_that_is_rolled_back_costs_the_lease_alone(pg: str) -> None:
     (claimed,) = test_polling.claim(pg).items
     with open_transaction(pg) as producer:
         tracking.cancel("veo:a", session=producer)
-        test_polling.apply(pg, [test_polling.looked(claimed, DONE)])
+        test_polling.apply(pg, [test_polling.polled(claimed, DONE)])
         producer.rollback()
-    (again,) = test_polling.claim(pg, now=NOW + polling.LEASE + timedelta(seconds=1)).items
-    test_polling.apply(pg, [test_polling.looked(again, DONE)])
+    (again,) = test_polling.claim(pg, now=NOW + claiming.LEASE + timedelta(seconds=1)).items
+    test_polling.apply(pg, [test_polling.polled(again, DONE)])
     assert test_polling.job(pg, "veo:a")["state"] == "completed"
 
 
@@ -94,8 +95,8 @@ def test_attempts_are_written_though_one_of_their_events_is_being_ordered_again(
         now = db.now(session)
     with db.transaction(pg) as session:
         rows = delivery.claim(session, 10, now)
-    outcome = delivery.Outcome(now, 5, http_status=200)
-    attempted = [delivery.Attempted(row, outcome) for row in rows]
+    outcome = Outcome(200)
+    attempted = [delivery.Done(row, now, 5, outcome) for row in rows]
     with open_transaction(pg) as operator:
         redelivery.redeliver(operator, now, owed[:1])
         courier = delivery._Courier(settings.current(), lambda *_: None)
@@ -135,7 +136,7 @@ def test_ordering_many_again_and_writing_attempts_down_lock_in_one_order(
 
     thread = threading.Thread(target=again)
     with open_transaction(pg) as recording:
-        db.tokens_now(recording, delivery.TOKENS, ids[3:])
+        db.tokens_now(recording, outcomes.TOKENS, ids[3:])
         thread.start()
         eventually(waits)
         destinations.standings(recording, [target], lock=True)
@@ -167,8 +168,8 @@ def test_what_gave_way_to_another_transaction_is_written_again(pg: str, state: s
         rows = delivery.claim(session, 10, now)
     courier = delivery._Courier(settings.current(), lambda *_: None)
     courier.claim(0)
-    outcome = delivery.Outcome(now, 5, http_status=200)
-    courier.record([delivery.Attempted(row, outcome) for row in rows])
+    outcome = Outcome(200)
+    courier.record([delivery.Done(row, now, 5, outcome) for row in rows])
     with db.reading(pg) as session:
         found = session.execute(select(Delivery.id, Delivery.state, Delivery.attempts)).all()
         attempts = session.scalars(select(Attempt.delivery_id)).all()
@@ -235,5 +236,5 @@ def test_pruning_passes_over_what_a_producer_holds(pg: str) -> None:
             seeding.add_job(session, "completed", video_id=name, tracked_at=seeding.at(days=9))
     with open_transaction(pg) as producer:
         tracking.recheck("veo:a", session=producer)
-        assert pruning.prune(pg, seeding.at(days=1)) == 1
+        assert list(pruning.prune(pg, seeding.at(days=1))) == [1]
     assert [job.video_id for job in seeding.jobs_in(pg)] == ["veo:a"]

@@ -14,7 +14,7 @@ from celery.utils.log import get_task_logger
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from reelwatch.config import log
+from reelwatch.config import folding, log
 from reelwatch.config.settings import Settings
 from reelwatch.rules.redaction import MASK
 from reelwatch.storage import db
@@ -66,19 +66,44 @@ def own() -> Any:
 
 def test_json_is_one_object_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = configured(monkeypatch, log_format="json")
-    own().info("look", job=7, account="default", error=None, tags=["ä"])
+    own().info("poll", job=7, account="default", error=None, tags=["ä"])
     (line,) = stream.lines
     assert line.pop("timestamp").endswith("Z")
     assert line == {
-        "event": "look", "job": 7, "account": "default", "tags": ["ä"],
+        "event": "poll", "job": 7, "account": "default", "tags": ["ä"],
         "level": "info", "logger": "reelwatch.test",
     }  # fmt: skip
 
 
+def test_an_event_of_many_things_is_a_line_for_each_as_if_told_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = configured(monkeypatch, log_format="json")
+    things: list[dict[str, Any]] = [{"job": 7, "error": None}, {"job": 8, "error": f"key {KEY}"}]
+    with structlog.contextvars.bound_contextvars(batch="b1"):
+        for fields in things:
+            own().info("poll", **fields)
+        log.of_each("reelwatch.test", "poll", things)
+    told = [{name: line[name] for name in line if name != "timestamp"} for line in stream.lines]
+    assert told[2:] == told[:2]
+    assert KEY not in str(told)
+    assert told[2] == {
+        "job": 7, "event": "poll", "batch": "b1", "level": "info", "logger": "reelwatch.test",
+    }  # fmt: skip
+
+
+def test_an_event_of_many_things_is_not_told_below_the_level(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = configured(monkeypatch, log_format="json", log_level="warning")
+    log.of_each("reelwatch.test", "poll", [{"job": 7}])
+    assert stream.lines == []
+
+
 def test_the_console_has_words(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = configured(monkeypatch, log_format="console")
-    own().info("look", job=7)
-    assert "look" in stream.getvalue()
+    own().info("poll", job=7)
+    assert "poll" in stream.getvalue()
     assert "job=7" in stream.getvalue()
     assert "\x1b" not in stream.getvalue()  # colours are for terminals
 
@@ -88,19 +113,19 @@ def test_the_format_follows_the_terminal(
     monkeypatch: pytest.MonkeyPatch, terminal: bool, begins: str
 ) -> None:
     stream = configured(monkeypatch, terminal=terminal)
-    own().info("look")
+    own().info("poll")
     assert stream.getvalue().startswith(begins)
 
 
 def test_a_chosen_format_wins_over_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = configured(monkeypatch, terminal=True, log_format="json")
-    own().info("look")
+    own().info("poll")
     assert stream.lines
 
 
 def test_what_is_not_json_is_told_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = configured(monkeypatch, log_format="json")
-    own().info("look", error=ValueError("odd"))
+    own().info("poll", error=ValueError("odd"))
     assert stream.lines[0]["error"] == "odd"
 
 
@@ -119,7 +144,7 @@ def test_a_traceback_is_kept(monkeypatch: pytest.MonkeyPatch, form: str) -> None
 def test_context_is_on_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = configured(monkeypatch, log_format="json")
     with structlog.contextvars.bound_contextvars(task="reelwatch.poll"):
-        own().info("look")
+        own().info("poll")
         logging.getLogger("elsewhere").warning("slow")
     assert [line["task"] for line in stream.lines] == ["reelwatch.poll"] * 2
 
@@ -162,7 +187,9 @@ def test_chatter_is_left_out(monkeypatch: pytest.MonkeyPatch, name: str) -> None
         ("error", ["error"]),
     ],
 )
-def test_levels(monkeypatch: pytest.MonkeyPatch, level: str, told: list[str]) -> None:
+def test_a_level_keeps_back_what_is_below_it(
+    monkeypatch: pytest.MonkeyPatch, level: str, told: list[str]
+) -> None:
     stream = configured(monkeypatch, log_format="json", log_level=level)
     for name in ("debug", "info", "warning", "error"):
         getattr(own(), name)("ours")
@@ -170,11 +197,11 @@ def test_levels(monkeypatch: pytest.MonkeyPatch, level: str, told: list[str]) ->
     assert [line["level"] for line in stream.lines] == [each for each in told for _ in range(2)]
 
 
-def test_configuring_again_replaces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configuring_the_log_again_replaces_what_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line is never told twice."""
     configured(monkeypatch, log_format="json")
     stream = configured(monkeypatch, log_format="json")
-    own().info("look")
+    own().info("poll")
     assert len(stream.lines) == 1
 
 
@@ -193,7 +220,7 @@ class Time:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
     clock = Time()
-    monkeypatch.setattr(log, "time", clock)
+    monkeypatch.setattr(folding, "time", clock)
     return clock
 
 
@@ -207,10 +234,10 @@ def test_what_is_said_again_is_counted(monkeypatch: pytest.MonkeyPatch, clock: T
     assert [line["event"] for line in stream.lines] == [
         "nudge_failed", "No connection. Again in 1000 s",
     ]  # fmt: skip
-    clock.now += log.AGAIN_SECONDS
-    own().info("look")
+    clock.now += folding.AGAIN_SECONDS
+    own().info("poll")
     again = [(line["event"], line.get("again")) for line in stream.lines[2:]]
-    assert again == [("nudge_failed", 2), ("No connection. Again in 1000 s", 2), ("look", None)]
+    assert again == [("nudge_failed", 2), ("No connection. Again in 1000 s", 2), ("poll", None)]
     own().warning("nudge_failed", error="port 5432: refused")
     assert "again" not in stream.lines[-1]
 
@@ -227,16 +254,16 @@ def test_different_things_are_not_counted_together(
         own().error("crashed", error=reason)
     for error in (ValueError("a"), ValueError("a"), KeyError("a")):
         own().error("failed", exc_info=error)
-    own().info("look")
-    own().info("look")
+    own().info("poll")
+    own().info("poll")
     assert len(stream.lines) == 4 + 2 + 2 + 2
 
 
 def test_no_more_is_remembered_than_fits(monkeypatch: pytest.MonkeyPatch, clock: Time) -> None:
     stream = configured(monkeypatch, log_format="json")
-    for number in [*range(log.REMEMBERED), "more", "more"]:
+    for number in [*range(folding.REMEMBERED), "more", "more"]:
         own().warning("odd", number=number)
-    assert len(stream.lines) == log.REMEMBERED + 2
+    assert len(stream.lines) == folding.REMEMBERED + 2
 
 
 def test_an_outage_needs_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +283,7 @@ def test_an_outage_needs_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\n" not in theirs["event"]
 
 
-def test_neither_does_a_server_that_is_read_only_or_has_no_tables(
+def test_a_server_that_is_read_only_or_has_no_tables_is_told_without_a_traceback(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = configured(monkeypatch, log_format="json")
@@ -344,7 +371,7 @@ def test_long_secrets_are_not_told_in_part(monkeypatch: pytest.MonkeyPatch, form
 
 def test_a_secret_within_another_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = configured(monkeypatch, log_format="json", api_key=KEY + SECRET)
-    own().info("look", key=KEY + SECRET)
+    own().info("poll", key=KEY + SECRET)
     assert stream.lines[0]["key"] == MASK
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from reelwatch.rules.answer_errors import MEANINGS
 from reelwatch.rules.answers import ErrorKind
 from reelwatch.rules.narrative import tell
-from reelwatch.rules.troubles import MEANINGS
 from reelwatch.rules.wording import clock, destinations
 
 START = datetime(2026, 2, 6, 10, 0, 0, tzinfo=UTC)
@@ -22,12 +22,13 @@ def job(**columns: Any) -> dict[str, Any]:
     return {
         "video_id": "grok:a", "account": "default", "state": "running", "sequence": 1,
         "tracked_at": START, "deadline_at": after(2_700), "abandoned_at": None,
-        "webhook_url": None, "callback_task": None, "callback_queue": None,
+        "webhook_url": None, "callback_task": None, "callback_queue": None, "channels": None,
+        "finished_at": None, "upstream_created_at": None, "upstream_finished_at": None,
         "video_url": None, "error_code": None, "error_message": None, "error_request_id": None,
     } | columns  # fmt: skip
 
 
-def step(at: float = 10, **columns: Any) -> dict[str, Any]:
+def change(at: float = 10, **columns: Any) -> dict[str, Any]:
     return {
         "sequence": 1, "from_state": "running", "to_state": "running", "from_status": None,
         "to_status": None, "at": after(at), "answer": None,
@@ -65,12 +66,13 @@ def sentences(
         "transitions": transitions or [],
         "poll_errors": errors or [],
         "deliveries": deliveries or [],
+        "actions": [],
     }
     return [text for _, text in tell(story)][1:]
 
 
 @pytest.mark.parametrize(
-    ("columns", "words"),
+    ("columns", "said"),
     [
         ({}, "nobody: it has no webhook and no callback"),
         ({"webhook_url": HOOK}, f"by webhook at {HOOK}"),
@@ -81,11 +83,12 @@ def sentences(
         ),
     ],
 )
-def test_who_is_told_stands_apart_from_the_story(columns: dict[str, Any], words: str) -> None:
+def test_who_is_told_stands_apart_from_the_story(columns: dict[str, Any], said: str) -> None:
     """It is what holds now; the story's beginning claims nothing that came later."""
-    story = {"job": job(**columns), "transitions": [], "poll_errors": [], "deliveries": []}
+    empty: dict[str, Any] = {"transitions": [], "poll_errors": [], "deliveries": [], "actions": []}
+    story = {"job": job(**columns), **empty}
     assert tell(story) == [(START, "tracked")]
-    assert destinations(job(**columns)) == words
+    assert destinations(job(**columns)) == said
 
 
 def test_a_time_on_another_day_is_told_with_its_day() -> None:
@@ -107,26 +110,26 @@ def test_a_time_on_another_day_is_told_with_its_day() -> None:
         ),
         (
             {"from_state": "pending", "to_state": "pending", "to_status": "queued"},
-            ["upstream: no word yet → queued"],
+            ["upstream: no status yet → queued"],
         ),
         ({"from_state": "expired"}, ["taken up again: running"]),
         ({"from_state": "failed", "to_state": "pending"}, ["taken up again: pending"]),
-        ({"to_state": "cancelled"}, ["cancelled: the producer asked to stop tracking"]),
+        ({"to_state": "cancelled"}, ["cancelled: not tracked any more"]),
         (
             {"to_state": "expired"},
-            ["deadline passed: expired, fate unknown; still looked at, slowly"],
+            ["deadline passed: expired, fate unknown; still polled, slowly"],
         ),
     ],
 )
-def test_a_change_is_told_with_upstreams_word_and_ours(
+def test_a_change_is_told_with_upstreams_status_and_our_state(
     columns: dict[str, Any], expected: list[str]
 ) -> None:
-    assert sentences(transitions=[step(**columns)]) == expected
+    assert sentences(transitions=[change(**columns)]) == expected
 
 
 def completed(**columns: Any) -> dict[str, Any]:
     done = {"from_status": "processing", "to_status": "completed", "to_state": "completed"}
-    return step(**(done | columns))
+    return change(**(done | columns))
 
 
 def test_a_success_names_its_url() -> None:
@@ -154,7 +157,7 @@ def test_errors_that_a_success_left_behind_are_told_as_such() -> None:
 def test_a_failure_names_its_reason_and_the_request_id() -> None:
     about = job(state="failed", error_code="content_policy", error_message="unsafe prompt",
                 error_request_id="r-1")  # fmt: skip
-    told = sentences(about, [step(to_state="failed", from_status="x", to_status="failed")])
+    told = sentences(about, [change(to_state="failed", from_status="x", to_status="failed")])
     assert told == [
         "upstream: x → failed",
         "became failed: content_policy: unsafe prompt (request id r-1)",
@@ -163,16 +166,23 @@ def test_a_failure_names_its_reason_and_the_request_id() -> None:
 
 def test_a_failure_without_a_request_id_names_none() -> None:
     about = job(state="failed", error_code="upstream_failed", error_message="no GPU")
-    assert sentences(about, [step(to_state="failed")]) == ["became failed: upstream_failed: no GPU"]
+    assert sentences(about, [change(to_state="failed")]) == [
+        "became failed: upstream_failed: no GPU"
+    ]
 
 
 def test_a_success_without_a_url_and_one_that_was_found_later() -> None:
     without = job(state="completed", error_code="no_result", error_message="no URL")
-    assert sentences(without, [step(to_state="completed")]) == [
+    assert sentences(without, [change(to_state="completed")]) == [
         "became completed: upstream says so and gave no video URL"
     ]
+    given = {"status": "completed", "video_url": "gs://b/v.mp4"}
+    assert sentences(without, [completed(answer=given)])[-1] == (
+        "became completed: upstream says so and gave a video URL that can't be used: "
+        "gs://b/v.mp4 (no http(s) URL)"
+    )
     found = job(state="completed", video_url="https://v")
-    later = step(20, from_state="completed", to_state="completed", from_status="x", to_status="x")
+    later = change(20, from_state="completed", to_state="completed", from_status="x", to_status="x")
     assert sentences(found, [later]) == ["its video URL was found: https://v"]
 
 
@@ -187,14 +197,14 @@ def test_a_success_without_a_url_and_one_that_was_found_later() -> None:
 def test_a_failure_before_the_last_is_told_by_its_answer(answer: Any, reason: str) -> None:
     """The job's row holds only the reason of its latest failure."""
     about = job(state="failed", sequence=9, error_code="x", error_message="of the last failure")
-    told = sentences(about, [step(to_state="failed", answer=answer)])
+    told = sentences(about, [change(to_state="failed", answer=answer)])
     assert told == [f"became failed: {reason}"]
 
 
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
-        ({}, "500 server_error: upstream had trouble of its own: oops"),
+        ({}, "500 server_error: upstream had an error of its own: oops"),
         (
             {
                 "kind": "rate_limited",
@@ -209,7 +219,7 @@ def test_a_failure_before_the_last_is_told_by_its_answer(answer: Any, reason: st
             {"kind": "timeout", "http_status": None},
             "timeout: no answer in time: oops",
         ),
-        ({"kind": "novel"}, "500 novel: the look failed: oops"),
+        ({"kind": "novel"}, "500 novel: the poll failed: oops"),
     ],
 )
 def test_an_error_is_told_once_with_its_count(columns: dict[str, Any], expected: str) -> None:
@@ -231,6 +241,23 @@ def test_an_event_is_told_from_owed_to_delivered() -> None:
         "video.completed, attempt 1: the receiver answered 500, after 12 ms",
         "video.completed, attempt 2: delivered (200) in 7 ms",
     ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "late"),
+    [
+        ({}, [", 13m31s after its end", ""]),
+        ({"event_type": "video.status_changed"}, ["", ""]),
+        ({"created_at": after(5)}, ["", ""]),  # of an end before the last one
+    ],
+)
+def test_an_event_of_the_end_says_how_late_it_was_told_first(
+    columns: dict[str, Any], late: list[str]
+) -> None:
+    about = job(state="completed", finished_at=after(10), upstream_finished_at=after(5))
+    tried = [attempt(816), attempt(5_000)]  # sent again: that is not when it was told
+    told = sentences(about, deliveries=[delivery(10, *tried, **columns)])
+    assert [text.partition(" in 12 ms")[2] for text in told[1:]] == late
 
 
 def test_a_callback_is_told_as_a_task() -> None:
@@ -262,11 +289,11 @@ def test_an_event_that_is_held_up_says_until_when_and_why() -> None:
     held = {
         "next_attempt_at": after(75),
         "next_attempt_expected_at": after(600),
-        "next_attempt_reason": "https://x is not called until 10:10:00",
+        "next_attempt_reason": "https://x rests until 10:10:00",
     }
     told = delivery(10, failed, state="pending", **held)
     assert sentences(deliveries=[told])[-1].endswith(
-        "; next attempt at 10:10:00 (https://x is not called until 10:10:00)"
+        "; next attempt at 10:10:00 (https://x rests until 10:10:00)"
     )
     unknown = delivery(10, failed, state="pending", **held | {"next_attempt_expected_at": None})
     assert "; the next attempt is not known (" in sentences(deliveries=[unknown])[-1]
@@ -289,9 +316,13 @@ def test_an_attempt_is_never_told_before_its_event() -> None:
 def test_all_is_told_in_time_order() -> None:
     story = {
         "job": job(state="expired", abandoned_at=after(90_000)),
-        "transitions": [step(20, to_status="processing"), step(2_700, to_state="expired")],
+        "transitions": [
+            change(20, to_status="processing"),
+            change(2_700, to_state="expired"),
+        ],
         "poll_errors": [error(30), error(15)],
         "deliveries": [delivery(2_700, attempt(2_701), event_type="video.expired")],
+        "actions": [],
     }
     told = tell(story)
     assert [at for at, _ in told] == sorted(at for at, _ in told)

@@ -11,9 +11,9 @@ from reelwatch.rules.outlook import (
     LATE,
     TICK_MISSED,
     Expected,
+    Hold,
     Ticks,
     Traffic,
-    Turn,
     next_attempt,
     next_poll,
     sentence,
@@ -30,6 +30,7 @@ def after(seconds: float) -> datetime:
 TICKING = Ticks(after(-1), NOW)
 FREE = Traffic("default", 5.0)
 RESTS = Traffic("default", 5.0, rest=Rest(after(120), "unauthorized: key refused"))
+ENDS_SOON = Traffic("default", 5.0, rest=Rest(after(0.4), "unauthorized: key refused"))
 PROBES = Traffic("default", 5.0, rest=Rest(NOW, "unauthorized: key refused"))
 BY_HAND = Traffic("default", 5.0, rest=Rest(None, "by hand: new key on Monday"))
 CROWDED = Traffic("default", 5.0, due=312)
@@ -44,12 +45,14 @@ SLOWED = Traffic("default", 0.5, due=10, slowed=True)
         (-300, FREE, TICKING, 0, "due for 5m00s: no worker has taken it yet"),
         (-1, RESTS, TICKING, 120,
          "account default rests until 12:40:00 UTC: unauthorized: key refused"),
+        (-1, ENDS_SOON, TICKING, 1,
+         "account default rests until 12:38:00 UTC: unauthorized: key refused"),
         (300, RESTS, TICKING, 300, None),
         (-1, PROBES, TICKING, None,
          "account default tries whether it works again: unauthorized: key refused"),
         (300, BY_HAND, TICKING, None,
-         "account default is paused by hand: new key on Monday: "
-         "until `reelwatch accounts --resume default`"),
+         "account default is paused by hand, "
+         "until `reelwatch accounts --resume default`: new key on Monday"),
         (-1, CROWDED, TICKING, 62.4, "rate short: 312 jobs of account default are due, at 5/s"),
         (30, CROWDED, TICKING, 62.4, "rate short: 312 jobs of account default are due, at 5/s"),
         (90, CROWDED, TICKING, 90, None),
@@ -58,17 +61,43 @@ SLOWED = Traffic("default", 0.5, due=10, slowed=True)
         (-1, FREE, Ticks(None, NOW), None, "no worker has run so far"),
         (-1, CROWDED, Ticks(after(-120), NOW), None,
          "no tick for 2m00s: no worker runs, or no beat"),
+        (30, FREE, Ticks(None, NOW, after(-10)), 30, None),
+        (-1, CROWDED, Ticks(after(-120), NOW, after(-10)), 62.4,
+         "rate short: 312 jobs of account default are due, at 5/s"),
         (30, RESTS, Ticks(after(-120), NOW), 30, "no tick for 2m00s: no worker runs, or no beat"),
         (-1, BY_HAND, Ticks(None, NOW), None,
-         "account default is paused by hand: new key on Monday: "
-         "until `reelwatch accounts --resume default`"),
+         "account default is paused by hand, "
+         "until `reelwatch accounts --resume default`: new key on Monday"),
     ],
 )  # fmt: skip
-def test_the_next_poll(
+def test_the_next_poll_is_foretold_with_its_reason(
     due: float, traffic: Traffic, ticks: Ticks, at: float | None, reason: str | None
 ) -> None:
     expected = Expected(None if at is None else after(at), reason)
     assert next_poll(after(due), traffic, ticks) == expected
+
+
+@pytest.mark.parametrize(
+    ("last", "watched", "standby", "missing"),
+    [
+        (None, None, None, "no worker has run so far"),
+        (None, -10, "no tick has come so far: workers poll and deliver by themselves", None),
+        (None, -60, None, "no worker has run so far"),
+        (-1, -1, None, None),
+        (-300, -10, "no tick for 5m00s: workers poll and deliver by themselves", None),
+        (-300, -60, None, "no tick for 5m00s: no worker runs, or no beat"),
+        # All was well until half a minute ago; so far nobody has done without ticks.
+        (-30, -28, None, "no tick for 30s: no worker runs, or no beat"),
+        (-30, -15, "no tick for 30s: workers poll and deliver by themselves", None),
+        (-1, 60, None, None),
+    ],
+)
+def test_ticks_may_be_missing_while_workers_do_without(
+    last: float | None, watched: float | None, standby: str | None, missing: str | None
+) -> None:
+    stamps = [None if each is None else after(each) for each in (last, watched)]
+    ticks = Ticks(stamps[0], NOW, stamps[1])
+    assert (ticks.standby, ticks.missing) == (standby, missing)
 
 
 def test_a_job_that_a_worker_has_is_polled_now_until_its_lease_is_over() -> None:
@@ -80,24 +109,24 @@ HOOK = "https://hooks.example.com/x"
 
 
 @pytest.mark.parametrize(
-    ("due", "turn", "ticks", "at", "reason"),
+    ("due", "hold", "ticks", "at", "reason"),
     [
-        (30, Turn(after(30), Wait.SCHEDULE, HOOK), TICKING, 30, None),
-        (-1, Turn(NOW, Wait.TURN, HOOK), TICKING, 0, None),
-        (-90, Turn(NOW, Wait.TURN, HOOK), TICKING, 0,
-         "due for 90s: it waits for its turn at its host"),
-        (20, Turn(after(20), Wait.ANSWER, HOOK), TICKING, 0, "an attempt is under way"),
-        (-1, Turn(after(120), Wait.RESTING, HOOK, 5), TICKING, 120,
-         f"{HOOK} is not called until 12:40:00 UTC: 5 attempts failed in a row"),
-        (-1, Turn(after(120), Wait.RESTING, HOOK, 5), Ticks(None, NOW), None,
+        (30, Hold(after(30), Wait.SCHEDULE, HOOK), TICKING, 30, None),
+        (-1, Hold(NOW, Wait.TURN, HOOK), TICKING, 0, None),
+        (-90, Hold(NOW, Wait.TURN, HOOK), TICKING, 0,
+         "due for 1m30s: it waits for its turn at its host"),
+        (20, Hold(after(20), Wait.ANSWER, HOOK), TICKING, 0, "an attempt is under way"),
+        (-1, Hold(after(120), Wait.RESTING, HOOK, 5), TICKING, 120,
+         f"{HOOK} rests until 12:40:00 UTC: 5 attempts failed in a row"),
+        (-1, Hold(after(120), Wait.RESTING, HOOK, 5), Ticks(None, NOW), None,
          "no worker has run so far"),
     ],
 )  # fmt: skip
-def test_the_next_attempt(
-    due: float, turn: Turn, ticks: Ticks, at: float | None, reason: str | None
+def test_the_next_attempt_is_foretold_with_its_reason(
+    due: float, hold: Hold, ticks: Ticks, at: float | None, reason: str | None
 ) -> None:
     expected = Expected(None if at is None else after(at), reason)
-    assert next_attempt(after(due), turn, ticks) == expected
+    assert next_attempt(after(due), hold, ticks) == expected
 
 
 @pytest.mark.parametrize(
@@ -136,6 +165,8 @@ def test_now_without_a_reason_means_that_nothing_is_in_the_way(
     ticks = Ticks(tick, NOW)
     found = next_poll(due, traffic, ticks, leased=leased)
     assert found.at is None or found.at >= NOW
+    if found.reason and " rests until " in found.reason:
+        assert sentence(found, NOW).startswith("in ")
     assert found.at is not None or found.reason
     if found.reason is None:
         assert found.at == max(due, NOW)

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 from tests.servers import ROOT
 
-OURS = ("migrate", "worker", "beat")
+OURS = ("migrate", "worker", "beat", "web")
 PINNED = re.compile(r"\d+\.\d+(\.\d+)?(-[a-z0-9-]+)?")
 
 
@@ -188,7 +188,7 @@ class TestContainers:
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
 
-    @pytest.mark.parametrize("name", ["worker", "beat"])
+    @pytest.mark.parametrize("name", ["worker", "beat", "web"])
     def test_ours_have_time_to_stop(self, name: str) -> None:
         assert services()[name]["stop_signal"] == "SIGTERM"
         assert services()[name]["stop_grace_period"] == "45s"
@@ -210,7 +210,10 @@ class TestContainers:
         assert "--appendonly yes" in command
 
     def test_no_server_is_reachable_from_outside(self) -> None:
-        assert [name for name, service in services().items() if "ports" in service] == []
+        """The page and the API, with tokens, are reached by this machine."""
+        ports = {name: each["ports"] for name, each in services().items() if "ports" in each}
+        assert ports == {"web": ["127.0.0.1:8600:8600"]}
+        assert "REELWATCH_API_TOKENS" in services()["web"]["environment"]
 
     def test_volumes_are_declared(self) -> None:
         used = {
@@ -228,10 +231,10 @@ class TestContainers:
 
     def test_the_image_gets_every_file_that_it_copies(self) -> None:
         copied = {
-            word
+            status
             for line in dockerfile("COPY")
             if not line.startswith("--from")
-            for word in line.split()[:-1]
+            for status in line.split()[:-1]
         }
         allowed = set(re.findall(r"^!(.*)", read(".dockerignore"), re.MULTILINE))
         assert copied == allowed

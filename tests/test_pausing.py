@@ -12,12 +12,13 @@ from sqlalchemy import select, update
 import reelwatch
 from reelwatch.config import settings
 from reelwatch.config.accounts import Account as Configured
-from reelwatch.jobs import polling
-from reelwatch.jobs.polling import Claimed, Looked
-from reelwatch.net.upstream import Look
-from reelwatch.rules import lifecycle
-from reelwatch.rules.answers import Answer, ErrorKind, Meaning, Report, Trouble
-from reelwatch.storage import db
+from reelwatch.jobs import applying, claiming, history
+from reelwatch.jobs.applying import Polled
+from reelwatch.jobs.claiming import Claimed
+from reelwatch.net.upstream import Poll
+from reelwatch.rules import deadlines
+from reelwatch.rules.answers import Answer, AnswerError, ErrorKind, Meaning, Report
+from reelwatch.storage import db, due_jobs
 from reelwatch.storage.models import Account, Delivery, Job
 from tests import seeding
 from tests.commands import done, run
@@ -28,8 +29,8 @@ healthy = healthy_command_line  # a fixture of both
 KEY = "sk-test-0123456789"
 CONFIGURED = Configured("default", "http://127.0.0.1:1", KEY, 5.0)
 RUNNING = Report("running", Meaning.IN_PROGRESS, body={"status": "running"})
-REFUSED = Trouble(ErrorKind.UNAUTHORIZED, "invalid token", 401)
-LIMITED = Trouble(ErrorKind.RATE_LIMITED, "slow down", 429, retry_after=3_600.0)
+REFUSED = AnswerError(ErrorKind.UNAUTHORIZED, "invalid token", 401)
+LIMITED = AnswerError(ErrorKind.RATE_LIMITED, "slow down", 429, retry_after=3_600.0)
 
 
 @pytest.fixture
@@ -48,19 +49,26 @@ def url(commands: pytest.MonkeyPatch, database_url: str) -> Iterator[str]:
 
 def claim(url: str) -> list[Claimed]:
     with db.transaction(url) as session:
-        return list(polling.claim(session, CONFIGURED, 64).items)
+        return list(claiming.claim(session, CONFIGURED, 64).items)
 
 
 def answered(url: str, claimed: list[Claimed], answer: Answer) -> None:
-    results = [Looked(each, Look(answer, answer.http_status, 7)) for each in claimed]
+    results = [Polled(each, Poll(answer, answer.http_status, 7)) for each in claimed]
     with db.transaction(url) as session:
-        polling.apply(session, lifecycle.Rules(), results)
+        applying.apply(session, deadlines.Rules(), results)
 
 
 def standing(url: str, name: str = "default") -> dict[str, Any]:
     with db.reading(url) as session:
         query = select(Account.__table__).where(Account.name == name)
         return dict(session.execute(query).mappings().one())
+
+
+def since(url: str, name: str = "default") -> datetime | None:
+    with db.reading(url) as session:
+        rows = {row["name"]: row["paused_since"] for row in history.list_accounts(session)}
+    found: datetime | None = rows[name]
+    return found
 
 
 def now_of(url: str) -> datetime:
@@ -104,7 +112,7 @@ class TestPaused:
         (probe,) = claim(url)
         reelwatch.pause_account("default")
         with db.transaction(url) as session:
-            polling.apply(session, lifecycle.Rules(), [Looked(probe, None)])
+            applying.apply(session, deadlines.Rules(), [Polled(probe, None)])
         assert standing(url)["paused_until"] is None
 
     def test_deadlines_are_told(self, url: str) -> None:
@@ -116,14 +124,72 @@ class TestPaused:
         with db.reading(url) as session:
             told = session.scalars(select(Delivery.event_type)).all()
             (why,) = set(session.scalars(select(Job.error_message)))
+            bodies = session.scalars(select(Delivery.body)).all()
         assert told == ["video.expired"] * 6
-        assert str(why).endswith(": its account rests, by hand: on holiday")
+        assert str(why).endswith(": its account rests, by hand")
+        assert not [body for body in bodies if "on holiday" in str(body)]
+
+    @pytest.mark.parametrize("operator", ["", "https://ops.example.com/hook"], ids=["", "told"])
+    def test_since_when_is_kept_until_it_is_resumed(
+        self, url: str, commands: pytest.MonkeyPatch, operator: str
+    ) -> None:
+        commands.setenv("REELWATCH_OPERATOR_URL", operator)
+        settings.current.cache_clear()
+        assert since(url) is None
+        answered(url, claim(url), REFUSED)
+        first = since(url)
+        assert first is not None
+        reelwatch.pause_account("default", "a new key")
+        assert since(url) == first  # it goes on, for another reason
+        reelwatch.resume_account("default")
+        assert since(url) is None
+        reelwatch.pause_account("default")
+        again = since(url)
+        assert again is not None
+        assert again > first
+
+    def test_an_account_that_is_held_by_nobody_was_paused_at_no_time(self, url: str) -> None:
+        reelwatch.pause_account("studio")
+        assert since(url) is None
+        assert since(url, "studio") is not None
 
     def test_the_database_is_asked_for_it_once_a_minute(self, url: str) -> None:
         reelwatch.pause_account("default")
         claim(url)
         with db.reading(url) as session:
-            assert session.scalars(polling.due_accounts(db.now(session))).all() == []
+            assert session.scalars(due_jobs.due_accounts(db.now(session))).all() == []
+
+
+class TestPolledAgainWhilePaused:
+    def asked(self, url: str) -> str:
+        with db.reading(url) as session:
+            video_id = session.scalars(select(Job.video_id).limit(1)).one()
+        return done("recheck", video_id).replace(video_id, "ID")
+
+    def test_it_is_said_that_it_waits_for_somebody(self, url: str) -> None:
+        assert self.asked(url) == "will be polled now: ID\n"
+        reelwatch.pause_account("default", "a new key")
+        assert self.asked(url) == "will be polled when the account default is resumed: ID\n"
+
+    def test_and_until_when_if_it_ends_by_itself(self, url: str) -> None:
+        answered(url, claim(url), REFUSED)
+        resumed = "will be polled when the account default is resumed"
+        said = rf"{resumed}, which is tried at [\d:]+ UTC: ID\n"
+        assert re.fullmatch(said, self.asked(url))
+
+    def test_of_many_those_of_a_paused_account_are_told_apart(self, url: str) -> None:
+        reelwatch.track_many(["veo3:a", "veo3:b"], account="studio")
+        reelwatch.pause_account("studio")
+        filters = ("recheck", "--model", "veo3")
+        paused = "will be polled when the account studio is resumed: 2 jobs\n"
+        assert done(*filters, "--dry-run").endswith(paused)
+        assert done(*filters, "--yes") == paused
+        reelwatch.track("veo3:c")
+        assert done(*filters, "--yes") == f"will be polled now: 1 job\n{paused}"
+        assert json.loads(done(*filters, "--yes", "--json"))["polled"] == [
+            {"when": "now", "count": 1},
+            {"when": "when the account studio is resumed", "count": 2},
+        ]
 
 
 class TestResumed:
@@ -172,7 +238,7 @@ class TestHands:
 
     def test_an_account_rests_until_it_is_resumed(self, url: str) -> None:
         shown = done("accounts", "--pause", "studio", "--reason", "a new key\non Monday")
-        assert "paused until it is resumed: by hand: a new key on Monday" in shown
+        assert "paused by hand, until it is resumed: a new key on Monday" in shown
         row = self.row("studio")
         assert (row["pause_reason"], row["paused_until"]) == ("by hand: a new key on Monday", None)
         assert self.row("default")["pause_reason"] is None
@@ -214,9 +280,9 @@ class TestHands:
             session.execute(update(Job).values(next_poll_at=seeding.at(minutes=5)))
         assert re.search(rf"rests 5\d\d s more, until \d\d:\d\d:\d\d: {why}", done("accounts"))
         checks = examined(1)
-        assert why in checks["account default rests"]["message"]
-        assert re.search(r"until \d\d:\d\d:\d\d", checks["account default rests"]["message"])
-        assert checks["looks"]["status"] == "ok"  # they are not late for want of a higher rate
+        assert why in checks["account default is paused"]["message"]
+        assert re.search(r"until \d\d:\d\d:\d\d", checks["account default is paused"]["message"])
+        assert checks["polls"]["status"] == "ok"  # they are not late for want of a higher rate
 
     def test_doctor_advises_no_higher_rate_where_upstream_refuses_more(
         self, healthy: pytest.MonkeyPatch, url: str
@@ -225,17 +291,15 @@ class TestHands:
             slowed = {"slowed_at": db.now(session), "requests_per_second": 0.1, "refused_rate": 0.2}
             session.execute(update(Account).where(Account.name == "default").values(slowed))
             session.execute(update(Job).values(next_poll_at=seeding.at(minutes=5)))
-        message = examined(0)["looks"]["message"]
-        assert (
-            message
-            == "6 are more than a minute late: upstream answers 429 to more requests for default"
-        )
+        message = examined(0)["polls"]["message"]
+        late, answers = "6 are late, due for more than a minute", "upstream answers 429"
+        assert message == f"{late}: {answers} to more requests for default"
 
 
 def test_commands_say_what_is_so_already_and_log_nothing(url: str) -> None:
     assert run("accounts", "--pause", "default", "--reason", "a new key").stderr == ""
     again = run("accounts", "--pause", "default")
     assert again.stderr == "default is paused already\n"
-    assert "by hand: a new key" in again.stdout
+    assert "by hand, until it is resumed: a new key" in again.stdout
     assert run("accounts", "--resume", "default").stderr == ""
     assert run("accounts", "--resume", "default").stderr == "default works already\n"

@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reelwatch.rules import finding, places
+from reelwatch.rules import finding, places, result_urls
 from reelwatch.rules.answers import (
     FOUND_ELSEWHERE,
     Answer,
+    AnswerError,
     ErrorKind,
     Meaning,
     Report,
-    Trouble,
     interpret,
     meaning_of,
 )
-from reelwatch.rules.words import ENDS
+from reelwatch.rules.status import ENDS
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 ASKED = "veo3.1-fast:1770350082-trii1OXZc3"
@@ -99,11 +99,49 @@ class TestUrl:
         ids=repr,
     )
     def test_is_found_through_quotes_and_in_lists(self, value: object) -> None:
-        assert places.url(value) == RESULT
+        assert result_urls.url(value) == RESULT
 
-    @pytest.mark.parametrize("value", [None, 1, {}, [], [[RESULT]], "cdn.example/a.mp4", "file:x"])
+    @pytest.mark.parametrize(
+        ("value", "url"),
+        [
+            ("//cdn.example/result.mp4", RESULT),
+            (r"https:\/\/cdn.example\/result.mp4", RESULT),
+            (r"\/\/cdn.example\/result.mp4", RESULT),
+            (r"https:\/\/cdn.example\/v.mp4?a=1\u0026b=2", "https://cdn.example/v.mp4?a=1&b=2"),
+            (f"{RESULT},{OTHER}", RESULT),
+            (f"{RESULT} ; {OTHER}?sig=a,b", RESULT),
+            (f"{RESULT}\n{OTHER}", RESULT),
+        ],
+        ids=repr,
+    )
+    def test_is_read_as_what_it_means(self, value: str, url: str) -> None:
+        assert result_urls.url(value) == url
+
+    @pytest.mark.parametrize(
+        "signed",
+        [
+            "https://cdn.example/v.mp4?a=1&amp;b=2",
+            "https://cdn.example/v.mp4?se=2026&sig=a%2Fb+c,d;e~f==",
+            "https://cdn.example/v.mp4?next=x,https://app.example/done",
+            "https://cdn.example/fetch/w_300,https://origin.example/v.mp4",
+            r"https://cdn.example/a\/b.mp4",
+            "https://cdn.example//twice//v.mp4#t=1",
+            "HTTPS://CDN.example:8443/%E5%BF%99/忙.mp4",
+        ],
+    )
+    def test_stays_as_it_came(self, signed: str) -> None:
+        assert result_urls.url(signed) == signed
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            None, 1, {}, [], [[RESULT]], "cdn.example/a.mp4", "file:x",
+            r"https:\/\/cdn.example\/v\q.mp4", f"https://[x/v.mp4,{RESULT}",
+        ],
+        ids=repr,
+    )  # fmt: skip
     def test_is_none_where_there_is_none(self, value: object) -> None:
-        assert places.url(value) is None
+        assert result_urls.url(value) is None
 
 
 # -------------------------------------------------------------------- urls
@@ -150,10 +188,10 @@ class TestResults:
             body = put({"id": ASKED, "status": "completed"}, better, RESULT)
             assert report(put(body, worse, OTHER)).video_url == RESULT, (better, worse)
 
-    @pytest.mark.parametrize("word", ["processing", "failed", "daydreaming"])
-    def test_only_a_successs_urls_of_any_name_are_results(self, word: str) -> None:
+    @pytest.mark.parametrize("status", ["processing", "failed", "daydreaming"])
+    def test_only_a_successs_urls_of_any_name_are_results(self, status: str) -> None:
         """While a job goes on, `url` may lead to its own status page."""
-        body = {"id": ASKED, "status": word, "url": RESULT, "output": {"download_url": RESULT}}
+        body = {"id": ASKED, "status": status, "url": RESULT, "output": {"download_url": RESULT}}
         assert report(body).video_url is None
 
     @pytest.mark.parametrize(
@@ -205,7 +243,7 @@ class TestResults:
 
 class TestTheJobsOwnObject:
     @pytest.mark.parametrize(
-        ("body", "word"),
+        ("body", "status"),
         [
             ({"status": "success", "data": {"id": ASKED, "status": "processing"}}, "processing"),
             ({"status": "success", "data": {"status": "processing"}}, "processing"),
@@ -231,8 +269,8 @@ class TestTheJobsOwnObject:
         ],
         ids=repr,
     )  # fmt: skip
-    def test_tells_the_status(self, body: object, word: str) -> None:
-        assert report(body).word == word
+    def test_tells_the_status(self, body: object, status: str) -> None:
+        assert report(body).status == status
 
     @pytest.mark.parametrize(
         ("outer", "inner", "meaning"),
@@ -252,7 +290,7 @@ class TestTheJobsOwnObject:
         data = {"task_id": ASKED, "status": outer, "data": {"id": ASKED, "status": inner}}
         assert report({"code": "success", "data": data}).meaning is meaning
 
-    def test_a_success_with_its_url_is_one_whatever_stale_word_stands_beside_it(self) -> None:
+    def test_a_success_with_its_url_is_one_whatever_stale_status_stands_beside_it(self) -> None:
         data = {"task_id": ASKED, "status": "SUCCESS", "result_url": RESULT}
         found = report({"code": "success", "data": data | {"data": {"status": "processing"}}})
         assert (found.meaning, found.video_url) == (Meaning.SUCCESS, RESULT)
@@ -261,11 +299,13 @@ class TestTheJobsOwnObject:
 class TestAStatusAroundANamedJob:
     """Beside an object that names the job and has no status, it may be the request's."""
 
-    @pytest.mark.parametrize("word", ["success", "completed", "failed", "expired"])
-    def test_ends_nothing_without_a_result(self, word: str) -> None:
-        found = report({"status": word, "request_id": "r-1", "data": {"id": ASKED}})
+    @pytest.mark.parametrize("status", ["success", "completed", "failed", "expired"])
+    def test_ends_nothing_without_a_result(self, status: str) -> None:
+        found = report({"status": status, "request_id": "r-1", "data": {"id": ASKED}})
         assert (found.meaning, found.failure) == (Meaning.UNKNOWN, None)
-        assert found.remarks == (f"status says {word!r} of the request, nothing of the job within",)
+        assert found.remarks == (
+            f"status says {status!r} of the request, nothing of the job within",
+        )
 
     def test_is_a_success_with_one(self) -> None:
         found = report({"status": "success", "data": {"id": ASKED, "url": RESULT}})
@@ -299,8 +339,27 @@ class TestAboutNoJob:
     )
     def test_is_a_failed_look_up(self, body: Body, kind: ErrorKind) -> None:
         answer = read(body)
-        assert isinstance(answer, Trouble)
+        assert isinstance(answer, AnswerError)
         assert answer.kind is kind
+
+    @pytest.mark.parametrize("status", ["failed", "FAILURE", "expired"])
+    @pytest.mark.parametrize(
+        "error",
+        [
+            {"message": "无效的令牌", "type": "new_api_error"},
+            {"code": "insufficient_user_quota"},
+            "Too many requests",
+            "invalid token '<'",
+            "",
+            None,
+        ],
+        ids=repr,
+    )
+    def test_one_that_names_the_job_is_its_end_whatever_the_reason(
+        self, status: str, error: object
+    ) -> None:
+        found = report({"id": "a", "status": status, "error": error}, "a")
+        assert found.meaning in ENDS
 
     @pytest.mark.parametrize(
         ("body", "about"),
@@ -322,7 +381,7 @@ class TestAboutNoJob:
     ) -> None:
         """What an outage says of all jobs must end none, however long it lasts."""
         answer = read(body)
-        assert isinstance(answer, Trouble)
+        assert isinstance(answer, AnswerError)
         assert answer.about_the_job is about
 
     @pytest.mark.parametrize(
@@ -446,7 +505,7 @@ class TestUnlistedShapes:
     )
     def test_what_may_be_another_jobs_or_a_failed_look_ups_is_none(self, body: Body) -> None:
         answer = read(body)
-        assert isinstance(answer, Trouble)
+        assert isinstance(answer, AnswerError)
         assert answer.kind is ErrorKind.BAD_SHAPE
 
     def test_one_that_names_the_job_without_a_status_is_not_searched_for_another(self) -> None:
@@ -539,7 +598,7 @@ class TestUnlistedShapes:
     )  # fmt: skip
     def test_an_unknown_id_is_one_wherever_that_is_said(self, body: Body) -> None:
         found = interpret(ASKED, 404, {}, json.dumps(body).encode(), NOW)
-        assert isinstance(found, Trouble)
+        assert isinstance(found, AnswerError)
         assert found.kind is ErrorKind.NOT_FOUND
 
 
@@ -561,7 +620,7 @@ def test_the_last_answer_of_each_known_shape_is_understood(name: str) -> None:
             ends["retryable"],
         )
     for earlier in answers[:-1]:
-        if isinstance(earlier, Trouble):
+        if isinstance(earlier, AnswerError):
             assert earlier.kind == ends["poll_error"]
         else:
             assert earlier.meaning not in ENDS
@@ -613,9 +672,9 @@ def merged(one: object, other: object) -> Any:
 
 
 @st.composite
-def dressed(draw: st.DrawFn, word: str, facts: Body) -> Any:
+def dressed(draw: st.DrawFn, status: str, facts: Body) -> Any:
     """A job's answer in any shape: keys renamed, texts quoted, neighbours' errors, wrapped."""
-    spelt = draw(st.sampled_from(SPELLINGS))(word)
+    spelt = draw(st.sampled_from(SPELLINGS))(status)
     body: Body = {draw(st.sampled_from(places.STATUS_KEYS)): spelt, **facts}
     bare = ASKED.partition(":")[2]
     names: list[Body] = [{"id": ASKED}, {"task_id": ASKED}, {"id": bare}, {"id": [ASKED]}]
@@ -625,13 +684,13 @@ def dressed(draw: st.DrawFn, word: str, facts: Body) -> Any:
         body = merged(body, {"detail": draw(some(DETAILS))})
     if draw(st.booleans()) and isinstance(body.get("detail"), dict):
         body["detail"] = draw(st.sampled_from([json.dumps(body["detail"]), [body["detail"]]]))
-    return draw(wrapped(body, word))
+    return draw(wrapped(body, status))
 
 
 @st.composite
-def wrapped(draw: st.DrawFn, body: Body, word: str) -> Any:
+def wrapped(draw: st.DrawFn, body: Body, status: str) -> Any:
     inner = draw(st.sampled_from([body, [body], json.dumps(body)]))
-    relay = RELAYS.get(meaning_of(word), "IN_PROGRESS")
+    relay = RELAYS.get(meaning_of(status), "IN_PROGRESS")
     outer: list[Any] = [
         body,
         [body],
@@ -657,42 +716,42 @@ URLS = st.sampled_from([RESULT, f" `{RESULT}` ", f'"{RESULT}"', [RESULT]])
 class TestAnyShape:
     @given(st.data(), SUCCESSES, st.sampled_from([*RESULT_PLACES, "media.mp4_url", "links"]), URLS)
     def test_a_success_is_one_and_its_url_is_found(
-        self, data: st.DataObject, word: str, path: str, url: object
+        self, data: st.DataObject, status: str, path: str, url: object
     ) -> None:
-        found = report(data.draw(dressed(word, put({}, path, url))))
+        found = report(data.draw(dressed(status, put({}, path, url))))
         assert found.meaning is Meaning.SUCCESS, found.remarks
         assert (found.video_url, found.failure) == (RESULT, None)
 
     @given(st.data(), SUCCESSES, st.sampled_from([None, "", [], "pending", 0]))
     def test_a_success_without_a_url_is_one(
-        self, data: st.DataObject, word: str, url: object
+        self, data: st.DataObject, status: str, url: object
     ) -> None:
-        found = report(data.draw(dressed(word, {"video_url": url})))
+        found = report(data.draw(dressed(status, {"video_url": url})))
         assert found.meaning in (Meaning.SUCCESS, Meaning.UNKNOWN), found.remarks
         assert (found.video_url, found.failure) == (None, None)
 
     @given(st.data(), FAILURES, st.sampled_from(REASON_PLACES), st.sampled_from(POLICY_TEXTS))
     def test_a_failure_is_one_and_has_its_reason(
-        self, data: st.DataObject, word: str, path: str, reason: str
+        self, data: st.DataObject, status: str, path: str, reason: str
     ) -> None:
-        found = report(data.draw(dressed(word, put({"video_url": None}, path, reason))))
+        found = report(data.draw(dressed(status, put({"video_url": None}, path, reason))))
         assert found.meaning is Meaning.FAILURE, found.remarks
         assert found.failure is not None
         assert found.failure.code == "content_policy"
 
     @given(st.data(), FAILURES, st.sampled_from([True, 1, "true"]))
     def test_a_failure_that_is_still_running_is_no_end(
-        self, data: st.DataObject, word: str, running: object
+        self, data: st.DataObject, status: str, running: object
     ) -> None:
         either: list[Body] = [{"running": running}, {"detail": {"running": running}}]
         facts = data.draw(st.sampled_from(either))
-        assert report(data.draw(dressed(word, facts))).meaning is Meaning.UNKNOWN
+        assert report(data.draw(dressed(status, facts))).meaning is Meaning.UNKNOWN
 
     @given(st.data(), UNFINISHED, st.sampled_from([{}, {"url": RESULT}, {"error": "boom"}]))
     def test_a_job_that_goes_on_is_not_ended(
-        self, data: st.DataObject, word: str, facts: Body
+        self, data: st.DataObject, status: str, facts: Body
     ) -> None:
-        found = report(data.draw(dressed(word, facts)))
+        found = report(data.draw(dressed(status, facts)))
         assert found.meaning not in ENDS
         assert found.foreign_id is None
 
@@ -820,13 +879,61 @@ def test_no_change_of_shape_changes_what_upstream_said(name: str, data: st.DataO
     """Never another end, never an end of what goes on, never a success told as a failure."""
     (asked, body), before = REAL[name], KINDS[name]
     after = read(data.draw(changed(body, asked)), asked)
-    if isinstance(before, Trouble):  # a failed look-up, which an envelope may make the job's end
-        assert isinstance(after, Trouble) or after.meaning is not Meaning.SUCCESS
+    if isinstance(
+        before, AnswerError
+    ):  # a failed look-up, which an envelope may make the job's end
+        assert isinstance(after, AnswerError) or after.meaning is not Meaning.SUCCESS
         return
     assert isinstance(after, Report)
     assert after.meaning is before.meaning, after.remarks
     assert after.video_url == before.video_url or before.meaning is not Meaning.SUCCESS
     assert (after.failure and after.failure.code) == (before.failure and before.failure.code)
+
+
+class TestWhatIsGivenInPlaceOfAUrl:
+    """A success whose URL can't be taken says what it gave: never that it gave none."""
+
+    @pytest.mark.parametrize(
+        ("given", "told"),
+        [
+            ("gs://bucket/v.mp4", "gs://bucket/v.mp4 (no http(s) URL)"),
+            ("/files/a.mp4", "/files/a.mp4 (no http(s) URL)"),
+            ("../files/a", "../files/a (no http(s) URL)"),
+            ("files/a.mp4?sig=1", "files/a.mp4 (no http(s) URL)"),
+            ("javascript:alert(1)", "javascript:alert(1) (no http(s) URL)"),
+            ("data:video/mp4;base64," + "A" * 9_000, None),
+            ("http://[::1]:99999/v.mp4", "http://[::1]:99999/v.mp4 (no host or port to ask)"),
+            ("https:///v.mp4", "https:///v.mp4 (no host or port to ask)"),
+            ("https://cdn.example:0/v.mp4", "https://cdn.example:0/v.mp4 (no host or port to ask)"),
+            (
+                f"{RESULT}?sig=" + "a" * 9_000,
+                f"{RESULT} (of 9,035 characters, and 8,192 are kept at most)",
+            ),
+        ],
+        ids=lambda given: repr(given)[:30],
+    )
+    @pytest.mark.parametrize("key", ["video_url", "url", "result_url"])
+    def test_is_told_and_why_it_is_not_taken(self, key: str, given: str, told: str | None) -> None:
+        told = told or "data:video/mp4;base64," + "A" * 58 + "… (no http(s) URL)"
+        found = report({"id": "a", "status": "completed", key: given}, "a")
+        lacking = f"gave a video URL that can't be used: {told}"
+        assert (found.meaning, found.video_url) == (Meaning.SUCCESS, None)
+        assert (found.lacking, found.remarks) == (lacking, (lacking,))
+
+    @pytest.mark.parametrize("given", [None, "", " ", "null", "none", "N/A", "-", "pending", {}, 1])
+    def test_is_nothing_where_none_was_given(self, given: object) -> None:
+        found = report({"id": "a", "status": "completed", "video_url": given}, "a")
+        assert (found.lacking, found.remarks) == (None, ())
+
+    def test_is_not_told_where_another_place_has_a_url(self) -> None:
+        found = report(
+            {"id": "a", "status": "completed", "video_url": "gs://b/v", "url": RESULT}, "a"
+        )
+        assert (found.video_url, found.lacking, found.remarks) == (RESULT, None, ())
+
+    def test_is_several_urls_of_which_none_is_taken(self) -> None:
+        body = {"id": "a", "status": "completed", "files": {"result": [RESULT, OTHER]}}
+        assert report(body, "a").lacking == "2 URLs could be the result: none is taken"
 
 
 @pytest.mark.parametrize("broken", ["https://[x/v.mp4", "https://a.b]/v.mp4"])

@@ -3,11 +3,13 @@
 from datetime import timedelta
 from typing import Any
 
+import pytest
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from reelwatch.jobs import history
+from reelwatch.jobs import history, pausing
 from reelwatch.storage import db
-from reelwatch.storage.models import Endpoint, Heartbeat
+from reelwatch.storage.models import Account, Endpoint, Heartbeat
 from tests import seeding
 
 HOOK = "https://hooks.example.com/x"
@@ -45,19 +47,62 @@ def test_jobs_of_an_account_that_rests_wait_for_it_and_others_do_not(database_ur
     assert found["ended"] == (None, None)
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {"pause_reason": "unauthorized: key refused", "paused_until": True},
+        {"pause_reason": "by hand"},
+        {"slowed_at": True, "refused_rate": 5.0, "requests_per_second": 1.0},
+    ],
+)
+def test_of_an_account_that_was_resumed_no_job_says_that_it_rests(
+    url: str, rest: dict[str, Any]
+) -> None:
+    with db.transaction(url) as session:
+        later = db.now(session) + timedelta(minutes=5)
+        columns: dict[str, Any] = {
+            name: later if value is True else value for name, value in rest.items()
+        }
+        seeding.add_account(session, **columns)
+        seeding.add_job(session, next_poll_at=seeding.at(seconds=1))
+        tick(session)
+        (before,) = polls(session).values()
+    assert before[1]
+    assert "account default" in before[1]
+    pausing.resume_account("default")
+    with db.reading(url) as session:
+        (after,), now = polls(session).values(), db.now(session)
+    assert after[1] is None
+    assert after[0] <= now
+
+
 def test_jobs_that_are_more_than_the_rate_allows_say_so(database_url: str) -> None:
     with db.transaction(database_url) as session:
-        seeding.add_account(session, requests_per_second=0.5)
+        seeding.add_account(session, "acme", requests_per_second=0.5)
+        due: dict[str, Any] = {"account": "acme", "next_poll_at": seeding.at(seconds=1)}
         for number in range(10):
-            seeding.add_job(session, video_id=f"v{number}", next_poll_at=seeding.at(seconds=1))
-        seeding.add_job(session, video_id="leased", lease_token="t",
+            seeding.add_job(session, video_id=f"v{number}", **due)
+        seeding.add_job(session, video_id="leased", lease_token="t", account="acme",
                         next_poll_at=seeding.at(seconds=-30))  # fmt: skip
         tick(session)
         found, now = polls(session), db.now(session)
     at, reason = found["v3"]
-    assert reason == "rate short: 10 jobs of account default are due, at 0.5/s"
+    assert reason == "rate short: 10 jobs of account acme are due, at 0.5/s"
     assert timedelta(seconds=18) < at - now < timedelta(seconds=21)
     assert found["leased"][1] == "a worker polls it now"
+
+
+def test_the_rate_of_a_slowed_account_is_that_of_now(database_url: str) -> None:
+    slowed: dict[str, Any] = {"requests_per_second": 3.5, "refused_rate": 5.0}
+    with db.transaction(database_url) as session:
+        seeding.add_account(session, slowed_at=seeding.at(seconds=20), **slowed)
+        for number in range(20):
+            seeding.add_job(session, video_id=f"v{number}", next_poll_at=seeding.at(seconds=1))
+        tick(session)
+        said = "account default is slowed to 4/s by upstream's 429s: 20 of its jobs are due"
+        assert polls(session)["v3"][1] == said
+        session.execute(update(Account).values(slowed_at=seeding.at(hours=1)))
+        assert polls(session)["v3"][1] == "rate short: 20 jobs of account default are due, at 5/s"
 
 
 def test_without_ticks_nothing_is_promised(database_url: str) -> None:
@@ -100,7 +145,7 @@ def test_an_event_of_an_endpoint_that_is_left_alone_says_until_when(database_url
         (sent,) = history.list_deliveries(session, state="delivered")
     held, free = found[HOOK], found[f"{HOOK}/other"]
     assert held["next_attempt_expected_at"] == until
-    assert held["next_attempt_reason"].startswith(f"{HOOK} is not called until ")
+    assert held["next_attempt_reason"].startswith(f"{HOOK} rests until ")
     assert held["next_attempt_reason"].endswith(": 5 attempts failed in a row")
     assert free["next_attempt_reason"] is None
     assert sent["id"] == told["id"]

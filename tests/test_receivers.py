@@ -1,7 +1,10 @@
 """Endpoints and their hosts: who is called when others fail, what people are told, what they do."""
 
 import json
-from datetime import timedelta
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +12,8 @@ from sqlalchemy import event, select, update
 
 from reelwatch.config.settings import Settings
 from reelwatch.jobs import delivery
+from reelwatch.jobs.channels import SendTask
+from reelwatch.jobs.channels.celery import NoQueue
 from reelwatch.rules import breaker
 from reelwatch.rules.breaker import Verdict, Wait
 from reelwatch.sandbox.answers import Answer
@@ -20,6 +25,7 @@ from tests import seeding
 from tests.commands import done
 from tests.environment import SECRET
 from tests.peers import Line, Peer, answer
+from tests.servers import eventually
 
 DEAD, WELL = "https://hooks.example.com/dead", "https://hooks.example.com/well"
 HOST = "hooks.example.com"
@@ -34,7 +40,7 @@ def fail(url: str, target: str, times: int = breaker.FAILURES, ago: float = 0) -
     """So many calls to the endpoint that its host did not answer, so many seconds ago."""
     with db.transaction(url) as session:
         at = db.now(session) - timedelta(seconds=ago)
-        destinations.judge(session, [Call(HOST, target, Verdict.FAILED, False)] * times, at)
+        destinations.judge(session, [Call(HOST, target, Verdict.FAILED, False, at)] * times, at)
 
 
 def next_try(url: str, event_id: str) -> destinations.NextTry | None:
@@ -44,7 +50,10 @@ def next_try(url: str, event_id: str) -> destinations.NextTry | None:
 
 def resting(url: str) -> list[str]:
     with db.reading(url) as session:
-        return [row["name"] for row in destinations.resting(session, db.now(session))]
+        left_alone = Endpoint.open_until > db.now(session)
+        return list(
+            session.scalars(select(Endpoint.name).where(left_alone).order_by(Endpoint.name))
+        )
 
 
 def test_people_are_told_when_an_event_is_tried_next_and_why_then(database_url: str) -> None:
@@ -57,7 +66,7 @@ def test_people_are_told_when_an_event_is_tried_next_and_why_then(database_url: 
         now = db.now(session)
     assert found is not None
     assert (found.at, found.wait, found.failures) == (until, Wait.RESTING, breaker.FAILURES)
-    assert found.reason == "its endpoint failed 5 times in a row and is left alone"
+    assert found.reason == "its endpoint failed 5 times in a row and rests"
     other = next_try(database_url, well)
     assert other is not None
     assert (other.wait, other.reason) == (Wait.TURN, "it waits for its turn")
@@ -84,6 +93,23 @@ def test_a_repaired_endpoint_is_released_and_others_rest_on(database_url: str) -
     assert resting(database_url) == [WELL]
 
 
+def test_since_when_an_endpoint_takes_nothing_outlasts_its_release(database_url: str) -> None:
+    """Who says that it is repaired may be wrong."""
+    event_id = owe(database_url, DEAD)
+
+    def since() -> datetime | None:
+        with db.reading(database_url) as session:
+            return session.get_one(Endpoint, DEAD).failing_since
+
+    fail(database_url, DEAD, ago=600)
+    began = since()
+    with db.transaction(database_url) as session:
+        destinations.release_for(session, [event_id])
+    assert since() == began
+    fail(database_url, DEAD, times=1)
+    assert since() == began
+
+
 def test_of_endpoints_that_are_well_nothing_is_kept(database_url: str) -> None:
     def names() -> list[str]:
         with db.reading(database_url) as session:
@@ -92,8 +118,9 @@ def test_of_endpoints_that_are_well_nothing_is_kept(database_url: str) -> None:
     fail(database_url, DEAD, times=1)
     assert names() == [DEAD]
     with db.transaction(database_url) as session:
-        accepted = Call(HOST, DEAD, Verdict.ACCEPTED, True)
-        destinations.judge(session, [accepted] * 2, db.now(session))
+        now = db.now(session)
+        accepted = Call(HOST, DEAD, Verdict.ACCEPTED, True, now)
+        destinations.judge(session, [accepted] * 2, now)
     assert names() == []
 
 
@@ -128,7 +155,7 @@ def test_what_others_take_during_a_survey_is_counted(before: int, postgresql_url
 # ------------------------------------------------------------------ tasks of queues
 
 
-def callbacks(url: str, send: delivery.SendCallback) -> None:
+def callbacks(url: str, send: SendTask) -> None:
     delivery.deliver(Settings(database=url, broker_url="redis://127.0.0.1:1/0"), send)
 
 
@@ -139,7 +166,7 @@ def test_a_queue_that_is_missing_rests_and_others_of_the_broker_do_not(database_
     def send(_task: str, queue: str, _event: dict[str, Any], _event_id: str) -> None:
         sent.append(queue)
         if queue == "missing":
-            raise delivery.NoQueue("no queue 'missing'")
+            raise NoQueue("no queue 'missing'")
 
     for _ in range(200):
         owe(database_url, "shop.on_video@missing", channel="celery")
@@ -179,16 +206,104 @@ def test_events_that_are_refused_keep_no_other_of_their_endpoint_waiting(databas
         target = f"{receiver.url}/hook"
         refused = [owe(database_url, target, body='{"refuse": 1}') for _ in range(6)]
         good = [owe(database_url, target) for _ in range(60)]
-        settings = Settings(
-            database=database_url, webhook_secrets=(SECRET,), webhook_allow="127.0.0.1"
-        )  # fmt: skip
-        delivery.deliver(settings, lambda *_: None)
+        webhooks(database_url)
     with db.reading(database_url) as session:
         rows = session.execute(select(Delivery.id, Delivery.state))
         found = {row.id: row.state for row in rows}
     assert {found[event_id] for event_id in good} == {"delivered"}
     assert {found[event_id] for event_id in refused} == {"pending"}
     assert resting(database_url) == []
+
+
+# ------------------------------------------------------------------ calls that hang
+
+
+class Hanging(LocalService):
+    """Holds its first calls, and fails them all when `ends` is set; answers the others."""
+
+    def __init__(self, held: int) -> None:
+        super().__init__()
+        self.ends = threading.Event()
+        self.held = 0
+        self._left = held
+        self._lock = threading.Lock()
+
+    def respond(self, _request: Request) -> Answer:
+        with self._lock:
+            if not self._left:
+                return Answer(200, {}, b"")
+            self._left -= 1
+            self.held += 1
+        self.ends.wait(60)
+        return Answer(504, {}, b"")
+
+
+@contextmanager
+def hung(url: str, count: int) -> Iterator[tuple[Hanging, list[str]]]:
+    """So many calls that hang within the block, and have ended together after it; their events."""
+    with Hanging(count) as receiver:
+        with db.transaction(url) as session:
+            full = {"failures": 0, "openings": 0, "allowance": breaker.ALLOWANCE_MAX}
+            host = receiver.url.removeprefix("http://")
+            session.add(Destination(name=host, open_until=None, **full))
+        ids = [owe(url, receiver.url) for _ in range(count)]
+        batch = threading.Thread(target=webhooks, args=[url])
+        batch.start()
+        try:
+            eventually(lambda: receiver.held == count, 60)
+            yield receiver, ids
+        finally:
+            receiver.ends.set()
+            batch.join(60)
+
+
+def webhooks(url: str) -> None:
+    settings = Settings(database=url, webhook_secrets=(SECRET,), webhook_allow="127.0.0.1")
+    delivery.deliver(settings, lambda *_: None)
+
+
+def column(url: str, name: str, ids: Sequence[str]) -> set[Any]:
+    with db.reading(url) as session:
+        rows = session.execute(select(Delivery).where(Delivery.id.in_(ids))).scalars()
+        return {getattr(row, name) for row in rows}
+
+
+def test_calls_that_hung_rest_no_endpoint_that_answers_meanwhile(database_url: str) -> None:
+    """They end together, as many in a row as open its breaker, but all of them began before."""
+    with hung(database_url, breaker.FAILURES) as (receiver, ids):
+        told = [owe(database_url, receiver.url) for _ in range(2)]
+        webhooks(database_url)
+        assert column(database_url, "state", told) == {"delivered"}
+    assert column(database_url, "failures", ids) == {1}
+    with db.reading(database_url) as session:
+        assert session.scalars(select(Endpoint.name)).all() == []
+
+
+def test_calls_that_hang_with_none_answered_rest_their_endpoint(database_url: str) -> None:
+    with hung(database_url, breaker.FAILURES) as (receiver, _):
+        target = receiver.url
+    assert resting(database_url) == [target]
+
+
+def test_calls_that_hung_before_a_rest_do_not_prolong_it(database_url: str) -> None:
+    with hung(database_url, 2) as (receiver, _), db.transaction(database_url) as session:
+        now = db.now(session)
+        failed = Call(HOST, receiver.url, Verdict.FAILED, True, now)
+        destinations.judge(session, [failed] * breaker.FAILURES, now)
+        session.execute(update(Endpoint).values(open_until=now))
+    with db.reading(database_url) as session:
+        assert session.scalars(select(Endpoint.openings)).all() == [1]
+
+
+def test_an_answer_of_before_the_clock_was_set_back_says_nothing_of_later_failures(
+    database_url: str,
+) -> None:
+    """By that clock it is yet to come: for an hour, each failure would have been before it."""
+    with db.transaction(database_url) as session:
+        told = seeding.add_owed(session, DEAD, state="delivered", next_attempt_at=None)
+        seeding.add_attempt(session, told, at=db.now(session) + timedelta(hours=1))
+    fail(database_url, DEAD)
+    assert resting(database_url) == [DEAD]
 
 
 # ------------------------------------------------------------------ connections
@@ -202,10 +317,7 @@ def test_a_kept_connection_that_ends_just_then_costs_no_attempt(database_url: st
 
     with Peer(script) as peer:
         ids = [owe(database_url, peer.url) for _ in range(6)]
-        settings = Settings(
-            database=database_url, webhook_secrets=(SECRET,), webhook_allow="127.0.0.1"
-        )  # fmt: skip
-        delivery.deliver(settings, lambda *_: None)
+        webhooks(database_url)
         assert len(peer.requests) > len(ids)
     with db.reading(database_url) as session:
         rows = session.execute(select(Delivery.state, Delivery.attempts)).all()
@@ -261,4 +373,4 @@ def test_without_now_a_resting_receiver_rests_on(
 
 def claim(url: str) -> list[str]:
     with db.transaction(url) as session:
-        return [str(row["id"]) for row in delivery.claim(session, 64, db.now(session))]
+        return [row.id for row in delivery.claim(session, 64, db.now(session))]

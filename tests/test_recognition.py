@@ -87,7 +87,7 @@ def test_the_relay_is_known_by_what_it_says(asked: Any, answer: Answer, path: st
 def test_any_other_server_is_told_from_it(
     asked: Any, answer: Answer, status: str, said: str
 ) -> None:
-    """What it answered is told, and what to look at."""
+    """What it answered is told, and what to poll."""
     found, message, _ = asked(answer)
     assert found == status
     assert said in message

@@ -16,11 +16,12 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 from reelwatch.net import upstream
-from reelwatch.rules.answers import ErrorKind, Meaning, Report, Trouble, interpret
-from reelwatch.rules.words import ENDS
-from reelwatch.sandbox.answers import Answer, Look
+from reelwatch.rules.answers import AnswerError, ErrorKind, Meaning, Report, interpret
+from reelwatch.rules.status import ENDS
+from reelwatch.sandbox.answers import Answer, Poll
+from reelwatch.sandbox.bodies import fault_answer
 from reelwatch.sandbox.odd import ODD
-from reelwatch.sandbox.scripts import fault_answer, read_id
+from reelwatch.sandbox.scripts import read_id
 from reelwatch.sandbox.upstream import (
     SCRIPTS,
     Sandbox,
@@ -37,8 +38,8 @@ UNSAFE = "unsafe prompt or images"
 Body = dict[str, Any]
 
 
-def look(video_id: str, share: float, number: int = 1, past_end: int = 1) -> Answer:
-    """A look at the job when that share of its duration has passed."""
+def poll(video_id: str, share: float, number: int = 1, past_end: int = 1) -> Answer:
+    """A poll the job when that share of its duration has passed."""
     return answer(video_id, number, share * read_id(video_id).seconds, STARTED, past_end)
 
 
@@ -49,7 +50,7 @@ def body_of(reply: Answer) -> Body:
 
 
 def body(video_id: str, share: float, number: int = 1, past_end: int = 1) -> Body:
-    reply = look(video_id, share, number, past_end)
+    reply = poll(video_id, share, number, past_end)
     assert reply.status == 200
     return body_of(reply)
 
@@ -143,8 +144,8 @@ class TestIds:
 
 class TestFamilies:
     def test_veo_goes_through_its_stages_in_order(self) -> None:
-        words = [body("veo3.1-fast:ok.100s-a", share / 100)["status"] for share in range(101)]
-        assert list(dict.fromkeys(words)) == [
+        statuses = [body("veo3.1-fast:ok.100s-a", share / 100)["status"] for share in range(101)]
+        assert list(dict.fromkeys(statuses)) == [
             "pending",
             "image_downloading",
             "video_generating",
@@ -203,7 +204,7 @@ class TestFamilies:
         for script in SCRIPTS:
             for number in range(1, 8):
                 video_id = made(script)
-                assert look(video_id, number / 6, number) == look(video_id, number / 6, number)
+                assert poll(video_id, number / 6, number) == poll(video_id, number / 6, number)
 
 
 def ends_completed(found: Body) -> bool:
@@ -247,7 +248,7 @@ SHAPES: dict[str, Callable[[Body], bool]] = {
 END_STATUS = {"unknown": 400}
 
 
-def understood(video_id: str, reply: Answer) -> Report | Trouble:
+def understood(video_id: str, reply: Answer) -> Report | AnswerError:
     """What Reelwatch makes of it."""
     at = datetime.now(UTC)
     return interpret(video_id, reply.status, CaseInsensitiveDict(reply.headers), reply.body, at)
@@ -257,10 +258,10 @@ class TestScripts:
     @pytest.mark.parametrize("model", MODELS)
     @pytest.mark.parametrize("script", [name for name in SCRIPTS if name not in ODD])
     def test_every_script_reaches_its_end_and_stays_there(self, script: str, model: str) -> None:
-        looks = [look(made(script, model), 1.5, number, number) for number in range(6, 60)]
+        polls = [poll(made(script, model), 1.5, number, number) for number in range(6, 60)]
         wanted = END_STATUS.get(script, 200)
         ended = 0
-        for reply in looks:
+        for reply in polls:
             try:
                 found = body_of(reply)
             except ValueError:  # the scripts that answer nonsense go on doing so
@@ -269,25 +270,25 @@ class TestScripts:
             if reply.status == wanted:
                 assert SHAPES.get(script, ends_completed)(found)
                 ended += 1
-        assert ended >= len(looks) / 2
-        assert script in ("flaky", "html", "garbage") or ended == len(looks)
+        assert ended >= len(polls) / 2
+        assert script in ("flaky", "html", "garbage") or ended == len(polls)
 
     @pytest.mark.parametrize("model", MODELS)
     @pytest.mark.parametrize("script", [n for n in SCRIPTS if n != "unknown" and n not in ODD])
     def test_no_script_is_over_before_its_time(self, script: str, model: str) -> None:
         usual = [body(made("ok", model), share)["status"] for share in (0.2, 0.35)]
-        numbers = (5, 7)  # looks at which no script has a surprise but flaky
+        numbers = (5, 7)  # polls of which no script has a surprise but flaky
         replies = [
-            look(made(script, model), share, n)
+            poll(made(script, model), share, n)
             for share, n in zip((0.2, 0.35), numbers, strict=True)
         ]
-        for reply, word in zip(replies, usual, strict=True):
+        for reply, status in zip(replies, usual, strict=True):
             if reply.status >= 500:
                 assert script == "flaky"
                 continue
             found = body_of(reply)
-            assert found.get("data", found).get("status", word) in (word, "IN_PROGRESS")
-            assert not isinstance(understood(made(script, model), reply), Trouble)
+            assert found.get("data", found).get("status", status) in (status, "IN_PROGRESS")
+            assert not isinstance(understood(made(script, model), reply), AnswerError)
 
     @pytest.mark.parametrize(
         ("script", "kind"),
@@ -306,12 +307,12 @@ class TestScripts:
         self, script: str, kind: ErrorKind
     ) -> None:
         for share in (0.0, 0.5, 1.0, 50.0):
-            found = understood(made(script), look(made(script), share, 7))
-            assert isinstance(found, Trouble)
+            found = understood(made(script), poll(made(script), share, 7))
+            assert isinstance(found, AnswerError)
             assert (found.kind, found.of_its_model) == (kind, script == "nomodel")
 
     def test_the_odd_job_that_gets_none_waits_for_it(self) -> None:
-        assert look(made("silence"), 50.0, 7).delay >= upstream.DEADLINE_SECONDS
+        assert poll(made("silence"), 50.0, 7).delay >= upstream.DEADLINE_SECONDS
 
     @pytest.mark.parametrize("model", MODELS)
     def test_leftovers_look_like_a_failure_and_are_none(self, model: str) -> None:
@@ -330,7 +331,7 @@ class TestScripts:
         }
         assert len(reasons) == 4
 
-    def test_a_late_url_takes_three_looks_from_the_end(self) -> None:
+    def test_a_late_url_takes_three_polls_from_the_end(self) -> None:
         for nth in (1, 2, 3):
             early = body(made("lateurl"), 1, 10 + nth, past_end=nth)
             assert (early["status"], result_url(early)) == ("completed", None)
@@ -349,8 +350,8 @@ class TestScripts:
         assert done["detail"]["video_url"].endswith(".mp4")
 
     def test_a_retried_failure_is_not_the_end(self) -> None:
-        words = [body(made("retried"), share)["status"] for share in (0.39, 0.4, 0.59, 0.6, 1)]
-        assert words == [
+        statuses = [body(made("retried"), share)["status"] for share in (0.39, 0.4, 0.59, 0.6, 1)]
+        assert statuses == [
             "video_generating",
             "video_generation_failed",
             "video_generation_failed",
@@ -362,47 +363,47 @@ class TestScripts:
         assert detail["retry_count"] == 1
         assert detail["error_message"].startswith("[403]")
 
-    def test_an_odd_word_comes_midway(self) -> None:
-        words = [body(made("odd"), share)["status"] for share in (0.39, 0.4, 0.59, 0.6, 1)]
-        assert words[1] == words[2] == "video_daydreaming"
-        assert words[0] == words[3] == "video_generating"
+    def test_an_odd_status_comes_midway(self) -> None:
+        statuses = [body(made("odd"), share)["status"] for share in (0.39, 0.4, 0.59, 0.6, 1)]
+        assert statuses[1] == statuses[2] == "video_daydreaming"
+        assert statuses[0] == statuses[3] == "video_generating"
 
     def test_wrapped_wraps_every_answer(self) -> None:
-        for share, word in ((0, "pending"), (0.3, "video_generating"), (1, "completed")):
+        for share, status in ((0, "pending"), (0.3, "video_generating"), (1, "completed")):
             found = body(made("wrapped"), share)
             assert found["code"] == "success"
-            assert found["data"]["status"] == word
+            assert found["data"]["status"] == status
             assert "status" not in found
 
-    def test_flaky_answers_about_a_third_of_the_looks_with_a_5xx(self) -> None:
-        replies = [look(made("flaky"), 0.5, number) for number in range(1, 601)]
+    def test_flaky_answers_about_a_third_of_the_polls_with_a_5xx(self) -> None:
+        replies = [poll(made("flaky"), 0.5, number) for number in range(1, 601)]
         bad = [reply for reply in replies if reply.status != 200]
         assert 150 <= len(bad) <= 250
         assert {reply.status for reply in bad} == {500, 502, 503, 504}
         assert {not reply.body for reply in bad} == {True, False}
 
-    def test_html_comes_every_other_look_with_502_or_even_200(self) -> None:
-        replies = [look(made("html"), 0.5, number) for number in range(1, 5)]
+    def test_html_comes_every_other_poll_with_502_or_even_200(self) -> None:
+        replies = [poll(made("html"), 0.5, number) for number in range(1, 5)]
         assert [reply.status for reply in replies] == [200, 200, 200, 502]
         assert [reply.body.startswith(b"<html>") for reply in replies] == [False, True] * 2
         assert replies[1].headers["Content-Type"].startswith("text/html")
 
     def test_garbage_is_the_beginning_of_the_answer(self) -> None:
-        whole, cut = (look(made("garbage"), 1, number) for number in (1, 2))
+        whole, cut = (poll(made("garbage"), 1, number) for number in (1, 2))
         assert cut.status == 200
         assert whole.body.startswith(cut.body)
         with pytest.raises(ValueError, match=r"Unterminated|Expecting"):
             json.loads(cut.body)
 
-    def test_busy_slows_down_looks_2_to_4_in_three_ways(self) -> None:
-        replies = [look(made("busy"), 0.3, number) for number in range(1, 6)]
+    def test_busy_slows_down_polls_2_to_4_in_three_ways(self) -> None:
+        replies = [poll(made("busy"), 0.3, number) for number in range(1, 6)]
         assert [reply.status for reply in replies] == [200, 429, 429, 429, 200]
         assert (replies[1].body, dict(replies[1].headers)) == (b"", {})
         assert replies[2].headers["Retry-After"] == "1"
         assert body_of(replies[3])["code"] == "upstream_load_saturated"
 
-    def test_unready_is_unknown_for_two_looks(self) -> None:
-        replies = [look(made("unready"), 0.3, number) for number in (1, 2, 3)]
+    def test_unready_is_unknown_for_two_polls(self) -> None:
+        replies = [poll(made("unready"), 0.3, number) for number in (1, 2, 3)]
         assert [reply.status for reply in replies] == [400, 400, 200]
         assert body_of(replies[0]) == {
             "code": "task_not_exist",
@@ -412,7 +413,7 @@ class TestScripts:
 
     @pytest.mark.parametrize("script", ["forgotten", "moved"])
     def test_one_that_is_not_found_is_so_for_half_its_duration(self, script: str) -> None:
-        statuses = [look(made(script), share).status for share in (0, 0.49, 0.5, 0.99, 1)]
+        statuses = [poll(made(script), share).status for share in (0, 0.49, 0.5, 0.99, 1)]
         assert statuses == [200, 200, 404, 404, 200]
 
     @pytest.mark.parametrize("model", MODELS)
@@ -421,10 +422,10 @@ class TestScripts:
     )
     def test_reelwatch_reads_the_end_that_each_promises(self, script: str, model: str) -> None:
         """But for those that end by a count or a deadline."""
-        found = understood(made(script, model), look(made(script, model), 1.5, 9, 9))
+        found = understood(made(script, model), poll(made(script, model), 1.5, 9, 9))
         wanted = SCRIPTS[script]
         if wanted.error_code in ("not_found", "deadline"):
-            assert isinstance(found, Trouble) or found.meaning not in ENDS
+            assert isinstance(found, AnswerError) or found.meaning not in ENDS
             return
         assert isinstance(found, Report)
         assert (found.meaning is Meaning.SUCCESS) == (wanted.outcome == "completed")
@@ -438,19 +439,19 @@ class TestScripts:
         assert body(made("forever"), 10_000)["status"] == "video_generating"
         assert body(made("forever", seconds=0), 1)["status"] == "video_upsampling"
 
-    def test_hang_leaves_the_first_look_without_an_answer(self) -> None:
-        first = look(made("hang"), 0)
+    def test_hang_leaves_the_first_poll_without_an_answer(self) -> None:
+        first = poll(made("hang"), 0)
         assert (first.status, first.delay) == (0, 30.0)
-        assert look(made("hang"), 0, number=2).status == 200
+        assert poll(made("hang"), 0, number=2).status == 200
 
     def test_every_relay_error_holds_its_own_request_id(self) -> None:
-        first, second = (look(made("forgotten"), 0.7, number) for number in (1, 2))
+        first, second = (poll(made("forgotten"), 0.7, number) for number in (1, 2))
         assert body_of(first) != body_of(second)
 
 
-class TestLook:
+class TestPoll:
     def test_a_job_of_no_duration_is_over_at_once(self) -> None:
-        at_once = Look(read_id("veo3:ok.0s-a"), 1, 0.0, STARTED, 1)
+        at_once = Poll(read_id("veo3:ok.0s-a"), 1, 0.0, STARTED, 1)
         assert at_once.over
         assert at_once.share == 1.0
 
@@ -565,7 +566,7 @@ class TestServing:
             except ValueError:
                 return False
             data = found.get("data") or found
-            if script != "forever" and data.get("status") in RUNNING_WORDS:
+            if script != "forever" and data.get("status") in RUNNING_STATUSES:
                 return False
             try:
                 return SHAPES.get(script, ends_completed)(found)
@@ -574,7 +575,7 @@ class TestServing:
 
         assert eventually(ended)
 
-    def test_the_clock_starts_with_the_first_look(
+    def test_the_clock_starts_with_the_first_poll(
         self, sandbox: Sandbox, client: requests.Session
     ) -> None:
         before = time.time()
@@ -590,7 +591,7 @@ class TestServing:
         for spelling in ("veo3:ok-a", quote("veo3:ok-a", safe="")):
             reply = client.get(f"{sandbox.url}/v1/video/query?id={spelling}", timeout=20)
             assert reply.json()["id"] == "veo3:ok-a"
-        assert sandbox.stats_of("veo3:ok-a")["looks"] == 2
+        assert sandbox.stats_of("veo3:ok-a")["polls"] == 2
 
     @pytest.mark.parametrize(
         "authorization", ["", "Bearer", "Bearer ", "Bearer bad", "Basic a2V5", "key-1"]
@@ -605,24 +606,24 @@ class TestServing:
         assert error["type"] == "new_api_error"
         assert "无效的令牌 (request id: " in error["message"]
         figures = sandbox.stats_of("veo3:ok-a")
-        assert (figures["requests"], figures["looks"]) == (1, 0)
+        assert (figures["requests"], figures["polls"]) == (1, 0)
 
-    def test_a_look_without_an_id_or_at_another_route_is_an_error(
+    def test_a_poll_without_an_id_or_at_another_route_is_an_error(
         self, sandbox: Sandbox, client: requests.Session
     ) -> None:
         assert client.get(f"{sandbox.url}/v1/video/query", timeout=20).status_code == 400
         assert client.get(f"{sandbox.url}/v1/videos", timeout=20).status_code == 404
         assert client.post(f"{sandbox.url}/v1/video/query", timeout=20).status_code == 404
 
-    def test_on_look_hears_of_every_id_asked_about(self, client: requests.Session) -> None:
+    def test_on_poll_hears_of_every_id_asked_about(self, client: requests.Session) -> None:
         heard: list[str] = []
-        with Sandbox(on_look=heard.append) as sandbox:
+        with Sandbox(on_poll=heard.append) as sandbox:
             for video_id in ("veo3:ok-a", "grok:ok-b", "veo3:ok-a"):
                 ask(client, sandbox, video_id)
             client.get(f"{sandbox.url}/v1/video/query", timeout=20)
         assert heard == ["veo3:ok-a", "grok:ok-b", "veo3:ok-a"]
 
-    def test_many_looks_share_a_connection(self, sandbox: Sandbox) -> None:
+    def test_many_polls_share_a_connection(self, sandbox: Sandbox) -> None:
         host, port = sandbox.url.removeprefix("http://").split(":")
         connection = http.client.HTTPConnection(host, int(port), timeout=20)
         read(connection, "/v1/video/query?id=veo3:ok-a", Authorization="Bearer k")
@@ -649,7 +650,7 @@ class TestServing:
         assert client.get(f"{by_id}veo3:never", timeout=20).json() == {
             "id": "veo3:never",
             "requests": 0,
-            "looks": 0,
+            "polls": 0,
         }
 
     def test_a_crowded_key_gets_an_empty_429_and_others_do_not(
@@ -660,7 +661,7 @@ class TestServing:
             assert (reply.status_code, reply.content) == (429, b"")
             assert "Retry-After" not in reply.headers
             assert sandbox.stats()["rate_limited"] == 1
-            assert sandbox.stats_of("veo3:ok-a")["looks"] == 0
+            assert sandbox.stats_of("veo3:ok-a")["polls"] == 0
         with sandbox.start(rate_limit=10_000):
             assert ask(client, sandbox, "veo3:ok-a").status_code == 200
 
@@ -673,7 +674,7 @@ class TestServing:
                 assert reply.status_code == 200
 
 
-RUNNING_WORDS = {
+RUNNING_STATUSES = {
     "IN_PROGRESS",
     "pending",
     "image_downloading",
@@ -687,7 +688,7 @@ RUNNING_WORDS = {
 
 
 class TestSwitchingFaults:
-    def test_a_fault_holds_for_all_looks_until_it_is_lifted(
+    def test_a_fault_holds_for_all_polls_until_it_is_lifted(
         self, sandbox: Sandbox, client: requests.Session
     ) -> None:
         def switch(**wanted: object) -> requests.Response:
@@ -759,7 +760,7 @@ class TestStartAndStop:
             client.get(f"{url}/stats", timeout=20)
         sandbox.start(port=port)
         ask(client, sandbox, "veo3:ok-a")
-        assert sandbox.stats_of("veo3:ok-a")["looks"] == 2
+        assert sandbox.stats_of("veo3:ok-a")["polls"] == 2
         sandbox.stop()
 
     def test_stopping_twice_does_no_harm_and_no_url_is_left(self) -> None:
@@ -854,7 +855,7 @@ class TestBodies:
         def broken(video_id: str) -> None:
             raise LookupError(video_id)
 
-        with Sandbox(on_look=broken) as sandbox, pytest.raises(requests.ConnectionError):
+        with Sandbox(on_poll=broken) as sandbox, pytest.raises(requests.ConnectionError):
             ask(client, sandbox, "veo3:ok-a")
         assert eventually(lambda: "LookupError: veo3:ok-a" in capsys.readouterr().err)
 

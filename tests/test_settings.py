@@ -1,6 +1,7 @@
 """Settings: what each variable accepts, and what a wrong value says."""
 
 import base64
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,10 @@ def test_nothing_needs_to_be_set() -> None:
     ("name", "value", "attribute", "expected"),
     [
         ("DATABASE_URL", "sqlite:////var/lib/r.db", "database_url", "sqlite:////var/lib/r.db"),
+        ("DATABASE_URL", "sqlite:////r.db?timeout=9&check_same_thread=no", "database_url", "sqlite:////r.db"),
         ("DATABASE_URL", "postgres://u:p@h/d", "database_url", "postgresql+psycopg://u:p@h/d"),
+        ("DATABASE_URL", " POSTGRES://u:p@H/d\n", "database_url", "postgresql+psycopg://u:p@H/d"),
+        ("DATABASE_URL", " SQLite:///r.db ", "database_url", "sqlite:///r.db"),
         ("DATABASE_URL", "postgresql://h/d?sslmode=require", "database_url",
          "postgresql+psycopg://h/d?sslmode=require"),
         ("DATABASE_URL", "postgresql+psycopg://h/d", "database_url", "postgresql+psycopg://h/d"),
@@ -100,7 +104,7 @@ def test_nothing_needs_to_be_set() -> None:
         ("LOG_LEVEL", "Debug", "log_level", "debug"),
     ],
 )  # fmt: skip
-def test_good_values(
+def test_a_good_value_becomes_a_setting(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, attribute: str, expected: Any
 ) -> None:
     assert getattr(loaded(monkeypatch, **{name: value}), attribute) == expected
@@ -116,11 +120,11 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def other_spellings() -> dict[str, str]:
     """Every name that could be taken for one of ours, each with a value that would be seen."""
     forms = set()
-    for field, info in Settings.model_fields.items():
-        name = str(info.validation_alias)
+    for each in settings.VARIABLES:
+        field, name = each.name, each.metadata["name"]
         bare = name.removeprefix("REELWATCH_").removeprefix("QUICKROUTER_")
-        for each in (field, name, bare, f"REELWATCH_{name}", f"QUICKROUTER_{name}", f"{name}_"):
-            forms |= {each, each.lower(), each.upper(), each.title(), each.replace("_", "")}
+        for form in (field, name, bare, f"REELWATCH_{name}", f"QUICKROUTER_{name}", f"{name}_"):
+            forms |= {form, form.lower(), form.upper(), form.title(), form.replace("_", "")}
     return dict.fromkeys(forms - settings.NAMES, "sk-of-somebody-else\n")
 
 
@@ -194,7 +198,7 @@ def test_the_allowlist_is_that_of_webhook_allow(monkeypatch: pytest.MonkeyPatch)
         ("1.5h", 5_400), (" 10 M ", 600), (30, 30), (2.5, 2.5), ("0", 0), ("3650d", 315_360_000),
     ],
 )  # fmt: skip
-def test_durations(text: object, seconds: float) -> None:
+def test_a_duration_is_read_in_all_its_spellings(text: object, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
@@ -208,6 +212,8 @@ def test_durations(text: object, seconds: float) -> None:
         ("REELWATCH_REQUESTS_PER_SECOND", "0", "greater than 0"),
         ("REELWATCH_REQUESTS_PER_SECOND", "nan", "less than or equal to 10000"),
         ("REELWATCH_REQUESTS_PER_SECOND", "inf", "less than or equal to 10000"),
+        ("REELWATCH_REQUESTS_PER_SECOND", "\u0665", "a valid number"),
+        ("REELWATCH_POLL_MIN", "\u0665", "500ms, 45s, 10m, 2h, 7d"),
         ("REELWATCH_POLL_MIN", "soon", "500ms, 45s, 10m, 2h, 7d"),
         ("REELWATCH_POLL_MAX", "0", "greater than 0"),
         ("REELWATCH_DEADLINE", "-5m", "500ms, 45s, 10m, 2h, 7d"),
@@ -228,7 +234,7 @@ def test_durations(text: object, seconds: float) -> None:
         ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
     ],
 )
-def test_wrong_values(
+def test_a_wrong_value_is_told_in_one_line_with_what_is_accepted(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, accepted: str
 ) -> None:
     """One line: the variable, its value, what is accepted."""
@@ -248,6 +254,14 @@ def test_wrong_values(
         ("DATABASE_URL", "hidden-pw", "sqlite:///FILE"),
         ("DATABASE_URL", "postgresql://u:hidden-pw@h:port/d", "sqlite:///FILE"),
         ("DATABASE_URL", "mysql://u:hidden-pw@h/d", "postgres://…, not mysql://…"),
+        ("DATABASE_URL", "'postgresql://u:hidden-pw@h/d'", "without quotes around it"),
+        ("DATABASE_URL", '"sqlite:///x.db"', "without quotes around it"),
+        (
+            "DATABASE_URL",
+            "postgresql://u:hidden-pw@h/d?connect_timeout=abc",
+            "?connect_timeout= is a number",
+        ),
+        ("DATABASE_URL", "sqlite:////var/x.db?mode=ro", "without ?mode="),
         ("DATABASE_URL", "sqlite://", "in memory"),
         ("DATABASE_URL", "sqlite:///:memory:", "in memory"),
         ("BROKER_URL", "http://u:hidden-pw@h", "redis://…"),
@@ -278,6 +292,37 @@ def test_a_secrets_wrong_value_is_not_shown(
     assert accepted in message
     assert "hidden-pw" not in message
     assert len(value) < 20 or value not in message
+
+
+TEXTS = [each.metadata["name"] for each in settings.VARIABLES if each.metadata["read"] is not Path]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"https://\xff\xfe.example.com",
+        b"redis://:hidden-pw\xff@h/0",
+        b"postgresql://u:hidden-pw\xff@h/d",
+        b"postgresql://h/d?sslmode=\xff",
+        b"sqlite:///f\xff.db",
+        b"hidden-pw\xff",
+    ],
+)
+def test_what_is_no_utf_8_is_refused_by_name_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: bytes
+) -> None:
+    """Whatever it is about: nothing of it could be looked up, sent or stored."""
+    with pytest.raises(SettingsError) as caught:
+        loaded(monkeypatch, **{name: os.fsdecode(value)})
+    accepted = "accepted: text in UTF-8, and it holds other bytes"
+    assert str(caught.value) == f"{name}=(not shown): {accepted}"
+
+
+def test_a_file_may_have_any_bytes_in_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = os.fsdecode(b"accounts-\xff.toml")
+    Path(name).write_text("[accounts.second]\nrequests_per_second = 1\n", "utf-8")
+    assert set(loaded(monkeypatch, REELWATCH_ACCOUNTS_FILE=name).accounts) == {"default", "second"}
 
 
 def test_the_floor_lies_below_the_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,6 +358,13 @@ def with_accounts(monkeypatch: pytest.MonkeyPatch, text: str, **variables: str) 
     return loaded(monkeypatch, REELWATCH_ACCOUNTS_FILE="accounts.toml", **variables)
 
 
+def test_a_file_of_accounts_may_begin_with_a_byte_order_mark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    got = with_accounts(monkeypatch, "\ufeff[accounts.studio]\nrequests_per_second = 2")
+    assert got.accounts["studio"].requests_per_second == 2.0
+
+
 def test_accounts_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with what it says, and the defaults for what it does not."""
     got = with_accounts(
@@ -340,7 +392,7 @@ def test_accounts_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_file_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look and each id asks for its account: that must not cost reading a file."""
+    """Each poll and each id asks for its account: that must not cost reading a file."""
     got = with_accounts(monkeypatch, "[accounts.studio]")
     Path("accounts.toml").write_text("[accounts.gallery]", "utf-8")
     assert list(got.accounts) == ["default", "studio"]
@@ -362,7 +414,7 @@ def test_a_file_without_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_account_without_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is there, so that its jobs are accepted; looks at them wait for the key."""
+    """Is there, so that its jobs are accepted; polls of them wait for the key."""
     got = with_accounts(monkeypatch, '[accounts.studio]\napi_key_env = "STUDIO_KEY"').accounts
     assert got["studio"].api_key is None
     assert got["studio"].api_key_env == "STUDIO_KEY"
@@ -396,7 +448,10 @@ def test_an_account_without_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[accounts.studio]\napi_key_env = 'sk-hidden'", "api_key_env; accepted: the name"),
         ("[accounts.studio]\nwebhook_url = ['https://h']", "webhook_url=['https://h']; accepted"),
         ('[accounts."a b"]', "a name has letters"),
-        ("[accounts.studio]\nrequests_per_second = 0", "requests_per_second=0; accepted"),
+        (
+            "[accounts.studio]\nrequests_per_second = 0",
+            "requests_per_second=0; accepted: more than 0, at most 10000",
+        ),
         ("[accounts.studio]\nrequests_per_second = true", "requests_per_second=True; accepted"),
         ("[accounts.studio]\nrequests_per_second = '5'", "requests_per_second='5'; accepted"),
         ("[accounts.studio]\nrequests_per_second = nan", "requests_per_second=nan; accepted"),
@@ -454,7 +509,7 @@ def test_the_same_host_has_the_same_key(monkeypatch: pytest.MonkeyPatch) -> None
     assert {each.api_key for each in got.values()} == {"sk-default"}
 
 
-def test_no_accounts_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_accounts_file_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match=r"REELWATCH_ACCOUNTS_FILE=none\.toml: .*No such file"):
         loaded(monkeypatch, REELWATCH_ACCOUNTS_FILE="none.toml")
 

@@ -42,9 +42,9 @@ class TestSimulate:
         targets = ("--target-delay", "2s", "--target-delay", "20s")
         rows = json.loads(done("simulate", "--history", "--json", "--poll-min", "1s", *targets))
         assert [row["target_delay_seconds"] for row in rows] == [2, 20]
-        looks = [row["requests"] for row in rows]
+        polls = [row["requests"] for row in rows]
         delays = [row["mean_delay_seconds"] for row in rows]
-        assert looks == sorted(looks, reverse=True)
+        assert polls == sorted(polls, reverse=True)
         assert delays == sorted(delays)
         assert all(row["p99_delay_seconds"] >= row["mean_delay_seconds"] for row in rows)
         assert all(row["requests_per_job"] == pytest.approx(row["requests"] / 12, abs=0.01)

@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelwatch.rules import standing
+from reelwatch.rules import recovery, standing
+from reelwatch.rules.answer_errors import AnswerError, ErrorKind
 from reelwatch.rules.rests import Rest, rest_of
 from reelwatch.rules.standing import Asked, Standing
-from reelwatch.rules.status import Account as Effect
-from reelwatch.rules.timing import schedule
-from reelwatch.rules.troubles import ErrorKind, Trouble
+from reelwatch.rules.states import Account as Effect
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
 
@@ -44,16 +43,16 @@ class TestRest:
 
 RATE = 5.0
 WELL = Standing(RATE)
-REFUSED = Trouble(ErrorKind.UNAUTHORIZED, "invalid token", 401)
-FIRST_REST = timedelta(seconds=schedule.PAUSE_FIRST)
+REFUSED = AnswerError(ErrorKind.UNAUTHORIZED, "invalid token", 401)
+FIRST_REST = timedelta(seconds=recovery.PAUSE_FIRST)
 RESTS = Standing(
     RATE, paused_until=NOW, pause_reason="unauthorized: invalid token", pauses_in_row=1
 )
 BY_HAND = WELL.paused("a new key on Monday")
 
 
-def limited(wait: float | None = None) -> Trouble:
-    return Trouble(ErrorKind.RATE_LIMITED, "slow down", 429, retry_after=wait)
+def limited(wait: float | None = None) -> AnswerError:
+    return AnswerError(ErrorKind.RATE_LIMITED, "slow down", 429, retry_after=wait)
 
 
 def works(job: int = 1, *, probe: bool = False) -> Asked:
@@ -74,7 +73,7 @@ def new(job: int, wait: float | None = None) -> Asked:
 
 
 def unheard(*, probe: bool = False) -> Asked:
-    return Asked(1, Effect.NO_NEWS, Trouble(ErrorKind.SERVER_ERROR, "oops", 500), probe)
+    return Asked(1, Effect.NO_NEWS, AnswerError(ErrorKind.SERVER_ERROR, "oops", 500), probe)
 
 
 def told(before: Standing, *answers: Asked, at: datetime = NOW) -> Standing:
@@ -91,7 +90,7 @@ class TestRefusals:
             True,
         ]
 
-    def test_of_whichever_jobs(self) -> None:
+    def test_count_of_whichever_jobs_they_are(self) -> None:
         rests = told(WELL, refused(1), refused(2), refused(3))
         assert (rests.pause_reason, rests.refusals) == ("unauthorized: invalid token", 0)
         assert rests.paused_until == NOW + FIRST_REST
@@ -124,7 +123,7 @@ class TestProbes:
 
     def test_that_are_told_to_slow_down_show_that_the_key_works(self) -> None:
         awake = told(RESTS, slowed(probe=True))
-        assert (awake.rests, awake.requests_per_second) == (False, schedule.slower(RATE))
+        assert (awake.rests, awake.requests_per_second) == (False, recovery.slower(RATE))
 
     def test_of_an_account_that_was_resumed_meanwhile_are_polls_like_others(self) -> None:
         assert told(WELL, unheard(probe=True)) == WELL
@@ -139,13 +138,13 @@ class TestLimits:
     def test_one_jobs_429_holds_for_a_moment_and_cuts_nothing(self) -> None:
         for wait in (None, 3_600.0):
             held = told(WELL, slowed(1, wait))
-            assert held.next_slot_at == after(schedule.HOLD_SECONDS)
+            assert held.next_slot_at == after(recovery.HOLD_SECONDS)
             assert (held.requests_per_second, held.slowed_at, held.rests) == (RATE, None, False)
 
     def test_another_jobs_is_a_limit(self) -> None:
         cut = told(WELL, slowed(1), works(3), slowed(2))
-        assert cut.requests_per_second == schedule.slower(RATE)
-        assert (cut.refused_rate, cut.slowed_at) == (RATE, after(schedule.HOLD_SECONDS))
+        assert cut.requests_per_second == recovery.slower(RATE)
+        assert (cut.refused_rate, cut.slowed_at) == (RATE, after(recovery.HOLD_SECONDS))
 
     def test_so_is_the_same_jobs_if_nothing_worked_since(self) -> None:
         assert told(WELL, slowed(1), slowed(1)).requests_per_second < RATE
@@ -199,7 +198,7 @@ class TestLimits:
         before = WELL.after(new(1, 60.0), NOW).after(new(2, 60.0), after(3))
         assert (before.requests_per_second < RATE, before.rests) == (True, False)
         rests = before.after(new(3, 60.0), after(6))
-        assert rests.paused_until == after(6 + schedule.PAUSE_FIRST)
+        assert rests.paused_until == after(6 + recovery.PAUSE_FIRST)
         longer = rests.after(replace(new(4, 60.0), probe=True), after(12))
         assert longer.paused_until == after(72)
 
@@ -220,7 +219,7 @@ class TestLimits:
         assert told(cut, replace(unheard(), in_row=5, well=False)) == cut
 
     def test_a_burst_cuts_once(self) -> None:
-        assert told(WELL, *map(slowed, range(9))).requests_per_second == schedule.slower(RATE)
+        assert told(WELL, *map(slowed, range(9))).requests_per_second == recovery.slower(RATE)
 
     @pytest.mark.parametrize(("wait", "rest"), [(11.0, 11.0), (90.0, 90.0), (3_600.0, 600.0)])
     def test_a_long_wait_is_a_rest(self, wait: float, rest: float) -> None:
@@ -244,6 +243,10 @@ class TestHands:
         assert RESTS.paused().pause_reason == "by hand"
         assert RESTS.paused().by_hand
 
+    def test_keep_the_reason_that_was_given_when_they_pause_again_without_one(self) -> None:
+        assert BY_HAND.paused() == BY_HAND
+        assert BY_HAND.paused("another").pause_reason == "by hand: another"
+
     def test_resumed_is_as_if_nothing_had_been(self) -> None:
         for before in (BY_HAND, RESTS, told(WELL, slowed(1)), told(WELL, refused())):
             assert before.resumed(NOW) == WELL
@@ -251,7 +254,7 @@ class TestHands:
     def test_a_limit_that_was_learned_stays_known(self) -> None:
         cut = told(WELL, slowed(1), slowed(2), at=after(-1))
         resumed = cut.resumed(NOW)
-        assert resumed.requests_per_second == RATE * schedule.BELOW_REFUSED
+        assert resumed.requests_per_second == RATE * recovery.BELOW_REFUSED
         assert (resumed.refused_rate, resumed.slowed_at, resumed.next_slot_at) == (RATE, NOW, None)
 
 
@@ -275,15 +278,15 @@ ANSWERS = st.builds(
 def test_whatever_comes_it_is_never_silent_for_longer_than_a_rest(
     answers: list[tuple[Asked, float]],
 ) -> None:
-    standing_now, now = WELL, NOW
+    standing, now = WELL, NOW
     for asked, seconds in answers:
         now += timedelta(seconds=seconds)
-        standing_now = standing_now.now(RATE, now).after(asked, now)
-        latest = now + timedelta(seconds=schedule.PAUSE_MAX)
-        assert (standing_now.paused_until or now) <= latest
-        assert (standing_now.next_slot_at or now) <= latest
-        assert 0 < standing_now.requests_per_second <= RATE
-        assert (standing_now.paused_until is None) == (standing_now.pause_reason is None)
+        standing = standing.now(RATE, now).after(asked, now)
+        latest = now + timedelta(seconds=recovery.PAUSE_MAX)
+        assert (standing.paused_until or now) <= latest
+        assert (standing.next_slot_at or now) <= latest
+        assert 0 < standing.requests_per_second <= RATE
+        assert (standing.paused_until is None) == (standing.pause_reason is None)
 
 
 @given(
@@ -310,7 +313,7 @@ def test_two_jobs_that_were_well_teach_a_limit_whatever_works_between(
     seconds: float, working: int
 ) -> None:
     last = told(WELL, slowed(1), *[works(3)] * working)
-    assert last.after(slowed(2), after(seconds)).requests_per_second == schedule.slower(RATE)
+    assert last.after(slowed(2), after(seconds)).requests_per_second == recovery.slower(RATE)
 
 
 def test_is_what_its_row_holds() -> None:
@@ -319,10 +322,10 @@ def test_is_what_its_row_holds() -> None:
 
 
 def test_a_rate_comes_back_in_steps_while_it_is_quiet() -> None:
-    cut = told(WELL, slowed(1), slowed(2), at=after(-schedule.HOLD_SECONDS))
-    later = cut.now(RATE, after(1.5 * schedule.QUIET_SECONDS))
-    assert later.requests_per_second == schedule.slower(RATE) + schedule.RATE_GAIN * RATE
-    assert (later.slowed_at, later.refused_rate) == (after(schedule.QUIET_SECONDS), RATE)
+    cut = told(WELL, slowed(1), slowed(2), at=after(-recovery.HOLD_SECONDS))
+    later = cut.now(RATE, after(1.5 * recovery.QUIET_SECONDS))
+    assert later.requests_per_second == recovery.slower(RATE) + recovery.RATE_GAIN * RATE
+    assert (later.slowed_at, later.refused_rate) == (after(recovery.QUIET_SECONDS), RATE)
     assert cut.now(RATE, after(-9)).slowed_at == NOW  # a clock that was set back
     assert cut.now(1.0, NOW) == replace(cut, requests_per_second=1.0, slowed_at=None,
                                         refused_rate=None)  # fmt: skip

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import pycurl
 import pytest
 from celery import Celery
+from psycopg import pq
 from sqlalchemy import create_engine, make_url, text
 
 from reelwatch.app import celery as application
@@ -24,7 +26,7 @@ from reelwatch.net import http, upstream
 from reelwatch.net.http import Client, Request, TransferError
 from reelwatch.net.outbound import Sender
 from reelwatch.rules import webhook_secrets
-from reelwatch.rules.answers import ErrorKind, Trouble
+from reelwatch.rules.answers import AnswerError, ErrorKind
 from reelwatch.rules.callback_url import parse_allowlist
 from reelwatch.rules.spelling import nearest, slips
 from reelwatch.storage import db
@@ -169,11 +171,12 @@ def test_doctor_warns_of_files_that_others_may_read(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And leaves them as they are: somebody may want that."""
-    (tmp_path / "reelwatch.db").chmod(0o640)
+    file = Path(sqlite_url.removeprefix("sqlite:///"))
+    file.chmod(0o640)
     with command_environment(sqlite_url, tmp_path, monkeypatch):
         told = run("doctor").output
     assert "reelwatch.db is open to others (640)" in told
-    assert stat.S_IMODE((tmp_path / "reelwatch.db").stat().st_mode) == 0o640
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
 
 
 def test_a_secret_needs_no_hard_links(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +262,42 @@ def test_a_producers_libpq_variables_do_not_reach_our_connections(
     assert "password-of-the-shop" not in told
 
 
+def test_no_variable_of_the_installed_libpq_is_heeded(
+    pg: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each has a value that no connection could be made with, or that hides our tables."""
+    options = {each.envvar.decode() for each in pq.Conninfo.get_defaults() if each.envvar}
+    for name in {*options, "PGTZ", "PGDATESTYLE", "PGGEQO", "PGSYSCONFDIR", "PGLOCALEDIR"}:
+        monkeypatch.setenv(name, "nonsense")
+    monkeypatch.setenv("PGREQUIRESSL", "1")
+    (tmp_path / "services").write_text("[shop]\noptions=-c search_path=shop\nuser=shop\n")
+    monkeypatch.setenv("PGSERVICE", "shop")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    db.dispose()
+    assert tracking.track(ID).created
+    with db.reading(pg) as session:
+        found = session.execute(text("SHOW search_path")).scalar_one()
+        driver: Any = session.connection().connection.driver_connection
+    assert (found, driver.info.user) == ('"$user", public', make_url(pg).username)
+    heard = "import os; print(os.environ['PGSERVICE'], os.environ['PGTZ'])"
+    child = subprocess.run([sys.executable, "-c", heard], capture_output=True, check=True)
+    assert child.stdout == b"shop nonsense\n"  # what else this process does has it still
+    told = run("doctor").stdout
+    assert "PGREQUIREAUTH" in told
+    assert "PGTZ" in told
+    assert "✓ database" in told
+
+
+def test_a_url_can_name_a_service(pg: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "services").write_text("[ours]\noptions=-c search_path=ours\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    made = db.engine(f"{pg}{'&' if '?' in pg else '?'}service=ours")
+    with closing(made.raw_connection()) as connection:
+        found = connection.cursor().execute("SHOW search_path").fetchone()
+    made.dispose()
+    assert found == ("ours",)
+
+
 def test_what_the_url_says_is_not_touched() -> None:
     given = {"host": "h", "sslmode": "require"}
     got = libpq.without_environment(given, {"PGSSLMODE": "disable", "PGHOST": "x", "PGUSER": "y"})
@@ -284,7 +323,7 @@ def private() -> Iterator[Peer]:
 def asked(peer: Peer) -> Any:
     upstream.client_for.cache_clear()
     account = Account("default", f"https://127.0.0.1:{peer.port}", "sk-test", 5.0)
-    return upstream.look(account, ID, datetime.now(UTC))
+    return upstream.poll(account, ID, datetime.now(UTC))
 
 
 def posted(peer: Peer) -> int:
@@ -297,7 +336,7 @@ def test_a_private_authority_is_trusted_for_upstream_and_receivers(
     private: Peer, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     refused = asked(private).answer
-    assert isinstance(refused, Trouble)
+    assert isinstance(refused, AnswerError)
     assert refused.kind is ErrorKind.CONNECTION
     assert "certificate" in refused.message
     with pytest.raises(TransferError, match="certificate"):

@@ -4,8 +4,9 @@ import contextlib
 import json
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,8 +18,8 @@ from sqlalchemy.orm import Session
 
 from reelwatch.config import settings
 from reelwatch.errors import NotConfigured, Refused, SettingsError, UnknownJob
-from reelwatch.jobs import orders, polling, tracking
-from reelwatch.storage import db
+from reelwatch.jobs import claiming, orders, tracking, updating
+from reelwatch.storage import db, due_jobs
 from reelwatch.storage.models import Account, Delivery, Job, Transition
 from tests.environment import set_variables
 from tests.seeding import jobs_in
@@ -80,7 +81,9 @@ def test_everything_that_is_said_is_kept(url: str) -> None:
         ("видео-1", "видео-1", None),
     ],
 )
-def test_ids(lite: str, given: str, kept: str, model: str | None) -> None:
+def test_an_id_is_kept_as_it_came_and_its_model_is_read_from_it(
+    lite: str, given: str, kept: str, model: str | None
+) -> None:
     tracking.track(given)
     assert [(job.video_id, job.model) for job in jobs_in(lite)] == [(kept, model)]
 
@@ -92,7 +95,7 @@ def test_ids(lite: str, given: str, kept: str, model: str | None) -> None:
         ("30d", 2_592_000), (None, 3_600),
     ],
 )  # fmt: skip
-def test_deadlines(lite: str, given: Any, seconds: float) -> None:
+def test_a_deadline_is_as_long_as_was_asked_for(lite: str, given: Any, seconds: float) -> None:
     tracking.track(ID, deadline=given)
     (job,) = jobs_in(lite)
     assert job.deadline_at - job.tracked_at == timedelta(seconds=seconds)
@@ -132,8 +135,10 @@ REFUSALS: list[tuple[Any, Mapping[str, Any], str]] = [
     ("a\x00b", {}, "video id: it holds the control character U+0000"),
     ("a\nb", {}, "video id: it holds the control character U+000A"),
     ("a\x7f", {}, "video id: it holds the control character U+007F"),
-    ("a\u200b", {}, "video id: it holds the control character U+200B"),
-    ("a\ud800", {}, "video id: it holds the control character U+D800"),
+    ("a\u200b", {}, "video id: it holds the invisible character U+200B"),
+    ("a\ud800", {}, "video id: it holds the half character U+D800"),
+    ("a\u202eb", {}, "video id: it holds the invisible character U+202E"),
+    ("a\ue000", {}, "video id: it holds the private character U+E000"),
     (None, {}, "video id: None is not a text"),
     (7, {}, "video id: 7 is not a text"),
     (b"a", {}, "video id: b'a' is not a text"),
@@ -164,10 +169,12 @@ REFUSALS: list[tuple[Any, Mapping[str, Any], str]] = [
     (ID, {"metadata": {"a": "ä" * 8_192}}, "metadata: 16393 bytes as JSON, at most 16384"),
     (ID, {"deadline": "soon"}, "deadline: 'soon'; accepted: 500ms, 45s, 10m, 2h, 7d, or a number"),
     (ID, {"deadline": ""}, "deadline: ''; accepted"),
+    (ID, {"deadline": "\u0663m"}, "deadline: '\u0663m'; accepted"),
     (ID, {"deadline": True}, "deadline: True; accepted"),
     (ID, {"deadline": [5]}, "deadline: [5]; accepted"),
     (ID, {"deadline": 0}, "deadline: 0; accepted: more than 0, at most 30d"),
     (ID, {"deadline": -5}, "deadline: -5; accepted"),
+    (ID, {"deadline": "9999d"}, "or a number of seconds; more than 0, at most 30d"),
     (ID, {"deadline": "31d"}, "deadline: '31d'; accepted: more than 0, at most 30d"),
     (ID, {"deadline": "9" * 400}, "accepted"),
     (ID, {"deadline": float("nan")}, "deadline: nan; accepted"),
@@ -187,11 +194,59 @@ REFUSALS: list[tuple[Any, Mapping[str, Any], str]] = [
     (ID, {"callback_task": "a", "callback_queue": ""}, "callback_queue: ''; accepted"),
     (ID, {"callback_task": "a", "callback_queue": "b\n"}, "callback_queue: it holds the control"),
     (ID, {"callback_queue": "q"}, "callback_queue: it is given without a callback_task"),
+    (ID, {"channels": ["stream"]}, "channels: an object is accepted, not list"),
+    (ID, {"channels": {"pigeon": "x"}}, "channels: 'pigeon' is no channel; accepted: stream"),
+    (ID, {"channels": {7: "x"}}, "channels: 7 is no channel"),
+    (ID, {"channels": {"stream": 7}}, "channels: stream: 7 is not a text"),
+    (ID, {"channels": {"stream": ""}}, "channels: stream: '' is no name of a stream"),
+    (ID, {"channels": {"stream": "a b"}}, "channels: stream: 'a b' is no name of a stream"),
+    (ID, {"channels": {"stream": "a@b"}}, "channels: stream: 'a@b' is no name of a stream"),
+    (ID, {"channels": {"webhook": HOOK}}, "channels: webhook: webhook_url names it"),
+    (ID, {"channels": {"celery": "a"}}, "channels: celery: callback_task names it"),
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("video_ids", "shown"),
+    [
+        ("abc123", "the text 'abc123'"),
+        (b"abc", "b'abc'"),
+        (bytearray(b"abc"), "bytearray(b'abc')"),
+        ({"abc": 1}, "{'abc': 1}"),
+        (7, "7"),
+        (None, "None"),
+        ("a" * 300, f"the text '{'a' * 199}…"),
+    ],
+)
+@pytest.mark.parametrize(
+    "act",
+    [
+        tracking.track_many,
+        tracking.cancel_many,
+        tracking.recheck_many,
+        partial(updating.update_many, deadline=60),
+    ],
+)
+def test_one_text_in_place_of_a_list_is_refused_and_not_taken_apart(
+    lite: str, act: Callable[[Any], object], video_ids: Any, shown: str
+) -> None:
+    tracking.track_many(list("abc"))
+    with pytest.raises(Refused) as caught:
+        act(video_ids)
+    assert str(caught.value) == f"video_ids: a list of ids is accepted, not {shown}"
+    jobs = jobs_in(lite)
+    assert [(job.video_id, job.state) for job in jobs] == [(each, "pending") for each in "abc"]
+
+
+def test_ids_may_come_from_anything_that_has_several(lite: str) -> None:
+    tracking.track_many(each for each in "abc")
+    assert len(tracking.cancel_many({"a": 1, "b": 2}.keys())) == 2
+
+
 @pytest.mark.parametrize(("video_id", "options", "reason"), REFUSALS)
-def test_refusals(lite: str, video_id: Any, options: Mapping[str, Any], reason: str) -> None:
+def test_what_is_refused_is_told_and_nothing_is_stored(
+    lite: str, video_id: Any, options: Mapping[str, Any], reason: str
+) -> None:
     """Each says what and why, and nothing is stored; not the good ids of the same call either."""
     with pytest.raises(Refused) as caught:
         tracking.track(video_id, **options)
@@ -367,11 +422,11 @@ def test_many_come_back_in_their_order(url: str) -> None:
     assert [job.created for job in tracking.track_many(["c", "d"])] == [False, True]
 
 
-def test_none_at_all(lite: str) -> None:
+def test_tracking_none_at_all_makes_no_job(lite: str) -> None:
     assert tracking.track_many([]) == []
 
 
-def test_ten_thousand(url: str) -> None:
+def test_ten_thousand_ids_in_one_call_are_all_tracked(url: str) -> None:
     jobs = tracking.track_many((f"sora:{number}" for number in range(10_000)), deadline="2h")
     assert len({job.id for job in jobs}) == number_of_jobs(url) == 10_000
     assert {job.model for job in jobs} == {"sora"}
@@ -443,16 +498,16 @@ def test_the_caller_may_track_twice_in_a_transaction(url: str) -> None:
     assert number_of_jobs(url) == 1
 
 
-def test_a_callers_long_transaction_holds_up_no_looks(pg: str) -> None:
-    """Its new job refers to the account's row, and a look locks that row."""
+def test_a_callers_long_transaction_holds_up_no_polls(pg: str) -> None:
+    """Its new job refers to the account's row, and a poll locks that row."""
     tracking.track("due")
     account = settings.current().accounts["default"]
     with shop(pg) as session:
         tracking.track("uncommitted", session=session)
         with db.transaction(pg) as other:
             other.execute(text("SET LOCAL lock_timeout = '2s'"))
-            assert other.scalars(polling.due_accounts(db.now(other))).all() == ["default"]
-            claimed = polling.claim(other, account, 10).items
+            assert other.scalars(due_jobs.due_accounts(db.now(other))).all() == ["default"]
+            claimed = claiming.claim(other, account, 10).items
             assert [each.row["video_id"] for each in claimed] == ["due"]
         session.commit()
     assert number_of_jobs(pg) == 2
@@ -461,7 +516,9 @@ def test_a_callers_long_transaction_holds_up_no_looks(pg: str) -> None:
 # ----------------------------------------------------------------- destinations
 
 
-def test_the_default_webhook(lite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_names_no_webhook_gets_the_default_one(
+    lite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For jobs that name none; in its normal form."""
     set_variables(monkeypatch, WEBHOOK_URL="https://HOOKS.example.com:443/default#top")
     tracking.track("a")
@@ -525,7 +582,7 @@ def end(url: str, video_id: str, **values: Any) -> None:
 
 
 def ended(state: str, at: datetime) -> dict[str, Any]:
-    """The columns of a job in a state that looks bring about."""
+    """The columns of a job in a state that polls bring about."""
     states: dict[str, dict[str, Any]] = {
         "pending": {},
         "running": {"upstream_status": "video_generating"},
@@ -576,7 +633,7 @@ def test_cancel_leaves_an_ended_job(url: str, state: str) -> None:
 
 
 @pytest.mark.parametrize("state", ["pending", "running"])
-def test_recheck_looks_at_an_open_job_now(url: str, state: str) -> None:
+def test_recheck_polls_an_open_job_now(url: str, state: str) -> None:
     """And takes it from a worker that may have it in hand."""
     tracking.track(ID)
     now = datetime.now(UTC)

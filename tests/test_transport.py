@@ -48,15 +48,15 @@ def client() -> Iterator[Client]:
         yield client
 
 
-def look(client: Client, url: str, **options: Any) -> Response:
+def poll(client: Client, url: str, **options: Any) -> Response:
     """An exchange as the upstream client has it, with a deadline that good peers keep easily."""
     options = {"headers": {"Authorization": KEY}, "deadline_seconds": 20, **options}
     return client.ask(Request(url, **{"max_bytes": 4096, **options}))
 
 
-def look_at(client: Client, script: Script, **options: Any) -> Response:
+def poll_one(client: Client, script: Script, **options: Any) -> Response:
     with Peer(script) as peer:
-        return look(client, peer.url, **options)
+        return poll(client, peer.url, **options)
 
 
 def resolving(*addresses: str) -> http.Resolver:
@@ -68,18 +68,18 @@ def resolving(*addresses: str) -> http.Resolver:
 
 def test_an_exchange_brings_status_headers_and_body(client: Client) -> None:
     reply = answer(b"not yet", "Retry-After: 7", "X-Two: a", "X-Two: b", status="429 Too Many")
-    got = look_at(client, answering(reply))
-    assert (got.status, got.body, got.truncated) == (429, b"not yet", False)
+    got = poll_one(client, answering(reply))
+    assert (got.status, got.body) == (429, b"not yet")
     assert (got.headers["retry-AFTER"], got.headers["x-two"]) == ("7", "a, b")
     assert 0 < got.elapsed_seconds < LONG_BEFORE
 
 
 def test_the_request_is_sent_as_given(client: Client) -> None:
     with Peer(answering(answer())) as peer:
-        look(client, peer.url, method="POST", body=b"{}", headers={"webhook-id": "evt_1"})
+        poll(client, peer.url, method="POST", body=b"{}", headers={"webhook-id": "evt_1"})
     head, _, body = peer.requests[0].partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
-    assert lines[0] == b"POST /look?id=1 HTTP/1.1"
+    assert lines[0] == b"POST /poll?id=1 HTTP/1.1"
     assert {b"webhook-id: evt_1", b"Content-Length: 2", b"User-Agent: reelwatch"} <= set(lines)
     assert b"Host: 127.0.0.1:%d" % peer.port in lines
     assert body == b"{}"
@@ -87,7 +87,7 @@ def test_the_request_is_sent_as_given(client: Client) -> None:
 
 def test_connections_are_kept_and_used_again(client: Client) -> None:
     with Peer(answering(answer(b"a"), answer(b"b" * 4096), answer(b"c"))) as peer:
-        bodies = [look(client, peer.url).body[:1] for _ in range(3)]
+        bodies = [poll(client, peer.url).body[:1] for _ in range(3)]
     assert bodies == [b"a", b"b", b"c"]
     assert len(peer.lines) == 1
 
@@ -99,16 +99,16 @@ def test_threads_share_a_session(client: Client) -> None:
 
     with Peer(echo) as peer, ThreadPoolExecutor(4) as threads:
         urls = [f"http://127.0.0.1:{peer.port}/{number}" for number in range(200)]
-        bodies = list(threads.map(lambda url: look(client, url).body, urls))
+        bodies = list(threads.map(lambda url: poll(client, url).body, urls))
     assert bodies == [b"/%d" % number for number in range(200)]
     assert len(peer.lines) <= 4
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 Other", "307 T", "308 P"])
-def test_redirects_are_answers(client: Client, status: str) -> None:
+def test_a_redirect_is_an_answer_and_is_not_followed(client: Client, status: str) -> None:
     with Peer(answering(answer(b"stolen"))) as target:
         reply = answer(b"over there", f"Location: {target.url}", status=status)
-        got = look_at(client, answering(reply))
+        got = poll_one(client, answering(reply))
     assert (str(got.status), got.body) == (status[:3], b"over there")
     assert target.lines == []
 
@@ -116,8 +116,8 @@ def test_redirects_are_answers(client: Client, status: str) -> None:
 def test_an_answer_without_a_body_leaves_the_connection_usable(client: Client) -> None:
     none = b"HTTP/1.1 204 No Content\r\n\r\n"
     with Peer(answering(none, answer(b"next"))) as peer:
-        assert look(client, peer.url).body == b""
-        assert look(client, peer.url).body == b"next"
+        assert poll(client, peer.url).body == b""
+        assert poll(client, peer.url).body == b"next"
     assert len(peer.lines) == 1
 
 
@@ -126,7 +126,7 @@ def test_a_body_may_last_until_the_connection_ends(client: Client) -> None:
         line.request()
         line.send(b"HTTP/1.0 200 OK\r\n\r\nall of it")
 
-    assert look_at(client, script).body == b"all of it"
+    assert poll_one(client, script).body == b"all of it"
 
 
 @pytest.mark.parametrize(
@@ -143,32 +143,32 @@ def test_a_connection_that_is_to_end_is_closed_at_once(client: Client, reply: by
             closed.set()
 
     with Peer(script) as peer:
-        assert look(client, peer.url).body == b"last"
+        assert poll(client, peer.url).body == b"last"
         assert closed.wait(LONG_BEFORE)
-        assert look(client, peer.url).body == b"last"
+        assert poll(client, peer.url).body == b"last"
     assert len(peer.lines) == 2
 
 
 def test_a_connection_of_an_older_version_may_be_kept(client: Client) -> None:
     reply = b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 4\r\n\r\nmore"
     with Peer(answering(reply, reply)) as peer:
-        assert [look(client, peer.url).body for _ in range(2)] == [b"more", b"more"]
+        assert [poll(client, peer.url).body for _ in range(2)] == [b"more", b"more"]
     assert len(peer.lines) == 1
 
 
 def test_an_answer_may_have_as_many_headers_as_this(client: Client) -> None:
     most = transfer.MOST_HEADERS
-    got = look_at(client, broken(many_headers(most)))
+    got = poll_one(client, broken(many_headers(most)))
     assert got.headers["x-header"].count("value") == most
     with pytest.raises(ConnectFailed, match="not valid HTTP"):
-        look_at(client, broken(many_headers(most + 1)))
+        poll_one(client, broken(many_headers(most + 1)))
 
 
 def test_an_answer_to_head_has_no_body(client: Client) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n"
     with Peer(answering(head, answer(b"next"))) as peer:
-        assert look(client, peer.url, method="HEAD").body == b""
-        assert look(client, peer.url).body == b"next"
+        assert poll(client, peer.url, method="HEAD").body == b""
+        assert poll(client, peer.url).body == b"next"
     assert len(peer.lines) == 1
 
 
@@ -176,12 +176,12 @@ def test_an_answer_to_head_has_no_body(client: Client) -> None:
 def test_a_length_that_is_none_is_an_error(client: Client, length: str) -> None:
     reply = f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nbody and more".encode()
     with pytest.raises(ConnectFailed, match=r"not valid HTTP|ended before"):
-        look_at(client, broken(reply))
+        poll_one(client, broken(reply))
 
 
 def test_a_length_that_is_said_twice_alike_is_believed(client: Client) -> None:
     reply = b"HTTP/1.1 200 OK\r\nContent-Length: 4, 4\r\n\r\nbody and more"
-    assert look_at(client, broken(reply)).body == b"body"
+    assert poll_one(client, broken(reply)).body == b"body"
 
 
 def test_an_answer_that_comes_before_all_was_sent_is_read(client: Client) -> None:
@@ -194,7 +194,7 @@ def test_an_answer_that_comes_before_all_was_sent_is_read(client: Client) -> Non
         line.hang()
 
     with Peer(script) as peer:
-        got = look(client, peer.url, method="POST", body=b"x" * 8 * MEGABYTE, deadline_seconds=3)
+        got = poll(client, peer.url, method="POST", body=b"x" * 8 * MEGABYTE, deadline_seconds=3)
     assert (got.status, got.body) == (413, b"too large")
 
 
@@ -210,7 +210,7 @@ URLS = {
 @pytest.mark.parametrize(("url", "target"), URLS.items(), ids=URLS)
 def test_a_url_is_asked_for_as_it_stands(client: Client, url: str, target: bytes) -> None:
     with Peer(answering(answer())) as peer:
-        look(client, url.format(port=peer.port), headers={})
+        poll(client, url.format(port=peer.port), headers={})
     head = peer.requests[0]
     assert head.startswith(b"GET %b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" % (target, peer.port))
     assert b"secret" not in head
@@ -221,14 +221,14 @@ def test_a_body_may_come_in_many_small_chunks(client: Client) -> None:
     reply = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
     with Peer(answering(reply)) as peer:
         for _ in range(2):
-            assert look(client, peer.url, max_bytes=30_000).body == b"x" * 30_000
+            assert poll(client, peer.url, max_bytes=30_000).body == b"x" * 30_000
     assert len(peer.lines) == 1
 
 
 def test_cookies_are_neither_kept_nor_sent(client: Client) -> None:
     with Peer(answering(answer(b"", "Set-Cookie: track=me; Path=/"))) as peer:
-        look(client, peer.url)
-        look(client, peer.url)
+        poll(client, peer.url)
+        poll(client, peer.url)
     assert b"ookie" not in b"".join(peer.requests)
 
 
@@ -241,7 +241,7 @@ def test_nothing_of_the_environment_is_used(
     with Peer(answering(answer(b"proxied"))) as proxy, Peer(answering(answer(b"direct"))) as peer:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
-        assert look(client, peer.url, headers={}).body == b"direct"
+        assert poll(client, peer.url, headers={}).body == b"direct"
     assert proxy.lines == []
     assert b"authorization" not in peer.requests[0].lower()
 
@@ -249,13 +249,13 @@ def test_nothing_of_the_environment_is_used(
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "http://", "http://[::1/", "x", "http://a:b/"])
 def test_an_impossible_url_is_an_error_of_the_exchange(client: Client, url: str) -> None:
     with pytest.raises(ConnectFailed):
-        look(client, url)
+        poll(client, url)
 
 
 @pytest.mark.parametrize("value", [f"{KEY}\r\nX-More: 1", f"{KEY}\u20ac", f"{KEY}\n"])
 def test_an_impossible_header_is_not_repeated_in_the_error(client: Client, value: str) -> None:
     with Peer(answering(answer())) as peer, pytest.raises(ConnectFailed) as raised:
-        look(client, peer.url, headers={"Authorization": value})
+        poll(client, peer.url, headers={"Authorization": value})
     assert "sk-" not in str(raised.value)
     assert raised.value.__suppress_context__
     assert raised.value.__cause__ is None
@@ -282,10 +282,10 @@ ENCODED = {
 
 
 @pytest.mark.parametrize(("encoding", "body"), ENCODED.values(), ids=ENCODED)
-def test_bodies_are_decoded(client: Client, encoding: str, body: bytes) -> None:
+def test_a_compressed_body_is_decoded(client: Client, encoding: str, body: bytes) -> None:
     with Peer(answering(answer(body, f"Content-Encoding: {encoding}"))) as peer:
-        assert look(client, peer.url).body == PLAIN
-        assert look(client, peer.url).body == PLAIN
+        assert poll(client, peer.url).body == PLAIN
+        assert poll(client, peer.url).body == PLAIN
     assert b"Accept-Encoding: gzip, deflate\r\n" in peer.requests[0]
     assert len(peer.lines) == 1
 
@@ -294,24 +294,24 @@ def test_bodies_are_decoded(client: Client, encoding: str, body: bytes) -> None:
 def test_bodies_that_come_byte_by_byte_are_too(client: Client, encoding: str, body: bytes) -> None:
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
-    assert look_at(client, answering(head.encode() + chunks)).body == PLAIN
+    assert poll_one(client, answering(head.encode() + chunks)).body == PLAIN
 
 
 def test_bodies_are_decoded_on_request_only(client: Client) -> None:
     packed = gzip.compress(PLAIN)
     with Peer(answering(answer(packed, "Content-Encoding: gzip"))) as peer:
-        assert look(client, peer.url, decode=False).body == packed
+        assert poll(client, peer.url, decode=False).body == packed
     assert b"Accept-Encoding: identity\r\n" in peer.requests[0]
 
 
 @pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "", "\u00e9"])
 def test_a_body_in_an_encoding_nobody_asked_for_is_kept(client: Client, encoding: str) -> None:
-    got = look_at(client, answering(answer(PLAIN, f"Content-Encoding: {encoding}")))
+    got = poll_one(client, answering(answer(PLAIN, f"Content-Encoding: {encoding}")))
     assert got.body == PLAIN
 
 
 def test_an_empty_body_needs_no_decoding(client: Client) -> None:
-    got = look_at(client, answering(answer(b"", "Content-Encoding: gzip", status="502 Bad")))
+    got = poll_one(client, answering(answer(b"", "Content-Encoding: gzip", status="502 Bad")))
     assert (got.status, got.body) == (502, b"")
 
 
@@ -326,7 +326,7 @@ DAMAGED = {
 @pytest.mark.parametrize("body", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_encoding_is_an_error(client: Client, body: bytes) -> None:
     with pytest.raises(ConnectFailed, match=r"gzip|ends early"):
-        look_at(client, answering(answer(body, "Content-Encoding: gzip")))
+        poll_one(client, answering(answer(body, "Content-Encoding: gzip")))
 
 
 # ------------------------------------------------------------------ size
@@ -356,7 +356,7 @@ def test_a_gzip_bomb_is_refused_before_it_goes_off(client: Client) -> None:
 
         def refused() -> None:
             with pytest.raises(BodyTooLarge, match="1048576 bytes"):
-                look(client, peer.url, max_bytes=MEGABYTE)
+                poll(client, peer.url, max_bytes=MEGABYTE)
 
         assert peak_bytes(refused) < 8 * MEGABYTE
 
@@ -364,7 +364,7 @@ def test_a_gzip_bomb_is_refused_before_it_goes_off(client: Client) -> None:
 def test_a_nested_bomb_stays_packed(client: Client) -> None:
     packed = gzip.compress(bomb(100 * MEGABYTE))
     reply = answer(packed, "Content-Encoding: gzip, gzip")
-    assert look_at(client, answering(reply)).body == packed
+    assert poll_one(client, answering(reply)).body == packed
 
 
 def test_a_stream_that_decodes_to_nothing_is_bounded_as_sent(client: Client) -> None:
@@ -376,7 +376,7 @@ def test_a_stream_that_decodes_to_nothing_is_bounded_as_sent(client: Client) -> 
         line.flood(b"\x00\x00\x00\xff\xff" * 10_000, 200 * MEGABYTE)
 
     with Peer(script) as peer, pytest.raises(BodyTooLarge):
-        look(client, peer.url, max_bytes=MEGABYTE)
+        poll(client, peer.url, max_bytes=MEGABYTE)
     assert peer.lines[0].sent_bytes < 50 * MEGABYTE
 
 
@@ -394,7 +394,7 @@ def flood(head: str) -> Script:
 )
 def test_a_huge_body_is_not_read(client: Client, head: str) -> None:
     with Peer(flood(head)) as peer, pytest.raises(BodyTooLarge):
-        look(client, peer.url)
+        poll(client, peer.url)
     assert peer.lines[0].sent_bytes < 50 * MEGABYTE
 
 
@@ -402,7 +402,7 @@ def test_a_huge_body_is_not_read(client: Client, head: str) -> None:
 def test_a_chunk_of_negative_size_is_not_taken_for_all_there_is(client: Client, size: str) -> None:
     script = flood(f"Transfer-Encoding: chunked\r\n\r\n{size}")
     with Peer(script) as peer, pytest.raises(ConnectFailed, match="no proper size"):
-        look(client, peer.url)
+        poll(client, peer.url)
     assert peer.lines[0].sent_bytes < 50 * MEGABYTE
 
 
@@ -412,8 +412,8 @@ def test_a_long_body_is_cut_and_its_connection_dropped(client: Client, location:
     reply = f"HTTP/1.1 302 Found\r\n{location}Content-Length: {len(body)}\r\n\r\n".encode() + body
     with Peer(answering(reply)) as peer:
         for _ in range(2):
-            got = look(client, peer.url, truncate=True)
-            assert (got.status, got.body, got.truncated) == (302, body[:4096], True)
+            got = poll(client, peer.url, truncate=True)
+            assert (got.status, got.body) == (302, body[:4096])
     assert len(peer.lines) == 2
 
 
@@ -421,8 +421,8 @@ def test_a_long_body_is_cut_and_its_connection_dropped(client: Client, location:
 def test_a_body_of_just_the_size_is_whole(client: Client, truncate: bool) -> None:
     with Peer(answering(answer(b"x" * 4096))) as peer:
         for _ in range(2):
-            got = look(client, peer.url, truncate=truncate)
-            assert (len(got.body), got.truncated) == (4096, False)
+            got = poll(client, peer.url, truncate=truncate)
+            assert len(got.body) == 4096
     assert len(peer.lines) == 1
 
 
@@ -475,7 +475,7 @@ def never_reads(line: Line) -> None:
 def ends_by_deadline(client: Client, url: str, **options: Any) -> None:
     begun = time.monotonic()
     with pytest.raises(DeadlinePassed, match=r"within 0\.5 s"):
-        look(client, url, deadline_seconds=0.5, **options)
+        poll(client, url, deadline_seconds=0.5, **options)
     assert 0.4 < time.monotonic() - begun < LONG_BEFORE
 
 
@@ -509,7 +509,7 @@ def test_a_used_connection_is_cut_as_well(client: Client) -> None:
         drips_head(line)
 
     with Peer(script) as peer:
-        assert look(client, peer.url).body == b"fine"
+        assert poll(client, peer.url).body == b"fine"
         ends_by_deadline(client, peer.url)
     assert len(peer.lines) == 1
 
@@ -544,7 +544,7 @@ def test_a_peer_that_accepts_nobody_is_cut(client: Client) -> None:
 
 def test_no_time_at_all_is_too_late(client: Client) -> None:
     with Peer(answering(answer())) as peer, pytest.raises(DeadlinePassed):
-        look(client, peer.url, deadline_seconds=0)
+        poll(client, peer.url, deadline_seconds=0)
     assert peer.requests == []
 
 
@@ -559,14 +559,14 @@ def test_a_deadline_ends_with_its_exchange(client: Client) -> None:
         line.send(answer(b"slow"))
 
     with Peer(script) as peer:
-        assert look(client, peer.url, deadline_seconds=0.6).body == b"quick"
-        assert look(client, peer.url, deadline_seconds=20).body == b"slow"
+        assert poll(client, peer.url, deadline_seconds=0.6).body == b"quick"
+        assert poll(client, peer.url, deadline_seconds=20).body == b"slow"
     assert len(peer.lines) == 1
 
 
 def test_a_short_deadline_is_kept_beside_long_ones(client: Client) -> None:
     with Peer(never_answers) as peer, ThreadPoolExecutor(1) as threads:
-        patient = threads.submit(look, client, peer.url, deadline_seconds=1.5)
+        patient = threads.submit(poll, client, peer.url, deadline_seconds=1.5)
         while not peer.lines:
             time.sleep(0.01)
         ends_by_deadline(client, peer.url)
@@ -578,12 +578,12 @@ def test_no_descriptor_is_left_open(client: Client) -> None:
         return len(os.listdir("/dev/fd"))
 
     with Peer(answering(answer())) as good, Peer(never_answers) as bad:
-        look(client, good.url)
+        poll(client, good.url)
         before = count()
         for _ in range(5):
-            look(client, good.url)
+            poll(client, good.url)
             with pytest.raises(DeadlinePassed):
-                look(client, bad.url, deadline_seconds=0.05)
+                poll(client, bad.url, deadline_seconds=0.05)
         client.close()
         # Each of the bad peer's connections is one descriptor of this process, on its own side.
         assert count() - before <= len(bad.lines)
@@ -603,7 +603,7 @@ def test_a_forked_process_keeps_its_own_deadlines(client: Client) -> None:
 def exit_code_of_a_cut(url: str) -> int:
     begun = time.monotonic()
     try:
-        look(Client(), url, deadline_seconds=0.5)
+        poll(Client(), url, deadline_seconds=0.5)
     except DeadlinePassed:
         return 0 if time.monotonic() - begun < LONG_BEFORE else 1
     except BaseException:  # the child must not go on with the parent's tests
@@ -653,7 +653,7 @@ BROKEN = {
     "HTTP/2": (b"\x00\x00\x12\x04\x00\x00\x00\x00\x00", "not valid HTTP"),
     "status 99": (b"HTTP/1.1 99 Odd\r\n\r\n", "not valid HTTP"),
     "status 1000": (b"HTTP/1.1 1000 Odd\r\n\r\n", "not valid HTTP"),
-    "status word": (b"HTTP/1.1 fine OK\r\n\r\n", "not valid HTTP"),
+    "status": (b"HTTP/1.1 fine OK\r\n\r\n", "not valid HTTP"),
     "change of protocol": (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n", "change of protocol"),
     "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nx", "not valid"),
     "closed in the head": (b"HTTP/1.1 200 OK\r\nContent-", "ended before"),
@@ -679,7 +679,7 @@ def test_a_broken_answer_is_an_error_that_says_so(
 ) -> None:
     end = Line.reset if name.startswith("reset") else Line.close
     with pytest.raises(ConnectFailed, match=reason) as raised:
-        look_at(client, broken(data, end))
+        poll_one(client, broken(data, end))
     assert "sk-" not in str(raised.value)
     assert len(str(raised.value)) < 200
 
@@ -692,8 +692,8 @@ def test_a_broken_connection_does_no_harm_to_the_next_exchange(client: Client) -
 
     with Peer(script) as peer:
         with pytest.raises(ConnectFailed):
-            look(client, peer.url)
-        assert look(client, peer.url).body == b"well"
+            poll(client, peer.url)
+        assert poll(client, peer.url).body == b"well"
 
 
 def test_a_kept_connection_that_was_closed_meanwhile_is_replaced(client: Client) -> None:
@@ -702,9 +702,9 @@ def test_a_kept_connection_that_was_closed_meanwhile_is_replaced(client: Client)
         line.send(answer(b"%d" % line.number))
 
     with Peer(script) as peer:
-        assert look(client, peer.url).body == b"1"
+        assert poll(client, peer.url).body == b"1"
         time.sleep(0.3)
-        assert look(client, peer.url).body == b"2"
+        assert poll(client, peer.url).body == b"2"
 
 
 @pytest.mark.parametrize("end", [Line.close, Line.reset])
@@ -722,7 +722,7 @@ def test_a_kept_connection_that_dies_in_use_is_replaced_once(
 
     with Peer(script, tls=tls) as peer:
         for number in (b"1", b"2", b"3"):
-            assert look(client, peer.url, method="POST", body=b"{}").body == number
+            assert poll(client, peer.url, method="POST", body=b"{}").body == number
         assert len(peer.lines) == 3
     assert len(peer.requests) == 5
 
@@ -736,16 +736,16 @@ def test_a_request_whose_answer_had_begun_is_not_sent_again(client: Client, said
         line.send(said)
 
     with Peer(script) as peer:
-        assert look(client, peer.url).body == b"1"
+        assert poll(client, peer.url).body == b"1"
         with pytest.raises(ConnectFailed):
-            look(client, peer.url)
+            poll(client, peer.url)
         assert len(peer.requests) == 2
 
 
 def test_a_fresh_connection_that_dies_is_not_tried_again(client: Client) -> None:
     with Peer(Line.request) as peer:
         with pytest.raises(ConnectFailed, match="without an answer"):
-            look(client, peer.url)
+            poll(client, peer.url)
         assert len(peer.requests) == 1
 
 
@@ -757,9 +757,9 @@ def test_a_request_that_ran_out_of_time_is_not_sent_again(client: Client) -> Non
         line.hang()
 
     with Peer(script) as peer:
-        assert look(client, peer.url).body == b"1"
+        assert poll(client, peer.url).body == b"1"
         with pytest.raises(DeadlinePassed):
-            look(client, peer.url, deadline_seconds=0.5)
+            poll(client, peer.url, deadline_seconds=0.5)
         assert len(peer.requests) == 2
 
 
@@ -767,7 +767,7 @@ def test_interim_answers_are_not_taken_for_the_answer(client: Client) -> None:
     interim = b"HTTP/1.1 103 Early Hints\r\nLink: <style.css>\r\n\r\n"
     replies = [interim + answer(b"first"), interim + interim + answer(b"second")]
     with Peer(answering(*replies)) as peer:
-        assert [look(client, peer.url).body for _ in replies] == [b"first", b"second"]
+        assert [poll(client, peer.url).body for _ in replies] == [b"first", b"second"]
     assert len(peer.lines) == 1
 
 
@@ -775,7 +775,7 @@ def test_a_line_in_the_head_that_is_no_header_is_an_error(client: Client) -> Non
     """Parsers differ about what it belongs to: that is how answers are smuggled."""
     reply = b"HTTP/1.1 200 OK\r\nno header\r\nX: y\r\nContent-Length: 2\r\n\r\nok"
     with pytest.raises(ConnectFailed, match="not valid HTTP"):
-        look_at(client, answering(reply))
+        poll_one(client, answering(reply))
 
 
 def test_random_answers_bring_an_answer_or_an_error(client: Client) -> None:
@@ -793,7 +793,7 @@ def test_random_answers_bring_an_answer_or_an_error(client: Client) -> None:
     with Peer(script) as peer:
         for _ in range(300):
             with contextlib.suppress(TransferError):
-                look(client, peer.url)
+                poll(client, peer.url)
 
 
 # ------------------------------------------------------------------ connecting
@@ -805,7 +805,7 @@ def test_addresses_are_tried_in_turn() -> None:
         Peer(answering(answer(b"here"))) as peer,
         closed_after(resolver=addresses) as client,
     ):
-        assert look(client, f"http://two.example.com:{peer.port}/").body == b"here"
+        assert poll(client, f"http://two.example.com:{peer.port}/").body == b"here"
     assert b"Host: two.example.com:" in peer.requests[0]
 
 
@@ -817,7 +817,7 @@ def test_an_address_that_hangs_leaves_time_for_the_next() -> None:
         closed_after(resolver=addresses) as client,
     ):
         url = f"http://two.example.com:{peer.port}/"
-        assert look(client, url, deadline_seconds=2).body == b"here"
+        assert poll(client, url, deadline_seconds=2).body == b"here"
 
 
 def test_an_address_that_hangs_holds_up_the_next_for_a_moment_only(
@@ -839,7 +839,7 @@ def test_an_address_that_hangs_holds_up_the_next_for_a_moment_only(
         closed_after(resolver=addresses) as client,
     ):
         url = f"http://two.example.com:{peer.port}/"
-        assert look(client, url, deadline_seconds=60).body == b"here"
+        assert poll(client, url, deadline_seconds=60).body == b"here"
     assert [address for address, _ in began] == ["127.0.0.2", "127.0.0.1"]
     assert began[1][1] - began[0][1] < LONG_BEFORE  # a share of the time would be 30 s
 
@@ -858,12 +858,12 @@ def test_a_handshake_may_take_all_the_time_there_is() -> None:
         closed_after(resolver=addresses, verify=AUTHORITY) as client,
     ):
         url = f"https://hooks.example.com:{peer.port}/"
-        assert look(client, url, deadline_seconds=5).body == b"late"
+        assert poll(client, url, deadline_seconds=5).body == b"late"
 
 
 def test_names_of_this_machine_are_found_by_the_system(client: Client) -> None:
     with Peer(answering(answer(b"here"))) as peer:
-        assert look(client, f"http://localhost:{peer.port}/").body == b"here"
+        assert poll(client, f"http://localhost:{peer.port}/").body == b"here"
 
 
 def test_addresses_of_version_6_are_reached(client: Client) -> None:
@@ -872,12 +872,12 @@ def test_addresses_of_version_6_are_reached(client: Client) -> None:
     except OSError:
         pytest.skip("this machine has no IPv6")
     with peer:
-        assert look(client, f"http://[::1]:{peer.port}/").body == b"six"
+        assert poll(client, f"http://[::1]:{peer.port}/").body == b"six"
 
 
 def test_a_refused_connection_is_an_error_that_says_so(client: Client) -> None:
     with closed_port() as port, pytest.raises(ConnectFailed, match="Connection refused") as raised:
-        look(client, f"http://127.0.0.1:{port}/")
+        poll(client, f"http://127.0.0.1:{port}/")
     assert f"127.0.0.1 port {port}" in str(raised.value)
 
 
@@ -899,7 +899,7 @@ UNRESOLVED = {
 def test_a_name_without_address_is_an_error(resolver: http.Resolver, reason: str) -> None:
     client = Client(resolver=resolver)
     with pytest.raises(ConnectFailed, match=reason):
-        look(client, "http://nowhere.example.com/")
+        poll(client, "http://nowhere.example.com/")
 
 
 # ------------------------------------------------------------------ TLS and proxies
@@ -910,9 +910,9 @@ def test_certificates_are_checked_by_name() -> None:
         Peer(answering(answer(b"safe")), tls=True) as peer,
         closed_after(verify=AUTHORITY, resolver=resolving("127.0.0.1")) as client,
     ):
-        assert look(client, f"https://hooks.example.com:{peer.port}/").body == b"safe"
+        assert poll(client, f"https://hooks.example.com:{peer.port}/").body == b"safe"
         with pytest.raises(ConnectFailed, match="certificate was refused: Hostname mismatch"):
-            look(client, f"https://other.example.com:{peer.port}/")
+            poll(client, f"https://other.example.com:{peer.port}/")
     assert peer.server_names == ["hooks.example.com", "other.example.com"]
     assert len(peer.requests) == 1
 
@@ -925,7 +925,7 @@ def test_unknown_authorities_are_refused(verify: bool | str, tmp_path: Path) -> 
         closed_after(verify=trusted) as client,
         pytest.raises(ConnectFailed, match="the certificate was refused"),
     ):
-        look(client, peer.url)
+        poll(client, peer.url)
     assert peer.requests == []
 
 
@@ -934,22 +934,22 @@ def test_certificates_are_ignored_on_demand() -> None:
         Peer(answering(answer(b"any")), tls=True) as peer,
         closed_after(verify=False) as client,
     ):
-        assert look(client, peer.url).body == b"any"
+        assert poll(client, peer.url).body == b"any"
 
 
 def test_a_peer_without_tls_is_an_error_that_says_so(client: Client) -> None:
     peer = Peer(lambda line: line.send(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
     with peer, pytest.raises(ConnectFailed, match="TLS failed: WRONG_VERSION_NUMBER"):
-        look(client, f"https://127.0.0.1:{peer.port}/")
+        poll(client, f"https://127.0.0.1:{peer.port}/")
 
 
 def test_a_given_proxy_is_used_for_plain_http() -> None:
     with Peer(answering(answer(b"by proxy"))) as proxy:
         proxies = {"http": f"http://127.0.0.1:{proxy.port}"}
         with closed_after(proxies=proxies) as client:
-            assert look(client, "http://upstream.example.com/look").body == b"by proxy"
-            assert look(client, "http://upstream.example.com/look").body == b"by proxy"
-    assert proxy.requests[0].startswith(b"GET http://upstream.example.com/look HTTP/1.1\r\n")
+            assert poll(client, "http://upstream.example.com/poll").body == b"by proxy"
+            assert poll(client, "http://upstream.example.com/poll").body == b"by proxy"
+    assert proxy.requests[0].startswith(b"GET http://upstream.example.com/poll HTTP/1.1\r\n")
     assert len(proxy.lines) == 1
 
 
@@ -957,7 +957,7 @@ def test_a_proxy_is_told_who_we_are() -> None:
     with Peer(answering(answer(b"by proxy"))) as proxy:
         proxies = {"http": f"http://me:secret@127.0.0.1:{proxy.port}"}
         with closed_after(proxies=proxies) as client:
-            assert look(client, "http://upstream.example.com/look").body == b"by proxy"
+            assert poll(client, "http://upstream.example.com/poll").body == b"by proxy"
     assert b"Proxy-Authorization: Basic bWU6c2VjcmV0\r\n" in proxy.requests[0]
 
 
@@ -966,7 +966,7 @@ def test_a_proxy_may_be_named_without_a_scheme() -> None:
     with Peer(answering(answer(b"by proxy"))) as proxy:
         proxies = {"http": f"127.0.0.1:{proxy.port}"}
         with closed_after(proxies=proxies) as client:
-            assert look(client, "http://upstream.example.com/look").body == b"by proxy"
+            assert poll(client, "http://upstream.example.com/poll").body == b"by proxy"
 
 
 def test_a_given_proxy_is_used_whatever_the_environment_says(
@@ -977,7 +977,7 @@ def test_a_given_proxy_is_used_whatever_the_environment_says(
     with Peer(answering(answer(b"by proxy"))) as proxy:
         proxies = {"http": f"http://127.0.0.1:{proxy.port}"}
         with closed_after(proxies=proxies) as client:
-            assert look(client, "http://upstream.example.com/look").body == b"by proxy"
+            assert poll(client, "http://upstream.example.com/poll").body == b"by proxy"
 
 
 def tunnel(to_port: int) -> Script:
@@ -1010,7 +1010,7 @@ def test_a_given_proxy_is_used_for_https(script: Script) -> None:
             if script is drips_head:
                 ends_by_deadline(client, "https://hooks.example.com/")
             else:
-                assert look(client, "https://hooks.example.com/").body == b"inside"
+                assert poll(client, "https://hooks.example.com/").body == b"inside"
     assert proxy.requests[0].startswith(b"CONNECT hooks.example.com:443 HTTP/1.")
     assert b"Bearer" not in proxy.requests[0]
     assert upstream.server_names == ["hooks.example.com"]
@@ -1021,7 +1021,7 @@ def test_a_proxy_that_refuses_is_an_error_that_says_so() -> None:
         proxies = {"https": f"http://me:secret@127.0.0.1:{proxy.port}"}
         client = Client(proxies=proxies)
         with pytest.raises(ConnectFailed, match=r"^the proxy: ") as raised:
-            look(client, "https://hooks.example.com/")
+            poll(client, "https://hooks.example.com/")
     assert "secret" not in str(raised.value)
 
 

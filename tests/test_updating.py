@@ -28,6 +28,7 @@ ORDER: Mapping[str, Any] = {
     "metadata": {"order": 7, "tags": ["a", {"b": 1}]},
     "deadline": "45m",
     "events": ["completed", "failed"],
+    "channels": {"stream": "videos"},
 }
 OTHER: Mapping[str, Any] = {
     "webhook_url": "https://app.example.com/other",
@@ -36,6 +37,7 @@ OTHER: Mapping[str, Any] = {
     "metadata": {"order": 8},
     "deadline": "2h",
     "events": ["completed"],
+    "channels": {"stream": "others"},
 }
 
 
@@ -239,7 +241,7 @@ def test_a_poll_under_way_decides_nothing_and_is_made_anew_at_once(url: str) -> 
     tracked(url, deadline_at=after(5))
     (claimed,) = test_polling.claim(url).items
     updating.update("a", deadline="2h")
-    assert test_polling.apply(url, [test_polling.looked(claimed, RUNNING)], after(10)) == ([], 0)
+    assert test_polling.apply(url, [test_polling.polled(claimed, RUNNING)], after(10)) == ([], 0)
     job = stored(url)
     assert (job.state, job.lease_token, job.deadline_seconds) == ("pending", None, 7_200.0)
     assert job.next_poll_at is not None
@@ -249,12 +251,12 @@ def test_a_poll_under_way_decides_nothing_and_is_made_anew_at_once(url: str) -> 
 def test_what_is_told_after_an_update_goes_where_it_says_what_is_owed_does_not(url: str) -> None:
     tracked(url, events=["status_changed", "completed"])
     (claimed,) = test_polling.claim(url).items
-    test_polling.apply(url, [test_polling.looked(claimed, RUNNING)])
+    test_polling.apply(url, [test_polling.polled(claimed, RUNNING)])
     updating.update("a", webhook_url="https://app.example.com/other", metadata={"order": 8})
     with db.transaction(url) as session:
         session.execute(changed(Job).values(next_poll_at=NOW))
     (claimed,) = test_polling.claim(url, now=after(1)).items
-    test_polling.apply(url, [test_polling.looked(claimed, DONE)], after(2))
+    test_polling.apply(url, [test_polling.polled(claimed, DONE)], after(2))
     first, second = test_polling.rows(url, Delivery)
     assert (first["event_type"], first["target"]) == (
         "video.status_changed",
@@ -285,7 +287,7 @@ def test_a_batch_is_written_though_a_producer_is_about_to_change_one_of_its_jobs
     claimed = test_polling.claim(pg).items
     with db.transaction(pg) as producer:
         updating.update("a", metadata={"order": 8}, session=producer)
-        test_polling.apply(pg, [test_polling.looked(each, DONE) for each in claimed])
+        test_polling.apply(pg, [test_polling.polled(each, DONE) for each in claimed])
     states = {job.video_id: job.state for job in seeding.jobs_in(pg)}
     assert states == {"a": "pending", "b": "completed"}
 

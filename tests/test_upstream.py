@@ -1,4 +1,4 @@
-"""One look: what is sent, and that whatever comes back, or does not, is a value."""
+"""One poll: what is sent, and that whatever comes back, or does not, is a value."""
 
 import json
 import os
@@ -11,8 +11,8 @@ import pytest
 
 from reelwatch.config.accounts import Account
 from reelwatch.net import upstream
-from reelwatch.net.upstream import Look, look
-from reelwatch.rules.answers import ErrorKind, Meaning, Report, Trouble
+from reelwatch.net.upstream import Poll, poll
+from reelwatch.rules.answers import AnswerError, ErrorKind, Meaning, Report
 from tests.peers import Line, Peer, Script, answer, answering, closed_port
 
 NOW = datetime(2026, 2, 6, 4, 0, tzinfo=UTC)
@@ -30,13 +30,13 @@ def account(port: int, key: str | None = KEY, path: str = "") -> Account:
     return Account("default", f"http://127.0.0.1:{port}{path}", key, 5.0)
 
 
-def look_at(script: Script, video_id: str = VIDEO) -> Look:
+def poll_one(script: Script, video_id: str = VIDEO) -> Poll:
     with Peer(script) as peer:
-        return look(account(peer.port), video_id, NOW)
+        return poll(account(peer.port), video_id, NOW)
 
 
-def trouble(found: Look) -> Trouble:
-    assert isinstance(found.answer, Trouble)
+def error(found: Poll) -> AnswerError:
+    assert isinstance(found.answer, AnswerError)
     return found.answer
 
 
@@ -44,7 +44,7 @@ class TestWhatIsSent:
     def request(self, video_id: str = VIDEO, path: str = "") -> tuple[str, dict[str, str]]:
         """The request line and the headers, by their names in lower case."""
         with Peer(answering(RUNNING)) as peer:
-            look(account(peer.port, path=path), video_id, NOW)
+            poll(account(peer.port, path=path), video_id, NOW)
             (sent,) = peer.requests
         line, *headers = sent.decode("latin-1").rstrip("\r\n").split("\r\n")
         pairs = (header.split(": ", 1) for header in headers)
@@ -86,7 +86,7 @@ class TestWhatIsSent:
 
 class TestWhatComesBack:
     def test_a_good_answer_is_a_report(self) -> None:
-        found = look_at(answering(RUNNING))
+        found = poll_one(answering(RUNNING))
         assert isinstance(found.answer, Report)
         assert found.answer.meaning is Meaning.IN_PROGRESS
         assert found.http_status == 200
@@ -94,14 +94,14 @@ class TestWhatComesBack:
 
     def test_an_error_answer_keeps_its_status(self) -> None:
         body = b'{"error": {"message": "no (request id: 2026020612)", "code": ""}}'
-        found = look_at(answering(answer(body, status="401 Unauthorized")))
-        assert (found.http_status, trouble(found).kind) == (401, ErrorKind.UNAUTHORIZED)
-        assert trouble(found).request_id == "2026020612"
+        found = poll_one(answering(answer(body, status="401 Unauthorized")))
+        assert (found.http_status, error(found).kind) == (401, ErrorKind.UNAUTHORIZED)
+        assert error(found).request_id == "2026020612"
 
     def test_a_retry_after_date_counts_from_the_given_time(self) -> None:
         date = format_datetime(NOW.replace(minute=2), usegmt=True)
         refusal = answer(b"", f"Retry-After: {date}", status="429 Too Many Requests")
-        assert trouble(look_at(answering(refusal))).retry_after == 120.0
+        assert error(poll_one(answering(refusal))).retry_after == 120.0
 
     @pytest.mark.parametrize(
         ("reply", "kind"),
@@ -116,24 +116,24 @@ class TestWhatComesBack:
             (answer(b"", "Location: /elsewhere", status="302 Found"), ErrorKind.BAD_SHAPE),
         ],
     )
-    def test_what_is_no_answer_is_a_trouble(self, reply: bytes, kind: ErrorKind) -> None:
-        found = look_at(answering(reply))
-        assert trouble(found).kind is kind
+    def test_what_is_no_answer_is_an_error(self, reply: bytes, kind: ErrorKind) -> None:
+        found = poll_one(answering(reply))
+        assert error(found).kind is kind
         assert found.http_status is not None
 
 
 class TestWhatDoesNot:
-    """No peer, however it behaves, makes a look raise."""
+    """No peer, however it behaves, makes a poll raise."""
 
-    def test_nobody_listens(self) -> None:
+    def test_is_a_connection_where_nobody_listens(self) -> None:
         with closed_port() as port:
-            found = look(account(port), VIDEO, NOW)
-        assert (found.http_status, trouble(found).kind) == (None, ErrorKind.CONNECTION)
-        assert "refused" in trouble(found).message
+            found = poll(account(port), VIDEO, NOW)
+        assert (found.http_status, error(found).kind) == (None, ErrorKind.CONNECTION)
+        assert "refused" in error(found).message
 
-    def test_an_unknown_name(self) -> None:
+    def test_is_an_unknown_name(self) -> None:
         nowhere = Account("default", "http://nowhere.example", KEY, 5.0)
-        assert trouble(look(nowhere, VIDEO, NOW)).kind is ErrorKind.CONNECTION
+        assert error(poll(nowhere, VIDEO, NOW)).kind is ErrorKind.CONNECTION
 
     @pytest.mark.parametrize(
         "script",
@@ -148,8 +148,8 @@ class TestWhatDoesNot:
     )
     @pytest.mark.usefixtures("short_deadline")
     def test_a_peer_that_hangs_is_a_timeout(self, script: Script) -> None:
-        found = look_at(script)
-        assert (found.http_status, trouble(found).kind) == (None, ErrorKind.TIMEOUT)
+        found = poll_one(script)
+        assert (found.http_status, error(found).kind) == (None, ErrorKind.TIMEOUT)
         assert found.duration_ms >= 300
 
     @pytest.mark.parametrize(
@@ -162,55 +162,55 @@ class TestWhatDoesNot:
         ],
         ids=["at once", "after the question", "in mid-answer", "no HTTP"],
     )
-    def test_a_broken_connection(self, script: Script) -> None:
-        assert trouble(look_at(script)).kind is ErrorKind.CONNECTION
+    def test_is_a_broken_connection(self, script: Script) -> None:
+        assert error(poll_one(script)).kind is ErrorKind.CONNECTION
 
-    def test_an_answer_without_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_an_answer_without_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(upstream, "MAX_BYTES", 1_000)
-        found = look_at(answering(answer(b"x" * 1_001)))
-        assert (found.http_status, trouble(found).kind) == (None, ErrorKind.TOO_LARGE)
+        found = poll_one(answering(answer(b"x" * 1_001)))
+        assert (found.http_status, error(found).kind) == (None, ErrorKind.TOO_LARGE)
 
     @pytest.mark.parametrize("key", ["sk-\r\nX-Evil: 1", "sk-\u0141\u00f3d\u017a", "\udce4"])
     def test_a_key_that_no_header_can_hold(self, key: str) -> None:
         with Peer(answering(RUNNING)) as peer:
-            found = look(account(peer.port, key), VIDEO, NOW)
+            found = poll(account(peer.port, key), VIDEO, NOW)
             assert peer.requests == []
-        assert trouble(found).kind is ErrorKind.CONNECTION
-        assert key not in trouble(found).message
+        assert error(found).kind is ErrorKind.CONNECTION
+        assert key not in error(found).message
 
     def test_an_id_that_no_url_can_hold(self) -> None:
-        assert trouble(look_at(answering(RUNNING), "veo3:\udce4")).kind is ErrorKind.CONNECTION
+        assert error(poll_one(answering(RUNNING), "veo3:\udce4")).kind is ErrorKind.CONNECTION
 
     def test_a_proxy_that_cannot_be_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1080")
         monkeypatch.setenv("no_proxy", "")
         relay = Account("default", "http://relay.example", KEY, 5.0)
-        found = look(relay, VIDEO, NOW)
-        assert trouble(found).kind is ErrorKind.CONNECTION
-        assert "SOCKS" in trouble(found).message
+        found = poll(relay, VIDEO, NOW)
+        assert error(found).kind is ErrorKind.CONNECTION
+        assert "SOCKS" in error(found).message
 
-    def test_no_trouble_tells_the_key(self) -> None:
+    def test_no_error_tells_the_key(self) -> None:
         def echo(line: Line) -> None:
             line.send(line.request())
 
-        assert KEY not in repr(look_at(echo))
+        assert KEY not in repr(poll_one(echo))
 
 
 class TestSessions:
-    def test_looks_in_a_row_share_a_connection(self) -> None:
+    def test_polls_in_a_row_share_a_connection(self) -> None:
         with Peer(answering(RUNNING)) as peer:
             for _ in range(5):
-                look(account(peer.port), VIDEO, NOW)
+                poll(account(peer.port), VIDEO, NOW)
             assert (len(peer.requests), len(peer.lines)) == (5, 1)
 
     def test_an_error_answer_does_not_cost_the_connection(self) -> None:
         failure = answer(b'{"error": "busy"}', status="503 Service Unavailable")
         with Peer(answering(failure, RUNNING)) as peer:
             for _ in range(2):
-                look(account(peer.port), VIDEO, NOW)
+                poll(account(peer.port), VIDEO, NOW)
             assert len(peer.lines) == 1
 
-    def test_looks_at_the_same_time_have_a_connection_each_and_keep_it(self) -> None:
+    def test_polls_at_the_same_time_have_a_connection_each_and_keep_it(self) -> None:
         count = 6
         together = threading.Barrier(count, timeout=30)
 
@@ -223,8 +223,8 @@ class TestSessions:
         with Peer(script) as peer, ThreadPoolExecutor(count) as pool:
             upstream.client_for(account(peer.port).base_url, os.getpid())
             for _ in range(3):
-                looks = [pool.submit(look, account(peer.port), VIDEO, NOW) for _ in range(count)]
-                assert all(isinstance(one.result().answer, Report) for one in looks)
+                polls = [pool.submit(poll, account(peer.port), VIDEO, NOW) for _ in range(count)]
+                assert all(isinstance(one.result().answer, Report) for one in polls)
             assert len(peer.lines) == count
 
     def test_a_connection_that_was_closed_meanwhile_is_replaced(self) -> None:
@@ -233,7 +233,7 @@ class TestSessions:
             line.send(RUNNING)
 
         with Peer(script) as peer:
-            found = [look(account(peer.port), VIDEO, NOW) for _ in range(3)]
+            found = [poll(account(peer.port), VIDEO, NOW) for _ in range(3)]
             assert len(peer.lines) >= 2
         assert any(isinstance(one.answer, Report) for one in found[1:])
 
@@ -246,7 +246,7 @@ class TestSessions:
     def test_the_environments_proxy_is_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with Peer(answering(RUNNING)) as proxy:
             monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
-            found = look(Account("default", "http://relay.example", KEY, 5.0), VIDEO, NOW)
+            found = poll(Account("default", "http://relay.example", KEY, 5.0), VIDEO, NOW)
             (sent,) = proxy.requests
         assert isinstance(found.answer, Report)
         assert sent.startswith(b"GET http://relay.example/v1/video/query?id=")

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelwatch.app import tasks
-from reelwatch.errors import Refused
+from reelwatch.errors import ReelwatchError, Refused
 from reelwatch.jobs import intake, tracking
-from reelwatch.rules import id_files
+from reelwatch.rules import id_files, video_ids
 from reelwatch.rules.id_files import Found
-from reelwatch.rules.video_ids import check_tracked_id, check_video_id, looks_usual
+from reelwatch.rules.video_ids import can_be, check_tracked_id, check_video_id, looks_usual
 from reelwatch.storage import db
 from tests import seeding
 from tests.commands import done, run
@@ -102,6 +102,19 @@ def test_ids_of_relays_are_accepted_whatever_their_random_part(model: str, rest:
     assert looks_usual(f"{model}:{rest}")
 
 
+PARTS = st.sampled_from(["veo3", "7", "-", "_", ".", "none", "NULL", "id", "video_id", "txt", "é"])
+SHORT = st.lists(PARTS, max_size=3).map("".join)
+
+
+@given(SHORT, SHORT)
+def test_nothing_is_mixed_up_with_an_id_that_is_accepted_by_its_plain_look(
+    model: str, rest: str
+) -> None:
+    text = f"{model}:{rest}"
+    found = [hint for pattern, hint, _ in video_ids._MIX_UPS if pattern.search(text)]
+    assert not (found and video_ids._PLAIN.fullmatch(text))
+
+
 @given(st.text(max_size=60))
 def test_any_text_is_accepted_or_refused(text: str) -> None:
     try:
@@ -170,7 +183,7 @@ IDS = ["veo3:a", "grok:b"]
         ("\ufeffid,user\nveo3:a,1\ngrok:b,2", "column id"),
     ],
 )
-def test_csv(text: str, where: str) -> None:
+def test_ids_are_found_in_a_column_of_csv(text: str, where: str) -> None:
     assert read(text) == Found(IDS, where)
 
 
@@ -195,13 +208,14 @@ def test_json_says_more_of_its_ids() -> None:
         ('{"task_id": "veo3:a"}\n\n{"task_id": "grok:b"}\n', "key task_id"),
     ],
 )
-def test_json(text: str, where: str | None) -> None:
+def test_ids_are_found_in_json(text: str, where: str | None) -> None:
     assert read(text, "ids.json") == Found(IDS, where)
 
 
-def test_lines() -> None:
+def test_ids_are_found_one_a_line() -> None:
     assert read("# today\n\nveo3:a\n  grok:b  \n", "ids.txt") == Found(IDS)
-    assert read("", "ids.txt") == read("\n# none\n") == Found([])
+    assert read("# none\n") == read("[]") == Found([])
+    assert read("video_id,n\n").ids == []
     assert read("veo3:a", "x").told("x") == "1 id from x"
     told = read("veo3:a\ngrok:b\nveo3:a\n", "x").told("x")
     assert told == "3 ids from x, 1 of them repeated"
@@ -216,7 +230,10 @@ def test_lines() -> None:
         ("name,n\nx,1\ny,2\n", "ids.csv", "no column is named video_id, task_id or id"),
         ('{"id": "veo3:a"}\nnonsense\n', "x", "line 2 of x: no JSON"),
         ('[{"name": "x"}]', "x", "no key in x is named video_id, task_id or id"),
-        ('[{"id": "a"}, {}]', "x", "item 2 of x, video id: None is not a text"),
+        ('[{"id": "a"}, {}]', "x", "item 2 of x has no id"),
+        ('[{"id": "veo:a"}, {"task_id": "veo:b"}]', "x", "item 1 of x has no task_id, only id; "),
+        ('{"task_id": "veo:a"}\n{"task_id": null}', "x", "line 2 of x has no task_id"),
+        ("{}", "x", "item 1 of x, video id: {} is not a text"),
         ('[{"id": 7}]', "x", "item 1 of x, video id: 7 is not a text"),
         ('"', "ids.csv", "no row of ids.csv holds anything"),
         ("id,n\nveo3:a,1\n,2\n", "ids.csv", "line 3 of ids.csv: column id is empty"),
@@ -231,11 +248,17 @@ def test_what_is_wrong_in_a_file_is_told_with_its_line(text: str, name: str, why
     assert why in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["", "\n \r\n", "\ufeff"])
+def test_a_file_in_which_nothing_stands_is_a_failure_and_no_list_of_none(text: str) -> None:
+    with pytest.raises(ReelwatchError, match=r"nothing stands in ids.csv: did what writes it"):
+        read(text)
+
+
 @given(st.binary(max_size=200), st.sampled_from(["x.csv", "x.txt", "<stdin>"]))
 def test_any_file_is_read_or_refused(data: bytes, name: str) -> None:
     try:
         found = id_files.read(data, name)
-    except Refused:
+    except ReelwatchError:
         return
     for video_id in found.ids:
         assert check_video_id(video_id) == video_id
@@ -247,7 +270,7 @@ def test_track_says_what_it_read(commands: pytest.MonkeyPatch, tmp_path_factory:
         file.write("user,video_id\n7,veo3:a\n8,grok:b\n")
     said = run("track", "--file", "ids.csv")
     assert said.stdout == "tracking veo3:a\ntracking grok:b\n"
-    assert said.stderr == "2 ids from ids.csv, column video_id\n"
+    assert said.stderr.splitlines()[0] == "2 ids from ids.csv, column video_id"
     # What `list` prints can be handed in again.
     again = run("track", "--file", "-", "--json", given=done("list", "--json"))
     assert [job["created"] for job in json.loads(again.stdout)] == [False, False]
@@ -282,3 +305,8 @@ def test_nothing_of_a_file_is_stored_if_one_account_is_unknown(
     assert said.exit_code == 2
     assert "reelwatch: veo3:a: account: 'nosuch' is not configured" in said.stderr
     assert json.loads(done("list", "--json")) == []
+
+
+def test_whether_a_text_can_be_an_id_is_told_without_an_error() -> None:
+    assert can_be("veo3:a")
+    assert not can_be("")

@@ -1,4 +1,4 @@
-"""The sandbox as a process of its own, which notes each look: its figures are not bent by what
+"""The sandbox as a process of its own, which notes each poll: its figures are not bent by what
 else the process that starts it has to do.
 """
 
@@ -18,7 +18,7 @@ from reelwatch.sandbox.upstream import Sandbox
 from tests.processes import UNCOUNTED, Folder, process
 
 
-class LookSeen(NamedTuple):
+class PollSeen(NamedTuple):
     """Upstream was asked about a job."""
 
     at: float  # unix seconds
@@ -28,9 +28,9 @@ class LookSeen(NamedTuple):
 class Upstream:
     """That process, seen from outside."""
 
-    def __init__(self, url: str, looks: Path) -> None:
+    def __init__(self, url: str, polls: Path) -> None:
         self.url = url
-        self._looks = looks
+        self._polls = polls
         self._session = requests.Session()
         self._session.trust_env = False
 
@@ -44,31 +44,31 @@ class Upstream:
         figures: dict[str, Any] = self._session.get(f"{self.url}/stats", timeout=20).json()
         return figures
 
-    def looks(self) -> list[LookSeen]:
-        """All looks so far, in the order in which they came."""
-        complete = self._looks.read_text().rpartition("\n")[0]
-        return [LookSeen(*json.loads(line)) for line in complete.splitlines()]
+    def polls(self) -> list[PollSeen]:
+        """All polls so far, in the order in which they came."""
+        complete = self._polls.read_text().rpartition("\n")[0]
+        return [PollSeen(*json.loads(line)) for line in complete.splitlines()]
 
 
 @contextmanager
 def upstream() -> Iterator[Upstream]:
     """Serves until the end of the block."""
     folder = Folder("upstream")
-    looks = folder.path / "looks"
-    looks.touch()
+    polls = folder.path / "polls"
+    polls.touch()
     try:
-        with process([sys.executable, "-m", "tests.upstream", looks], UNCOUNTED) as serving:
+        with process([sys.executable, "-m", "tests.upstream", polls], UNCOUNTED) as serving:
             url = serving.wait_for("http://").strip()
-            yield Upstream(url, looks)
+            yield Upstream(url, polls)
     finally:
         folder.remove()
 
 
-def main(looks: Path) -> None:
+def main(polls: Path) -> None:
     """Prints the URL, serves until SIGTERM."""
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
-    with looks.open("a", buffering=1) as notes:
+    with polls.open("a", buffering=1) as notes:
 
         def note(video_id: str) -> None:
             notes.write(json.dumps([time.time(), video_id]) + "\n")

@@ -1,16 +1,22 @@
 """What must be true after a drill, beside what must be true after any run (`tests.fleet`)."""
 
 import contextlib
-from collections import defaultdict
+import json
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import psycopg
 from sqlalchemy import make_url
 
 from reelwatch.net.upstream import DEADLINE_SECONDS
-from tests.drill.world import Drill
+from tests import counted
+from tests.drill import readers
+from tests.drill.world import POOR, Drill
 from tests.servers import eventually
 
+PING_LEAST, PING_SOON = 50.0, 150.0  # seconds
+SHORT_SOON = 450.0  # seconds; a budget must be short for 300
 IDLE_TRANSACTION_LIMIT = 3.0  # seconds; one that waits for a broker takes longer
 # What PgBouncer itself sets for each client, and sets back for the next one.
 POOLERS_OWN = ("application_name", "client_encoding", "DateStyle", "standard_conforming_strings",
@@ -18,11 +24,11 @@ POOLERS_OWN = ("application_name", "client_encoding", "DateStyle", "standard_con
 
 
 def wrong_expiries(drill: Drill) -> Iterator[str]:
-    """A job expires only by a look: one that upstream saw, and that was written down with it.
+    """A job expires only by a poll: one that upstream saw, and that was written down with it.
 
     But while its account rests: then its event says so.
     """
-    asked = looks_by_id(drill)
+    asked = polls_by_id(drill)
     for video_id, deadline, at, recorded in drill.fleet.rows(
         "SELECT j.video_id, j.deadline_at, t.at, t.answer IS NOT NULL OR EXISTS "
         "(SELECT 1 FROM poll_errors e WHERE e.job_id = j.id AND t.at BETWEEN first_at AND last_at) "
@@ -33,31 +39,31 @@ def wrong_expiries(drill: Drill) -> Iterator[str]:
     ):
         # The answer counts when it came; the question may be up to a request's deadline older.
         since, until = deadline.timestamp() - DEADLINE_SECONDS - 2, at.timestamp()
-        if not recorded or not any(since <= look <= until for look in asked[video_id]):
-            yield f"{video_id} expired without a look"
+        if not recorded or not any(since <= poll <= until for poll in asked[video_id]):
+            yield f"{video_id} expired without a poll"
 
 
 def late_results(drill: Drill) -> Iterator[str]:
-    """No late result is written over another worker's look at the same job.
+    """No late result is written over another worker's poll the same job.
 
-    A look that hangs is given up after a known time. When its result is written much later, by a
+    A poll that hangs is given up after a known time. When its result is written much later, by a
     worker that was stopped or cut off meanwhile, nobody else may have asked since.
     """
-    asked = looks_by_id(drill)
+    asked = polls_by_id(drill)
     for video_id, at in drill.fleet.rows(
         "SELECT j.video_id, e.first_at FROM poll_errors e JOIN jobs j ON j.id = e.job_id "
         "WHERE e.kind = 'timeout'"
     ):
-        ago = [at.timestamp() - look for look in asked[video_id] if look <= at.timestamp()]
+        ago = [at.timestamp() - poll for poll in asked[video_id] if poll <= at.timestamp()]
         in_time = any(DEADLINE_SECONDS - 2 <= seconds <= DEADLINE_SECONDS + 8 for seconds in ago)
         if not in_time and min(ago) < DEADLINE_SECONDS - 2:
-            yield f"{video_id}: a late result was written over another look"
+            yield f"{video_id}: a late result was written over another poll"
 
 
-def looks_by_id(drill: Drill) -> dict[str, list[float]]:
+def polls_by_id(drill: Drill) -> dict[str, list[float]]:
     """When upstream was asked about each job, in unix time."""
     asked: dict[str, list[float]] = defaultdict(list)
-    for at, video_id in drill.fleet.sandbox.looks():
+    for at, video_id in drill.fleet.sandbox.polls():
         asked[video_id].append(at)
     return asked
 
@@ -102,6 +108,59 @@ def producer_harmed(
         drill.shop.run("alembic", "check")
         return
     yield "the producer's Alembic proposes changes of its tables"
+
+
+def wrong_counts(drill: Drill) -> Iterator[str]:
+    """The counters are the facts, whatever was killed in the middle of what."""
+    return counted.wrong_counts(drill.fleet.rows)
+
+
+def wrong_notices(drill: Drill, seconds: float) -> Iterator[str]:
+    """The operator is told once an incident."""
+    begun: dict[str, Counter[str]] = {
+        "paused": Counter(),
+        "failing": Counter(),
+        "outage": Counter(),
+        "short": Counter(),
+    }
+    over = {"resumed": begun["paused"], "recovered": begun["failing"]}
+    rows = drill.fleet.rows("SELECT event_type, body FROM deliveries WHERE job_id IS NULL")
+    for event_type, body in rows:
+        data, (about, word) = json.loads(body)["data"], event_type.split(".")
+        subject = f"{about} {data.get('account') or data.get('endpoint')}"
+        if word in begun:
+            begun[word][subject] += 1
+        elif word in over:
+            (begun["outage"] if about == "upstream" else over[word])[subject] -= 1
+    for word, counts in begun.items():
+        for subject, left in counts.items():
+            if left not in (0, 1):
+                yield f"{subject}: told {left} times more of {word} than of its end"
+    if "upstream_401" in drill.injected and not begun["paused"]:
+        yield "an account was paused, and the operator was not told"
+    poor = drill.fleet.rows("SELECT 1 FROM jobs WHERE account = :name", name=POOR)
+    if poor and seconds > SHORT_SOON and not begun["short"]:
+        yield "an account's budget was short, and the operator was not told"
+
+
+def wrong_pings(drill: Drill, seconds: float) -> Iterator[str]:
+    """There is one a minute, by all processes together."""
+    gaps = [later - earlier for earlier, later in pairwise(drill.pinged.times)]
+    if min(gaps, default=PING_LEAST) < PING_LEAST:
+        yield f"two pings within {min(gaps):.1f} s"
+    if seconds > PING_SOON and not drill.pinged.times:
+        yield f"no ping in {seconds:.0f} s"
+
+
+def wrong_feeds(drill: Drill) -> Iterator[str]:
+    """Who can't be called was told the same as who can."""
+    query = (
+        "SELECT e.event_id, j.video_id, e.sequence FROM events e JOIN jobs j ON j.id = e.job_id "
+        "ORDER BY e.position"
+    )
+    owed = "SELECT j.video_id, d.sequence FROM deliveries d JOIN jobs j ON j.id = d.job_id"
+    events = [tuple(row) for row in drill.fleet.rows(query)]
+    return readers.wrong_feeds(drill.readers, events, {tuple(r) for r in drill.fleet.rows(owed)})
 
 
 def settings_left(drill: Drill) -> Iterator[str]:

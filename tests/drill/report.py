@@ -12,7 +12,7 @@ KEPT = ROOT / "docs" / "drill.json"  # what the README shows
 README = ROOT / "README.md"
 BEGIN, END = "<!-- from docs/drill.json -->\n", "<!-- until here -->"
 FIGURES = (
-    "jobs", "faults injected", "looks", "events owed", "events received", "lost", "dead",
+    "jobs", "faults injected", "polls", "events owed", "events received", "lost", "dead",
     "received again", "handed in again", "most requests in a second", "longest idle transaction, s",
     "minutes", "violations",
 )  # fmt: skip
@@ -30,7 +30,7 @@ def result(drill: Drill, wrong: Sequence[str], seed: int, jobs: int, minutes: fl
         "seed": seed,
         "jobs": jobs,
         "faults injected": sum(drill.injected.values()),
-        "looks": len(drill.fleet.sandbox.looks()),
+        "polls": len(drill.fleet.sandbox.polls()),
         "events owed": owed,
         "events received": counts["distinct"],
         "lost": owed - counts["distinct"] - dead,

@@ -9,13 +9,15 @@ from datetime import UTC, datetime
 from reelwatch.sandbox.upstream import scripted_id
 from tests.drill import invariants
 from tests.drill.faults import FAULTS
-from tests.drill.world import BEATS, Drill
+from tests.drill.world import BEATS, POOR, READERS, Drill
 from tests.fleet import BEAT, WORKER, scripted_ids, violations
 from tests.servers import eventually
 
 ORDERS = 4  # of the producer's, before each fault; one of them is rolled back
 KILLS = 10  # of workers and beats, at random
 TWICE = ("kill_after_answer",)
+POOR_JOBS, POOR_SECONDS = 6, 600.0  # a budget has to be short for 300
+LONG_ENOUGH = 60.0  # seconds of the longest job, where a run is one of many minutes
 LONG_TASKS = (0.7, 0.8, 1.0)  # how long they take, of the longest
 LEADING = 6  # faults of other kinds among those that befall the producer's broker as well
 # Short ones, for the tests: a few of each kind every time, others from day to day.
@@ -75,6 +77,7 @@ class Run:
         None  # unix time; only from then on the producer's tasks count
     )
     late_orders: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.time)
 
     def through(self, jobs: int, names: Sequence[str]) -> list[str]:
         """Hand the jobs in, do all that is named, wait for the ends; returns what is wrong."""
@@ -102,6 +105,10 @@ class Run:
         self.drill.complete()
         names = [scripted_id("veo3.1", "forever", 1, f"e{n}") for n in range(endless)]
         self.drill.hand_in(*names, deadline=self.longest / 2)
+        if self.longest >= LONG_ENOUGH:
+            # They want more polls than their account has, until the operator has been told of it.
+            many = [scripted_id("grok", "ok", POOR_SECONDS, f"p{n}") for n in range(POOR_JOBS)]
+            self.drill.hand_in(*many, account=POOR)
 
     def _order(self) -> None:
         """Have the producer take orders: each tracks its video in the producer's transaction."""
@@ -127,6 +134,9 @@ class Run:
         say(f"{name}: {FAULTS[name].label}")
         began = time.time()
         drill.injected[name] += 1
+        number = sum(drill.injected.values())
+        if number % 4 == 0:  # now the one's, now the other's
+            drill.readers[number // 4 % READERS].kill()
         try:
             FAULTS[name].act(drill)
         except AssertionError as error:  # the drill goes on, and says all that is wrong
@@ -134,7 +144,7 @@ class Run:
         self._supervise(name)
         if FAULTS[name].shared:
             drill.shop.start_anew()
-        drill.wait_for_a_look(90, f"after {name}")
+        drill.wait_for_a_poll(90, f"after {name}")
         drill.recovery[name] = max(drill.recovery.get(name, 0.0), drill.longest_gap(began))
 
     def _supervise(self, name: str) -> None:
@@ -162,6 +172,8 @@ class Run:
     def _wrong(self) -> list[str]:
         drill = self.drill
         drill.count_deadlocks()
+        for reader in drill.readers:
+            reader.finish()
         kept = sorted(drill.shop.ordered())
         return [
             *drill.wrong,
@@ -170,7 +182,11 @@ class Run:
             *invariants.late_results(drill),
             *invariants.wrong_waits(drill),
             *invariants.producer_harmed(drill, self.ordered, self.broker_well_since or 0.0),
+            *invariants.wrong_feeds(drill),
             *invariants.settings_left(drill),
+            *invariants.wrong_counts(drill),
+            *invariants.wrong_notices(drill, time.time() - self.began),
+            *invariants.wrong_pings(drill, time.time() - self.began),
         ]
 
 

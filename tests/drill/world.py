@@ -12,8 +12,12 @@ from itertools import pairwise
 import psycopg
 from sqlalchemy import make_url
 
+from reelwatch.sandbox.answers import Answer
 from reelwatch.sandbox.listener import Reaction, Received
+from reelwatch.sandbox.server import LocalService, Request
+from tests.drill.readers import Reader
 from tests.fleet import BEAT, WORKER, Fleet, fleet
+from tests.processes import Folder
 from tests.producers import Shop, shop
 from tests.proxy import Proxy, detour
 from tests.servers import (
@@ -31,9 +35,25 @@ from tests.servers import (
 RETRY_SCHEDULE = "1s,1s,2s,2s,3s,3s,5s,5s,5s,10s,10s,10s,10s,20s,20s,20s"
 READY_SECONDS = 60.0
 BEATS = 2
+READERS = 2  # of the feed
 TRACKED = "SELECT video_id FROM jobs"
+# An account that is allowed far less than its jobs are worth: its budget is short.
+POOR = "poor"
+ACCOUNTS = f"[accounts.{POOR}]\nrequests_per_second = 0.2\n"
 SCHEMA = "reelwatch"  # the producer has tables of the same names, in the same database
 POOL_SIZE = "20"  # what PgBouncer has by itself
+
+
+class Pinged(LocalService):
+    """Who expects a ping a minute: when, in unix time, each came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def respond(self, request: Request) -> Answer:
+        self.times.append(time.time())
+        return Answer(200, {}, b"")
 
 
 @dataclass
@@ -44,7 +64,7 @@ class Drill:
     broker: RedisServer
     to_database: Proxy  # these are between the fleet and what it stands on
     to_broker: Proxy
-    # The producer, and what looks at how the fleet is, go these ways, where the weather is fair:
+    # The producer, and what polls of how the fleet is, go these ways, where the weather is fair:
     # how a producer bears a silent broker is its own affair. They lead to the server in charge.
     straight_to_database: Proxy
     straight_to_broker: Proxy
@@ -64,8 +84,10 @@ class Drill:
     idle_after: str = ""  # the statement after which it was idle
     someone_frozen: bool = False
     over: threading.Event = field(default_factory=threading.Event)
+    readers: list[Reader] = field(default_factory=list)  # of the feed
     fleet: Fleet = field(init=False)
     shop: Shop = field(init=False)
+    pinged: "Pinged" = field(init=False)
 
     # ---------------------------------------------------- what faults do
 
@@ -130,9 +152,9 @@ class Drill:
 
     def asked_since(self, moment: float) -> bool:
         """Whether upstream was asked anything after that, in unix time."""
-        return any(look.at > moment for look in self.fleet.sandbox.looks()[-200:])
+        return any(poll.at > moment for poll in self.fleet.sandbox.polls()[-200:])
 
-    def wait_for_a_look(self, seconds: float, why: str) -> float:
+    def wait_for_a_poll(self, seconds: float, why: str) -> float:
         """Wait until upstream is asked: how long, in seconds, that took from now."""
         began = time.time()
         with contextlib.suppress(AssertionError):
@@ -141,12 +163,12 @@ class Drill:
         return time.time() - began
 
     def thrown_away(self, but: Collection[str]) -> int:
-        """How many looks upstream has seen of which nothing will be written, `but` for these."""
+        """How many polls upstream has seen of which nothing will be written, `but` for these."""
         written = "SELECT coalesce(sum(polls), 0) FROM jobs WHERE video_id <> ALL(:but)"
 
         def unwritten() -> int:
             polls = int(self.fleet.rows(written, but=list(but))[0][0])
-            return sum(look.video_id not in but for look in self.fleet.sandbox.looks()) - polls
+            return sum(poll.video_id not in but for poll in self.fleet.sandbox.polls()) - polls
 
         # Some are under way to the database at any moment; at the quietest of several, hardly any.
         return min(unwritten() for _ in range(20) if not self.over.wait(0.2))
@@ -158,8 +180,8 @@ class Drill:
         self.expect(count == 0, f"{count} deadlocks in the database")
 
     def longest_gap(self, began: float) -> float:
-        """The longest time without any look, from then until now."""
-        times = [began, *(look.at for look in self.fleet.sandbox.looks() if look.at >= began)]
+        """The longest time without any poll, from then until now."""
+        times = [began, *(poll.at for poll in self.fleet.sandbox.polls() if poll.at >= began)]
         return max(b - a for a, b in pairwise([*times, time.time()]))
 
     def close_servers(self) -> None:
@@ -205,6 +227,10 @@ def drilling(seed: int, rate: float, *, all_pooled: bool = False) -> Iterator[Dr
         )  # fmt: skip
         # It may fail over: whoever is in charge at the end is closed with the others.
         stack.callback(drill.close_servers)
+        folder = Folder("drill")
+        stack.callback(folder.remove)
+        accounts = folder.path / "accounts.toml"
+        accounts.write_text(ACCOUNTS)
         more = {
             "DATABASE_URL": database_url,
             "BROKER_URL": through,
@@ -212,16 +238,25 @@ def drilling(seed: int, rate: float, *, all_pooled: bool = False) -> Iterator[Dr
             "REELWATCH_RETRY_SCHEDULE": RETRY_SCHEDULE,
             "REELWATCH_WEBHOOK_TIMEOUT": "5s",
             "REELWATCH_NOT_FOUND_AFTER": "10s",
+            "REELWATCH_ACCOUNTS_FILE": str(accounts),
         }
         drill.fleet = enter(fleet(url, broker_url, rate, drill.react, **more))
+        drill.pinged = enter(Pinged())
+        drill.fleet.environment |= {
+            "REELWATCH_OPERATOR_URL": f"{drill.fleet.listener.url}/operator",
+            "REELWATCH_PING_URL": f"{drill.pinged.url}/ping",
+        }
         # What docs/producers.md tells a producer to have in its environment, and nothing else.
         drill.shop = enter(shop(url, broker_url, {"DATABASE_URL": url, "REELWATCH_SCHEMA": SCHEMA}))
         with process(["reelwatch", "migrate"], drill.fleet.environment) as migration:
             assert migration.wait(60) == 0, migration.output
+        drill.readers = [Reader(drill.fleet.environment) for _ in range(READERS)]
         watcher = threading.Thread(target=drill.watch_transactions, daemon=True)
         watcher.start()
         try:
             yield drill
         finally:
             drill.over.set()
+            for reader in drill.readers:
+                reader.finish()
             watcher.join(10)

@@ -22,9 +22,10 @@ import yaml
 
 from tests.outside import environments, servers, service
 from tests.outside.environments import run
-from tests.processes import ROOT, Process, be_usual
+from tests.processes import ROOT, Process, be_usual, free_port
 
-ROLES = {"worker": 2, "beat": 1}
+ROLES = {"worker": 2, "beat": 1, "web": 1}
+WEB_PORT = "8600"
 BASE_PACKAGES = "python3,python3-venv,python-is-python3,ca-certificates"
 # How this machine reaches its package registry is a matter of the base image.
 REGISTRY_ACCESS = ("etc/pip.conf", "etc/ssl/certs/ca-certificates.crt")
@@ -124,19 +125,22 @@ def codename() -> str:
 def try_roles(image: Image) -> None:
     """Everything that `docker compose up` starts: its commands, replicas and health checks."""
     services: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    port = str(free_port())  # of the web, beside whatever has its own on this machine
     processes, checks = [], []
     for role, replicas in ROLES.items():
-        shell, check = services[role]["healthcheck"]["test"]
-        assert (shell, services[role].get("read_only")) == ("CMD-SHELL", True)
+        kind, *check = services[role]["healthcheck"]["test"]
+        assert (kind, services[role].get("read_only")) == ("CMD", True)
         for number in range(replicas):
             on = ("on", f"{role}-{number + 1}")
-            processes.append((*on, *shlex.split(services[role]["command"])))
-            checks.append((*on, "sh", "-c", check.replace("$$", "$")))
+            command = services[role]["command"].replace(WEB_PORT, port)
+            processes.append((*on, *shlex.split(command)))
+            checks.append((*on, *(word.replace(WEB_PORT, port) for word in check)))
     assert services["migrate"]["command"] == "reelwatch migrate"  # as the trial begins
     redis_options = shlex.split(services["redis"]["command"])[1:]
     with servers.redis(*redis_options) as redis, servers.postgres(["reelwatch"]) as postgres:
         settings = {"DATABASE_URL": f"{postgres}/reelwatch", "BROKER_URL": f"{redis}/0"}
         assert services["worker"]["environment"].keys() == settings.keys()
+        settings["REELWATCH_API_TOKENS"] = "trial:read:0123456789abcdef"
         service.try_service(image, settings, processes, checks)
 
 

@@ -17,17 +17,18 @@ from tests.processes import ROOT, plain_environment
 
 LOWEST = re.compile(r"([\w-]+)(\[\w+\])?>=([\d.]+)(,<[\d.]+)?")
 # Test tools that want more of a library than we do: left out, or an older one taken.
-LEFT_OUT = ("httpx2",)
+LEFT_OUT = ("httpx2", "schemathesis")
 OLDER = {"svix": "1.62.0"}
 TESTS = ("dependencies", "imports", "settings", "log", "db", "tracking", "polling", "delivery",
-         "history", "tasks", "limits", "cli", "cli_service", "demo", "redaction",
-         "strangers_environment")  # fmt: skip
+         "history", "tasks", "limits", "cli", "cli_service", "commands_that_run", "demo",
+         "redaction", "strangers_environment")  # fmt: skip
 
 
 def lowest() -> dict[str, str]:
-    """The lowest version of each dependency."""
+    """The lowest version of each dependency, those of the web included."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = [LOWEST.fullmatch(text) for text in project["dependencies"]]
+    texts = [*project["dependencies"], *project["optional-dependencies"]["web"]]
+    declared = [LOWEST.fullmatch(text) for text in texts]
     versions = {match[1]: match[3] for match in declared if match}
     if len(versions) < len(declared):
         raise SystemExit("a dependency in pyproject.toml has no lowest version")
@@ -49,7 +50,7 @@ def tools() -> list[str]:
     """What the tests need, and can be had beside those versions."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted: list[str] = project["optional-dependencies"]["test"]
-    return [text for text in wanted if not text.startswith(LEFT_OUT)]
+    return [text for text in wanted if not text.startswith(("reelwatch", *LEFT_OUT))]
 
 
 def make(folder: Path) -> Path:
@@ -58,7 +59,7 @@ def make(folder: Path) -> Path:
     made = environments.make(folder / "environment", python)
     pins = folder / "constraints.txt"
     pins.write_text("\n".join(constraints()) + "\n")
-    environments.pip(made, "install", "--constraint", pins, "--editable", ROOT, *tools())
+    environments.pip(made, "install", "--constraint", pins, "--editable", f"{ROOT}[web]", *tools())
     print(", ".join(f"{name} {version}" for name, version in lowest().items()), flush=True)
     return made
 
@@ -67,8 +68,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the tests; the exit code is pytest's."""
     folder = environments.open_folder("lowest")
     python = make(folder.path)
-    tests = [f"tests/test_{name}.py" for name in TESTS]
-    command: list[str | Path] = [python, "-m", "pytest", "-q", "-n", "2", *tests, *arguments]
+    tests = [path for name in TESTS for path in (ROOT / "tests").glob(f"**/test_{name}.py")]
+    command: list[str | Path] = [python, "-m", "pytest", "-q", "-n", "4", *tests, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=plain_environment(), check=False)
     folder.remove()
     return done.returncode

@@ -12,7 +12,7 @@ import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.outside import environments, servers, service
@@ -22,12 +22,14 @@ from tests.processes import ROOT, Process, be_usual, plain_environment
 PRODUCERS_OWN = ("worker", "tasks", "settings", "models", "db", "events")
 UNEXPECTED = "raise RuntimeError(f'{__name__}: a module of the producer was imported')\n"
 
+# All modules but those that the arguments name.
 IMPORT_ALL = """
-import importlib, pkgutil, reelwatch
+import importlib, pkgutil, reelwatch, sys
 for module in pkgutil.walk_packages(reelwatch.__path__, "reelwatch."):
-    if ".migrations" not in module.name:
+    if not module.name.startswith(tuple(sys.argv[1:])):
         importlib.import_module(module.name)
 """
+MIGRATIONS, WEB = "reelwatch.migrations", "reelwatch.web"
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,7 @@ def info(wheel: Path) -> str:
 def install(python: Path, wheel: Path, folder: Path) -> Installed:
     """An empty environment with the wheel, in the versions of constraints.txt."""
     made = environments.make(folder / "environment", python)
-    environments.pip(made, "install", "--constraint", ROOT / "constraints.txt", wheel)
-    environments.pip(made, "check")
+    add(made, str(wheel))
     used_in = folder / "shop"
     used_in.mkdir()
     for name in PRODUCERS_OWN:
@@ -84,10 +85,21 @@ def install(python: Path, wheel: Path, folder: Path) -> Installed:
     return Installed(made.parents[1], used_in)
 
 
-def try_all(installed: Installed, settings: Mapping[str, str]) -> None:
-    """Everything that a user starts."""
+def add(python: Path, wanted: str) -> None:
+    """Install it there, in the versions of constraints.txt."""
+    environments.pip(python, "install", "--constraint", ROOT / "constraints.txt", wanted)
+    environments.pip(python, "check")
+
+
+def try_all(installed: Installed, wheel: Path, settings: Mapping[str, str]) -> None:
+    """Everything that a user starts: what needs no extra without it, then all with it."""
     alone = service.Trial(installed, {})
-    alone.run("python", "-I", "-c", IMPORT_ALL)
+    alone.run("python", "-I", "-c", IMPORT_ALL, MIGRATIONS, WEB)
+    bare = replace(installed, folder=installed.folder / "bare")
+    bare.folder.mkdir()
+    service.try_up(bare)
+    add(installed.environment / "bin" / "python", f"{wheel}[web]")
+    alone.run("python", "-I", "-c", IMPORT_ALL, MIGRATIONS)
     with ThreadPoolExecutor(1) as meanwhile:
         demo = meanwhile.submit(alone.run, "reelwatch", "demo")
         service.try_service(installed, settings)
@@ -115,7 +127,7 @@ def main(given: Sequence[str]) -> int:
                 "BROKER_URL": f"{redis}/{number}",
             }
             try:
-                try_all(install(chosen[number], wheel, home), database)
+                try_all(install(chosen[number], wheel, home), wheel, database)
             except (Exception, SystemExit) as error:
                 print(f"✗ {chosen[number]}: {error}", flush=True)
                 return False

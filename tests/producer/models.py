@@ -1,21 +1,21 @@
 """The shop's tables. Two have the names that Reelwatch's have, too, and mean something else."""
 
-import os
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, create_engine, func
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.pool import NullPool
-
-engine = create_engine(
-    os.environ["SHOP_DATABASE_URL"],
-    poolclass=NullPool,
-    connect_args={"application_name": "shop", "connect_timeout": 10},
-)
+from sqlalchemy import ForeignKey, MetaData, String, func
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
 class Base(DeclarativeBase):
-    pass
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
 
 
 class Account(Base):
@@ -24,7 +24,8 @@ class Account(Base):
     __tablename__ = "accounts"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    email: Mapped[str] = mapped_column(unique=True)
+    email: Mapped[str] = mapped_column(String(200), unique=True)
+    jobs: Mapped[list["Job"]] = relationship(back_populates="account")
 
 
 class Job(Base):
@@ -34,8 +35,9 @@ class Job(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
-    video_id: Mapped[str] = mapped_column(unique=True)
+    video_id: Mapped[str] = mapped_column(String(200), unique=True, index=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    account: Mapped[Account] = relationship(back_populates="jobs")
 
 
 class Run(Base):

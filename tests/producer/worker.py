@@ -7,16 +7,22 @@ import uuid
 from collections.abc import Callable
 
 from celery import Celery
-from sqlalchemy import select
+from sqlalchemy import create_engine, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
-from models import Account, Base, Job, Run, Told, engine
+from models import Account, Base, Job, Run, Told
 from reelwatch import cancel, recheck, track
 
 PATIENCE = 120.0  # seconds that the database may be away
 
 app = Celery("shop", broker=os.environ["SHOP_BROKER_URL"])
+engine = create_engine(
+    os.environ["SHOP_DATABASE_URL"],
+    poolclass=NullPool,
+    connect_args={"application_name": "shop", "connect_timeout": 10},
+)
 
 
 class ChangedMindError(Exception):

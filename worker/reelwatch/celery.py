@@ -1,5 +1,9 @@
 """Where `celery -A reelwatch` finds the app."""
 
-from reelwatch.app.celery import app
+from reelwatch.config import lean
+
+lean.load_structlog()
+
+from reelwatch.app.celery import app  # noqa: E402 - it loads structlog
 
 __all__ = ["app"]

@@ -2,7 +2,16 @@
 
 
 class ReelwatchError(Exception):
-    """Base of every error that Reelwatch raises on purpose."""
+    """Base of every error that Reelwatch raises on purpose.
+
+    `said`: what is wrong. `at_command`: what whoever types commands may do about it, if anything.
+    The text has both; where nobody types commands, `said` is shown alone.
+    """
+
+    def __init__(self, said: str = "", *, at_command: str = "") -> None:
+        super().__init__(f"{said}; {at_command}" if at_command else said)
+        self.said = said
+        self.at_command = at_command
 
 
 class Refused(ReelwatchError):
@@ -19,6 +28,15 @@ class NotConfigured(Refused):
 
 class HasEnded(Refused):
     """What is asked for is not possible with a job that has ended; the message says what is."""
+
+
+class CursorTooOld(ReelwatchError):
+    """Events behind this cursor of the feed are gone; `next` is the cursor to go on with."""
+
+    def __init__(self, message: str, next: str) -> None:
+        """`next`: it repeats nothing that was read, and knows that events are gone."""
+        super().__init__(message)
+        self.next = next
 
 
 class UnknownJob(ReelwatchError):

@@ -9,8 +9,10 @@ from tests.fleet import BEAT, WORKER
 from tests.proxy import Proxy, Weather
 from tests.servers import eventually, redis
 
-BY_THEMSELVES = 60.0  # seconds within which workers look without a broker, also just started ones
-END_SECONDS = 30  # from SIGTERM to the end, with nothing long under way
+BY_THEMSELVES = 60.0  # seconds within which workers poll without a broker, also just started ones
+# From SIGTERM to the end, as deployments are told to wait. A child whose last results its parent
+# does not read any more waits 30 s for that, as when a worker is told to end just as it begins.
+END_SECONDS = 45
 
 
 @fault(forgets=True, shared=True)
@@ -47,10 +49,10 @@ def refuse_redis(drill: Drill) -> None:
 
 @fault(shared=True)
 def fill_redis(drill: Drill) -> None:
-    """Redis full until workers look by themselves."""
+    """Redis full until workers poll by themselves."""
     with drill.broker.full():
         time.sleep(3)  # what was under way then is done
-        drill.wait_for_a_look(BY_THEMSELVES, "while Redis is full")
+        drill.wait_for_a_poll(BY_THEMSELVES, "while Redis is full")
 
 
 @fault(shared=True)
@@ -58,7 +60,7 @@ def start_with_full_redis(drill: Drill) -> None:
     """A worker started while Redis is full."""
     with drill.broker.full():
         started = drill.start_worker()
-        eventually(lambda: looks(started.output), BY_THEMSELVES, "a look of the new worker's")
+        eventually(lambda: polls(started.output), BY_THEMSELVES, "a poll of the new worker's")
     started.wait_for("ready", READY_SECONDS)
     code = started.terminate(END_SECONDS)
     drill.expect(code == 0, f"a worker that started with a full Redis ended with {code}")
@@ -74,7 +76,7 @@ def failover_redis(drill: Drill) -> None:
     time.sleep(5)
     # Connections that are open stay with the former one, which refuses whatever is written.
     drill.to_broker.lead_to("127.0.0.1", successor.port)
-    drill.wait_for_a_look(BY_THEMSELVES, "after Redis has failed over")
+    drill.wait_for_a_poll(BY_THEMSELVES, "after Redis has failed over")
     former.close()
 
 
@@ -98,9 +100,9 @@ def start_without_broker(drill: Drill) -> None:
 
 
 def work_without_broker(drill: Drill, ids: list[str]) -> None:
-    """A worker and a beat alone: these jobs are looked at and told, then both end."""
+    """A worker and a beat alone: these jobs are polled and told, then both end."""
     worker, beat = drill.start_worker(), drill.fleet.start(BEAT)
-    drill.wait_for_a_look(BY_THEMSELVES, "without a broker from the start")
+    drill.wait_for_a_poll(BY_THEMSELVES, "without a broker from the start")
     told = (
         "SELECT count(*) FROM deliveries JOIN jobs ON jobs.id = job_id "
         "WHERE video_id = ANY(:ids) AND deliveries.state = 'delivered'"
@@ -116,9 +118,9 @@ def work_without_broker(drill: Drill, ids: list[str]) -> None:
     drill.expect(not any(codes), f"after SIGTERM without a broker, {codes}")
 
 
-def looks(output: str) -> bool:
-    """Whether a process has logged a look."""
-    return '"event": "look"' in output
+def polls(output: str) -> bool:
+    """Whether a process has logged a poll."""
+    return '"event": "poll"' in output
 
 
 def weather(road: Proxy, kind: Weather, seconds: float) -> None:

@@ -8,7 +8,7 @@ from tests.drill.faults.kinds import fault
 from tests.drill.world import Drill
 from tests.proxy import Weather
 
-FAILOVER_SECONDS = 15.0  # from the moment there is a writable server to the first look
+FAILOVER_SECONDS = 15.0  # from the moment there is a writable server to the first poll
 
 
 @fault()
@@ -43,6 +43,6 @@ def failover_postgres(drill: Drill) -> None:
     for road in (drill.straight_to_database, drill.to_database):
         road.lead_to("127.0.0.1", successor.port)
     drill.pooler.command("RECONNECT")  # as an operator's failover script has it
-    took = drill.wait_for_a_look(60, "after PostgreSQL has failed over")
+    took = drill.wait_for_a_poll(60, "after PostgreSQL has failed over")
     drill.expect(took <= FAILOVER_SECONDS, f"{took:.1f} s without a look after a failover")
     former.close()

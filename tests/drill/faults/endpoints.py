@@ -1,4 +1,4 @@
-"""Endpoints that refuse, or are down, beside others that work."""
+"""Endpoints that refuse, are down, or want no more, beside others that work."""
 
 from datetime import UTC, datetime
 
@@ -22,6 +22,11 @@ WHERE j.video_id = ANY(:ids) AND d.state = 'delivered'
 TRIED = """
 SELECT count(DISTINCT d.id) FROM deliveries d JOIN attempts a ON a.delivery_id = d.id
 WHERE d.target = :target
+"""
+DEAD = "SELECT count(*) FROM deliveries WHERE target = :target AND state = 'dead'"
+DEAD_TOLD = """
+SELECT count(*) FROM deliveries WHERE event_type = 'delivery.dead'
+AND body::jsonb #>> '{data,endpoint}' = :target
 """
 RESTS = "SELECT count(*) FROM endpoints WHERE name = :target AND open_until IS NOT NULL"
 
@@ -58,6 +63,28 @@ def endpoint_down(drill: Drill) -> None:
             assert redelivery.wait(PATIENCE) == 0, redelivery.output
         drill.expect(_count(drill, RESTS, target) == 0, "an endpoint rests that was released")
         eventually(lambda: _told(drill, ids), PATIENCE, "a repaired endpoint was not told")
+
+
+@fault()
+def endpoint_wants_no_more(drill: Drill) -> None:
+    """An endpoint answers 410, its events are dead; `redeliver --dead` brings all of them later."""
+    target = f"{drill.fleet.listener.url}/gone"
+    drill.reaction = _gone
+    try:
+        ids = _hand_in(drill, target, "gone", EVENTS)
+        eventually(lambda: _count(drill, DEAD, target) == EVENTS, PATIENCE, "they never died")
+    finally:
+        drill.reaction = None
+    times = _count(drill, DEAD_TOLD, target)
+    drill.expect(times == 1, f"the operator was told {times} times of an endpoint's dead events")
+    command = ["reelwatch", "redeliver", "--dead", "--endpoint", target, "--yes"]
+    with process(command, drill.fleet.environment) as redelivery:
+        assert redelivery.wait(PATIENCE) == 0, redelivery.output
+    eventually(lambda: _told(drill, ids), PATIENCE, "what was dead was not told again")
+
+
+def _gone(event: Received) -> Reaction:
+    return 410 if event.path == "/gone" else 200
 
 
 def _refusing(event: Received) -> Reaction:

@@ -11,10 +11,17 @@ from tests.servers import eventually
 
 ODD_SECONDS = 15.0  # past its deadline, and past the time that one without an answer is given up
 LATE_LIMIT = 5.0  # seconds; a lone 429 holds the others for two
-PAUSED = "SELECT count(*) FROM accounts WHERE pause_reason IS NOT NULL"
+PAUSED = "SELECT count(*) FROM accounts WHERE name = 'default' AND pause_reason IS NOT NULL"
+STRANGERS = 5  # jobs whose status nobody knows
+ENDED = "SELECT count(*) FROM jobs WHERE video_id = ANY(:ids) AND state = 'completed'"
+CHANGED = """
+SELECT count(*) FROM deliveries WHERE event_type = 'upstream.changed'
+AND body::jsonb #>> '{data,what}' LIKE '%video_daydreaming%'
+"""
 OVERDUE = (
     "SELECT coalesce(max(extract(epoch FROM now() - next_poll_at)), 0) FROM jobs "
-    "WHERE next_poll_at < now() AND lease_token IS NULL AND state IN ('pending', 'running')"
+    "WHERE account = 'default' AND next_poll_at < now() AND lease_token IS NULL "
+    "AND state IN ('pending', 'running')"
 )
 
 
@@ -44,11 +51,14 @@ def upstream_hangs(drill: Drill) -> None:
 
 @fault()
 def upstream_401(drill: Drill) -> None:
-    """Upstream refuses the key for 4 s.
+    """Upstream refuses the key until the account rests, and for 4 s more.
 
-    The account rests, and is probed.
+    Then it is probed.
     """
-    upstream(drill, "401", 4)
+    drill.fleet.sandbox.set_fault("401")
+    eventually(lambda: drill.fleet.rows(PAUSED)[0][0], 60, "the account does not rest")
+    time.sleep(4)
+    drill.fleet.sandbox.set_fault("none")
 
 
 @fault()
@@ -63,7 +73,7 @@ def odd_job(drill: Drill) -> None:
     script = drill.chance.choice(sorted(ODD))
     video_id = scripted_id("veo3.1", script, 1, f"odd{drill.injected['odd_job']}")
     drill.hand_in(video_id, deadline=8)
-    eventually(lambda: any(look.video_id == video_id for look in drill.fleet.sandbox.looks()), 60)
+    eventually(lambda: any(poll.video_id == video_id for poll in drill.fleet.sandbox.polls()), 60)
     began, latest = time.time(), 0.0
     while time.time() < began + ODD_SECONDS:
         latest = max(latest, late(drill))
@@ -71,6 +81,17 @@ def odd_job(drill: Drill) -> None:
         drill.expect(not paused, f"{script}: the account was paused for one odd job")
         time.sleep(0.5)
     drill.expect(latest < LATE_LIMIT, f"{script}: another's poll was {latest:.1f} s late")
+
+
+@fault()
+def status_unknown(drill: Drill) -> None:
+    """Upstream has a status that nobody knows for some jobs: the operator is told of it, once."""
+    occasion = drill.injected["status_unknown"]
+    ids = [scripted_id("veo3.1", "odd", 20, f"u{occasion}n{n}") for n in range(STRANGERS)]
+    drill.hand_in(*ids)
+    eventually(lambda: drill.fleet.rows(ENDED, ids=ids)[0][0] == STRANGERS, 90, "they never ended")
+    [(times,)] = drill.fleet.rows(CHANGED)
+    drill.expect(times == 1, f"the operator was told {times} times of a new status")
 
 
 def late(drill: Drill) -> float:

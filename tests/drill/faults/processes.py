@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from reelwatch.jobs.polling import LEASE
+from reelwatch.jobs.claiming import LEASE
 from reelwatch.sandbox.listener import Reaction, Received
 from tests.drill.faults.kinds import fault
 from tests.drill.world import READY_SECONDS, Drill
@@ -53,9 +53,9 @@ def freeze_worker(drill: Drill) -> None:
 
     That is longer than its leases: its late results are fenced off.
     """
-    drill.fleet.sandbox.set_fault("hang")  # so that there are looks in hand
+    drill.fleet.sandbox.set_fault("hang")  # so that there are polls in hand
     time.sleep(0.5)
-    frozen = max(drill.all_running(WORKER), key=last_look)
+    frozen = max(drill.all_running(WORKER), key=last_poll)
     drill.someone_frozen = True  # perhaps within a transaction
     os.killpg(frozen.pid, signal.SIGSTOP)
     drill.fleet.sandbox.set_fault("none")
@@ -64,10 +64,10 @@ def freeze_worker(drill: Drill) -> None:
     drill.someone_frozen = False
 
 
-def last_look(worker: Process) -> str:
-    """When a worker last logged a look; empty if it never did."""
-    looks = [line for line in worker.output.splitlines() if '"event": "look"' in line]
-    return looks[-1].partition('"timestamp": ')[2] if looks else ""
+def last_poll(worker: Process) -> str:
+    """When a worker last logged a poll; empty if it never did."""
+    polls = [line for line in worker.output.splitlines() if '"event": "poll"' in line]
+    return polls[-1].partition('"timestamp": ')[2] if polls else ""
 
 
 @fault()

@@ -11,10 +11,10 @@ from tests.servers import eventually
 
 HELD = 20  # jobs
 HELD_SECONDS = 20.0
-UNTOUCHED_SECONDS = 10.0  # others are looked at all the time: this is far from an ordinary gap
+UNTOUCHED_SECONDS = 10.0  # others are polled all the time: this is far from an ordinary gap
 IN_HAND = 20  # answers that happen to be under way to the database when they are counted
-# An account that still rests after a fault before is not looked at, whatever a producer does.
-PAUSED = "SELECT name FROM accounts WHERE paused_until IS NOT NULL"
+# An account that still rests after a fault before is not polled, whatever a producer does.
+PAUSED = "SELECT name FROM accounts WHERE name = 'default' AND paused_until IS NOT NULL"
 NUMBERS = itertools.count(1)
 
 
@@ -71,7 +71,7 @@ def hold(drill: Drill, action: str, *, keep: bool) -> None:
     gap, thrown_away = drill.longest_gap(began), drill.thrown_away(but=video_ids) - thrown_away
     drill.expect(
         gap <= UNTOUCHED_SECONDS,
-        f"{gap:.1f} s without a look while a producer's `{action}` was open",
+        f"{gap:.1f} s without a poll while a producer's `{action}` was open",
     )
     drill.expect(
         thrown_away <= IN_HAND,

@@ -8,9 +8,11 @@ from typing import Any
 import structlog
 from celery import beat
 
+from reelwatch.app import life
 from reelwatch.jobs.stopping import ends_by_hangup
 
 QUIET_SECONDS = 30.0  # between two lines that say the same
+SILENCE_SECONDS = 60.0  # of a beat that hangs; a broker that hangs is given up sooner
 
 logger = structlog.get_logger(__name__)
 
@@ -26,6 +28,11 @@ class Scheduler(beat.Scheduler):
     producer: Any = None  # made when there is something to publish, not before
 
     _told: tuple[str, float] = ("", float("-inf"))
+
+    def tick(self, *args: Any, **options: Any) -> Any:
+        """Publish what is due; returns the seconds until more is."""
+        life.here.sign("beat", SILENCE_SECONDS)
+        return super().tick(*args, **options)
 
     def apply_entry(self, entry: beat.ScheduleEntry, producer: Any = None) -> None:
         """Publish one task; if that fails, say so and let it go."""
@@ -81,6 +88,3 @@ def end_on_signals(service: beat.Service) -> None:
         signal.signal(each, end)
     if ends_by_hangup():
         signal.signal(signal.SIGHUP, end)
-    control: Any = getattr(beat, "BeatPidbox", None)  # from Celery 5.7 on
-    if control is not None:
-        control.join_timeout = 0.5  # it may wait for a broker that is away: it ends with us

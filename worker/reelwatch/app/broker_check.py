@@ -1,6 +1,6 @@
 """What `doctor` finds out about the broker: it does what workers do, and names what fails."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,23 @@ from reelwatch.errors import first_line
 SECONDS = 3
 OLDEST = (6, 2)
 PIDBOX = "reelwatch.pidbox"
+EVENTS = "reelwatchev"
 TRIED = "reelwatch.doctor"  # begins as all our keys do
+INSTALLATIONS = "reelwatch.app.installations"
+PRIORITIES = ("", *(f"{redis.Channel.sep}{each}" for each in (3, 6, 9)))  # ends of lists' names
+# All keys that workers use, by their types; the lists of messages are one for each priority.
+TYPES: Mapping[str, Sequence[str]] = {
+    "list": (
+        *(f"{queue}{end}" for queue in (INTAKE, WORK) for end in PRIORITIES),
+        redis_queue.WAKE, TRIED,
+    ),
+    "hash": (redis_queue.KEYS["unacked_key"], INSTALLATIONS),
+    "zset": (redis_queue.KEYS["unacked_index_key"], "_kombu.binding_deadlines"),
+    "set": (
+        *(f"_kombu.binding.{each}" for each in (INTAKE, PIDBOX, f"reply.{PIDBOX}", EVENTS)),
+        *(f"_kombu.binding_permanent.{each}" for each in (INTAKE, PIDBOX)),
+    ),
+}  # fmt: skip
 # The very keys, in a way that changes nothing: KEYS: intake, work, unacked, index.
 TOUCH = """
 for i = 1, 2 do
@@ -51,8 +67,8 @@ def examine(url: str) -> list[Finding]:
     if broker.unchecked:
         message = "its certificate is not checked (ssl_cert_reqs): anybody could stand in for it"
         found.append(Finding("tls", message, wrong=False))
-    look = _redis if url.startswith("redis") else _rabbitmq
-    return [*found, *look(broker)]
+    poll = _redis if url.startswith("redis") else _rabbitmq
+    return [*found, *poll(broker)]
 
 
 def connected(broker: tls.Broker) -> Connection:
@@ -82,7 +98,9 @@ def _redis(broker: tls.Broker) -> Iterator[Finding]:
         client: Redis = channel.client
         yield from _server(client)
         database = client.connection_pool.connection_kwargs.get("db") or 0
-        for what, step in _steps(client, database):
+        foreign = list(_foreign(client, database))
+        yield from foreign
+        for what, step in _steps(client, database) if not foreign else ():
             try:
                 step()
             except (RedisError, OSError) as error:
@@ -104,6 +122,23 @@ def _server(client: Redis) -> Iterator[Finding]:
     if info.get("cluster_enabled") == 1:
         yield Finding("cluster", "a Redis Cluster can't be a broker of Celery's: use a single one")
     yield from _eviction(str(info.get("maxmemory_policy", "noeviction")))
+
+
+def _foreign(client: Any, database: int) -> Iterator[Finding]:
+    """Keys with our names that hold something else: each step that meets one fails."""
+    wanted = [(key, kind) for kind, keys in TYPES.items() for key in keys]
+    with client.pipeline(transaction=False) as pipe:
+        for key, _ in wanted:
+            pipe.type(key)
+        found = pipe.execute(raise_on_error=False)  # a user who may not ask is told of by the steps
+    for (key, kind), is_one in zip(wanted, found, strict=True):
+        if isinstance(is_one, bytes) and is_one not in (b"none", kind.encode()):
+            message = (
+                f"database {database} has a {is_one.decode()} of this name, where workers need a "
+                f"{kind}: somebody else uses the name. Give Reelwatch a database of its own, by "
+                "another number in BROKER_URL (redis://…/1), or delete the key if nobody needs it"
+            )
+            yield Finding(f"key {key}", message)
 
 
 def _eviction(policy: str) -> Iterator[Finding]:
@@ -149,7 +184,7 @@ def _steps(client: Any, database: int) -> Iterator[Step]:
     yield "wait", lambda: client.brpop([redis_queue.WAKE], 0.01)
     yield "bindings", bind
     yield "subscribe", listen
-    yield "publish", lambda: client.publish(f"/{database}.reelwatchev/doctor", "")
+    yield "publish", lambda: client.publish(f"/{database}.{EVENTS}/doctor", "")
 
 
 def _said(error: Exception) -> str:

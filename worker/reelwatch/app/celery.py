@@ -19,7 +19,7 @@ from celery.schedules import schedule
 from kombu import Queue
 from kombu.transport import pyamqp
 
-from reelwatch.app import beat, messages, processes, redis_queue, waiting
+from reelwatch.app import beat, life, messages, processes, redis_queue, waiting
 from reelwatch.app.loader import Loader
 from reelwatch.app.messages import INTAKE, WORK
 from reelwatch.app.processes import Application
@@ -111,8 +111,6 @@ def configuration() -> dict[str, Any]:
         "enable_utc": True,
         "timezone": "UTC",
         "beat_scheduler": SCHEDULER,
-        "beat_enable_remote_control": True,  # for health checks: silent once it has stopped ticking
-        "beat_remote_control_max_tick_age": 20,
         "beat_schedule": {
             "tick": {"task": "reelwatch.tick", "schedule": _every(TICK_SECONDS), "options": BEATEN},
             "learn": {
@@ -138,7 +136,7 @@ def _transport_options(current: settings.Settings) -> dict[str, Any]:
 app = Application(
     "reelwatch",
     loader=Loader,
-    include=["reelwatch.app.tasks"],
+    include=["reelwatch.app.tasks", "reelwatch.app.steps"],
     task_cls=f"{waiting.__name__}:{waiting.Work.__name__}",
 )
 app.add_defaults(configuration)
@@ -159,6 +157,7 @@ def _before_beating(sender: Service, **_: object) -> None:
     _begin(settings.Settings.check_database)
     _guard()
     beat.end_on_signals(sender)
+    life.here.begin("beat")
 
 
 @signals.worker_init.connect
@@ -168,7 +167,10 @@ def _before_work(**_: object) -> None:
         _tell("no_webhook_secret", hint)
     _guard()
     _prefetch_by_consumer()
-    waiting.worker.begin()
+    try:
+        waiting.worker.begin()
+    except SettingsError as error:
+        raise SystemExit(log.last_words(str(error))) from None
 
 
 def _begin(check: Callable[[settings.Settings], object]) -> None:

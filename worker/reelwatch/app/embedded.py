@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 import structlog
 from celery.beat import EmbeddedService
 from celery.concurrency.thread import TaskPool
+from celery.signals import worker_ready
 from celery.utils.functional import noop
 
-from reelwatch.app import processes
+from reelwatch.app import life, processes
 from reelwatch.app.celery import SCHEDULER, app
 from reelwatch.config import secrecy, settings
 from reelwatch.errors import ReelwatchError, SettingsError
@@ -27,20 +28,27 @@ from reelwatch.storage import migrating
 log = structlog.get_logger(__name__)
 
 THREADS = 16
-LEAST_THREADS = 3  # beat, Celery's timer, and one that works
+LEAST_THREADS = 6  # beat, standby, signs of life, Celery's timer, and those that work
+BEAT_END_SECONDS = 10.0  # it looks once a second; a broker that hangs is given up sooner
 THREAD_END_SECONDS = 2.0  # a thread that Python has done with is gone in much less
 SECRET_SECONDS = 2.0  # a secret is written in less
 
 
-def run(database_url: str) -> int:
-    """Work until asked to stop (SIGTERM, Ctrl-C); returns the exit code. Migrates first."""
+def run(database_url: str, ready: Callable[[], None]) -> int:
+    """Work until asked to stop (SIGTERM, Ctrl-C); returns the exit code. Migrates first.
+
+    `ready` is called once everything works, with the threads that it needs.
+    """
     for note in migrating.migrate(database_url):
         log.info("migrated", note=note)
     _check_threads()
+    life.here.begin("up")  # before the worker in it does, which would call itself a worker
     # Any: with `thread` it is a thread, while its stubs think of a process too. The plain scheduler
     # keeps no file: what is due stands in the database.
     beat: Any = EmbeddedService(app, thread=True, scheduler_cls=SCHEDULER)
+    _ = beat.service.scheduler  # made here: what it imports the worker imports too, at that moment
     beat.start()
+    worker_ready.connect(begin := lambda **_: ready())
     try:
         worker = app.Worker(
             pool=f"{__name__}:Pool",
@@ -53,9 +61,16 @@ def run(database_url: str) -> int:
         )
         worker.start()
     finally:
+        worker_ready.disconnect(begin)
         fanout.stopping.set()
-        beat.stop()
+        stop(beat)
     return int(worker.exitcode or 0)
+
+
+def stop(beat: Any) -> None:
+    """End beat's thread. Its own `stop` waits for ever for one that an error has ended."""
+    beat.service.stop()
+    beat.join(BEAT_END_SECONDS)
 
 
 class _Executor(ThreadPoolExecutor):

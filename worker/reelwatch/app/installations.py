@@ -15,7 +15,7 @@ from reelwatch.app import broker_check
 from reelwatch.config import tls
 from reelwatch.storage.models import Installation
 
-KEY = "reelwatch.app.installations"  # a hash: identity -> when a worker signed last, and its name
+KEY = broker_check.INSTALLATIONS  # a hash: identity -> when a worker signed last, and its name
 SIGN_SECONDS = 60.0  # between a worker's signatures
 LATELY = 180  # seconds for which one counts: workers that have ended take no ids
 ADVICE = (

@@ -17,7 +17,7 @@ from kombu.utils.json import dumps
 from reelwatch.rules.spelling import nearest
 
 INTAKE = "reelwatch"  # where producers send `reelwatch.track`, `.cancel`, `.recheck`
-WORK = "reelwatch.work"  # ticks and turns: a flood of new ids must not hold them up
+WORK = "reelwatch.work"  # ticks and batches: a flood of new ids must not hold them up
 INTAKE_TASKS = frozenset({"reelwatch.track", "reelwatch.cancel", "reelwatch.recheck"})
 OURS = "reelwatch."  # what our tasks' names begin with; `celery.chain` and the like are none
 # What Celery would have follow a task. Nothing can follow ours: this app publishes to no queue but
@@ -37,6 +37,7 @@ logger = structlog.get_logger(__name__)
 
 
 LONGEST_PAUSE = 10.0  # seconds between two tries to work with a broker that refuses
+FOREIGN_KEY = "somebody else's key is in the way in that database: `reelwatch doctor` names it"
 STEADY_SECONDS = 30.0  # a connection that held so long was a good one
 
 
@@ -62,7 +63,8 @@ class Consumer(consumer.Consumer):
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Give the connection up, and try again in a while: also what is full answers at once."""
-        logger.warning("broker_refuses", error=_shown(exc))
+        hint = {"hint": FOREIGN_KEY} if "WRONGTYPE" in str(exc) else {}
+        logger.warning("broker_refuses", error=_shown(exc), **hint)
         with warnings.catch_warnings():  # of a setting made on purpose, each time several lines
             warnings.simplefilter("ignore")
             super().on_connection_error_after_connected(exc)

@@ -54,6 +54,7 @@ install_on_term: Any = program.install_worker_term_handler  # type: ignore[attr-
 install_on_interrupt: Any = program.install_worker_int_handler  # type: ignore[attr-defined]
 
 _held: list[socket.socket] = []  # the names that this process has taken
+_asked: list[str] = []  # to end, by these signals; a handler can't log
 
 
 class Node(program.Worker):
@@ -88,6 +89,11 @@ class Node(program.Worker):
         for each in ("SIGTERM", "SIGQUIT", *(["SIGHUP"] if ends_by_hangup() else [])):
             install_on_term(worker, sig=each)
         install_on_interrupt(worker, callback=self._interrupted, exitcode=EX_OK)
+
+    def on_stopped(self) -> None:
+        """Say what ended it: a signal, or none."""
+        super().on_stopped()
+        logger.info("worker_ended", signal=_asked[0] if _asked else None)
 
     def _interrupted(self, _worker: Any) -> None:
         first = time.monotonic()
@@ -221,14 +227,21 @@ def _quota() -> float | None:
 
 @signals.worker_init.connect
 def _before_forking(sender: Any, **_: object) -> None:
-    # What is there now stays as it is. Python's collector would touch all of it in every child, and
-    # so make the child a copy of its own: twice the memory of a worker that has nothing to do.
-    gc.collect()
-    gc.freeze()
+    # Each child would look through all packages for it, though nobody keeps results.
+    sender.app.backend  # noqa: B018
     _watch_the_living()
     fanout.stopping.share()
     if isinstance(sender.concurrency, int):
         fanout.places = sender.concurrency
+
+
+@signals.worker_before_create_process.connect
+def _freeze(**_: object) -> None:
+    # What is there at the first fork stays as it is. Python's collector would touch all of it in
+    # every child, and so make the child a copy of its own: twice the memory of an idle worker.
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 @signals.worker_process_init.connect
@@ -261,7 +274,8 @@ def _watch_the_living() -> None:
 
 
 @signals.worker_shutting_down.connect
-def _begin_the_end(**_: object) -> None:
+def _begin_the_end(sig: str, **_: object) -> None:
+    _asked.append(sig)
     fanout.stopping.set()
 
 

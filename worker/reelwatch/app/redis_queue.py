@@ -29,7 +29,7 @@ KEYS = {
     "unacked_mutex_key": "reelwatch.unacked_mutex",
 }
 WAKE = "reelwatch.wake"  # no such list ever exists: to wait for it is to sleep
-WAIT_SECONDS = 0.5  # for a nudge, before the intake is looked at again
+WAIT_SECONDS = 0.5  # for a nudge, before the intake is asked again
 AGAIN_SECONDS = 10  # until a message that a worker gave back is handed out again
 SWEEP_SECONDS = 5.0  # between searches for messages that are to be handed out again
 SWEPT = 100  # of them at once

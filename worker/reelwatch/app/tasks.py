@@ -1,42 +1,53 @@
-"""The Celery tasks, each a thin call of a use case; and what keeps looks going without Celery."""
+"""The Celery tasks, each a thin call of a use case; and what keeps polls going without Celery."""
 
 import functools
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import structlog
-from celery import Task, bootsteps, signals
+from celery import Task
 from celery.exceptions import Reject
 from celery.utils.time import get_exponential_backoff_interval
-from sqlalchemy import union_all
+from sqlalchemy import CompoundSelect, union_all
 from sqlalchemy.exc import SQLAlchemyError
 from structlog.contextvars import bound_contextvars
 
-from reelwatch.app import installations, messages, waiting
+from reelwatch.app import installations, life, messages, waiting
+from reelwatch.app.callbacks import send_callback
 from reelwatch.app.celery import MESSAGE_EXPIRES, TICK_SECONDS, app
 from reelwatch.config import planning, settings
 from reelwatch.errors import Refused, first_line
-from reelwatch.jobs import delivery, fanout, intake, learning, polling, tracking
-from reelwatch.rules.status import State
+from reelwatch.jobs import (
+    delivery,
+    fanout,
+    intake,
+    learning,
+    polling,
+    redelivery,
+    tracking,
+    watching,
+)
+from reelwatch.rules.actions import BY_TASK
+from reelwatch.rules.states import State
 from reelwatch.rules.video_ids import check_tracked_id
-from reelwatch.storage import db, heartbeat
+from reelwatch.storage import db, due_jobs, heartbeat
 from reelwatch.storage.models import Job
+from reelwatch.storage.walking import NOW
 
 log = structlog.get_logger(__name__)
 
-STANDBY_LOOK_SECONDS = 5.0
+STANDBY_CHECK_SECONDS = 5.0
 FINISH_SECONDS = 25.0  # at most, for what standby has under way when its worker is to end
 TICK_MISSED_SECONDS = 15.0
 QUIET_AFTER_FAILED_NUDGE = 30.0
 PAUSE_SECONDS = 1.0  # of a slot, before a message goes back to the broker
 LONGEST_RETRY = 30  # seconds until the broker hands it out again
-TURN_LIMIT = 180  # seconds; a turn that a dead connection to the database holds is killed
+BATCH_LIMIT = 180  # seconds; a batch that a dead connection to the database holds is killed
 
 
 # ------------------------------------------------------------------ intake
@@ -93,7 +104,8 @@ def _checked(action: intake.Action, count: int) -> intake.Action:
         if count > 1:
             raise Refused(f"{count} values are given; accepted: one video id, the rest by name")
         _check(video_id, options)
-        done = action(video_id, **options)
+        by = {} if action is tracking.track else {"by": BY_TASK}
+        done = action(video_id, **options, **by)
         if isinstance(done, Job):
             _tell_known(done)
         return done
@@ -113,8 +125,9 @@ def _tell_known(job: Job) -> None:
 
 def _check(video_id: object, options: Mapping[str, Any]) -> None:
     """What no database could look for is refused here: asking again would change nothing."""
-    if "session" in options:
-        raise Refused("session: it can't come with a message")
+    for name in ("session", "by"):
+        if name in options:
+            raise Refused(f"{name}: it can't come with a message")
     check_tracked_id(video_id)
     if not isinstance(options.get("account", ""), str):
         raise Refused("account: it is not a text")
@@ -147,7 +160,7 @@ ACTIONS: Mapping[str, intake.Action] = {
 # -------------------------------------------------------------------- work
 
 
-@app.task(name="reelwatch.tick", time_limit=TURN_LIMIT)
+@app.task(name="reelwatch.tick", time_limit=BATCH_LIMIT)
 def tick() -> None:
     """Find what is due and have it done. Two beats, or late ticks, cost one statement."""
     names = _due()
@@ -160,37 +173,41 @@ def tick() -> None:
             _publish(poll, name)
 
 
-def _publish(task: Any, *args: str) -> None:
-    """What the broker does not take now is still due at the next tick."""
+def _publish(task: Any, *args: str) -> bool:
+    """Was it taken? What the broker does not take now is still due at the next tick."""
     try:
         task.apply_async(args, expires=MESSAGE_EXPIRES, retry=False)
     except Exception as error:  # each transport's client raises errors of its own
         log.warning("nudge_failed", task=task.name, error=str(error))
+        return False
+    return True
 
 
-@app.task(name="reelwatch.retry_waiting", time_limit=TURN_LIMIT, bind=True)
+@app.task(name="reelwatch.retry_waiting", time_limit=BATCH_LIMIT, bind=True)
 def retry_waiting(self: Any) -> None:
     """Try again what producers sent and could not be taken in."""
     url = settings.current().database_url
     intake.retry(url, ACTIONS, str(self.request.hostname or ""))
 
 
-@app.task(name="reelwatch.poll", time_limit=TURN_LIMIT)
+@app.task(name="reelwatch.poll", time_limit=BATCH_LIMIT)
 def poll(account: str) -> None:
-    """One turn of looks at an account's due jobs."""
-    polling.poll(settings.current(), account, nudge=nudge, hand_over=lambda: next_turn(account))
+    """One batch of polls of an account's due jobs."""
+    polling.poll(settings.current(), account, nudge=nudge, hand_over=lambda: next_batch(account))
 
 
-@app.task(name="reelwatch.learn", time_limit=TURN_LIMIT)
+@app.task(name="reelwatch.learn", time_limit=BATCH_LIMIT)
 def learn() -> None:
-    """Learn from the jobs that have ended since the last time."""
+    """Watch how all goes, learn from what has ended, go on with orders that were left."""
     current = settings.current()
+    watching.watch(current)
     learning.learn(current.database_url, planning.plans_of(current))
+    redelivery.work_at_left(current.database_url, fanout.stopping.is_set)
 
 
-@app.task(name="reelwatch.deliver", time_limit=TURN_LIMIT)
+@app.task(name="reelwatch.deliver", time_limit=BATCH_LIMIT)
 def deliver() -> None:
-    """One turn of attempts at owed events."""
+    """One batch of attempts at owed events."""
     delivery.deliver(settings.current(), send_callback)
 
 
@@ -198,79 +215,29 @@ def _due() -> Sequence[str | None]:
     """Accounts with due jobs; None if events are owed; `intake.DUE` if messages wait."""
     with db.at_once(settings.current().database_url) as session:
         now = heartbeat.beat(session, heartbeat.TICK, timedelta(seconds=TICK_SECONDS / 2))
-        if now is None:
-            return []
-        # In one statement: there is a tick every second, and most find nothing.
-        due = union_all(polling.due_accounts(now), delivery.owed(now), intake.due(now))
-        return session.scalars(due).all()
+        return [] if now is None else session.scalars(_all_due(), {"now": now}).all()
 
 
-def send_callback(task: str, queue: str, event: dict[str, Any], event_id: str) -> None:
-    """Hand an event to a Celery task of the producer's. Raises what the broker's client raises.
-
-    Straight into the queue: to declare it would take the arguments that its owner declared it with,
-    and would have this app consume from it once it connects anew. RabbitMQ gives back what has no
-    queue: `delivery.NoQueue`.
-    """
-    message = app.amqp.as_task_v2(event_id, task, (), {"event": event})
-    with app.producer_or_acquire() as producer, _returned(producer.channel) as returned:
-        producer.publish(
-            message.body,
-            exchange="",
-            routing_key=queue,
-            serializer="json",
-            headers=message.headers,
-            mandatory=True,
-            delivery_mode="persistent",
-            retry=True,  # a channel that an earlier refusal closed is opened anew
-            retry_policy=ONCE_MORE,
-            **message.properties,
-        )
-        if returned:
-            raise delivery.NoQueue(f"no queue {queue!r}")
-
-
-ONCE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
-
-
-@contextmanager
-def _returned(channel: Any) -> Iterator[list[object]]:
-    """What RabbitMQ gives back of what is published meanwhile: it does so before it confirms."""
-    found: list[object] = []
-
-    def note(error: object, *_: object) -> None:
-        found.append(error)
-
-    events = getattr(channel, "events", None)  # Redis gives nothing back: its queues come by use
-    if events is None:
-        yield found
-        return
-    events["basic_return"].add(note)
-    try:
-        yield found
-    finally:
-        events["basic_return"].discard(note)
+@functools.cache
+def _all_due() -> CompoundSelect[Any]:
+    """One statement, made once: there is a tick every second, and most find nothing."""
+    return union_all(due_jobs.due_accounts(NOW), delivery.owed(NOW), intake.due(NOW))
 
 
 class _Nudge:
-    """Has a turn begin at once. While the broker is away, the next tick does it."""
+    """Has a batch begin at once. While the broker is away, the next tick does it."""
 
     def __init__(self, task: "Task[Any, None]") -> None:
         self._task = task
         self._quiet_until = 0.0
 
     def __call__(self, *args: str) -> None:
-        if time.monotonic() < self._quiet_until:
-            return
-        try:
-            self._task.apply_async(args, expires=MESSAGE_EXPIRES, retry=False)
-        except Exception as error:  # each transport's client raises errors of its own
+        if time.monotonic() >= self._quiet_until and not _publish(self._task, *args):
             self._quiet_until = time.monotonic() + QUIET_AFTER_FAILED_NUDGE
-            log.warning("nudge_failed", task=self._task.name, error=str(error))
 
 
 nudge = _Nudge(deliver)
-next_turn = _Nudge(poll)
+next_batch = _Nudge(poll)
 
 
 # ----------------------------------------------------------------- standby
@@ -286,12 +253,14 @@ class Standby:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._node = ""
-        self._signs_at = 0.0
+        self._signs_at = self._check_at = 0.0
 
     def start(self, node: str = "") -> None:
         """Begin to watch, in the worker of that name."""
         self._node = node
         self._stop.clear()
+        # Beat and worker start at once: the first tick gets its time.
+        self._check_at = time.monotonic() + TICK_MISSED_SECONDS
         self._thread = threading.Thread(target=self._watch, name="standby", daemon=True)
         try:
             self._thread.start()
@@ -299,24 +268,24 @@ class Standby:
             log.warning("standby_missing", error=str(error))
 
     def stop(self) -> None:
-        """Stop watching; a turn under way ends by itself."""
+        """Stop watching; a batch under way ends by itself."""
         self._stop.set()
 
     def finish(self) -> None:
-        """Wait for a turn under way: what it has asked is written down before the process ends."""
+        """Wait for a batch under way: what it has asked is written down before the process ends."""
         self.stop()
         if self._thread is not None and self._thread.is_alive():
             self._thread.join(FINISH_SECONDS)
 
     def _watch(self) -> None:
-        started = time.monotonic()
-        while not self._stop.wait(STANDBY_LOOK_SECONDS):
+        while not self._stop.wait(STANDBY_CHECK_SECONDS):
+            life.here.sign("standby", BATCH_LIMIT)
             self._note_refusals()
             self._sign()
-            if time.monotonic() - started < TICK_MISSED_SECONDS:
-                continue  # beat and worker start at once: give the first tick its time
+            if time.monotonic() < self._check_at:
+                continue
             try:
-                self.look()
+                self.poll()
             except db.NotMigrated as error:
                 waiting.worker.tell(error)
             except SQLAlchemyError as error:
@@ -354,14 +323,16 @@ class Standby:
         if others:
             log.error("broker_is_shared", workers=others[:3], hint=installations.ADVICE)
 
-    def look(self) -> bool:
+    def poll(self) -> bool:
         """Do one round of work, if no tick has been seen for a while; says whether it did."""
         current = settings.current()
         with db.at_once(current.database_url) as session:
             age = heartbeat.age(session, heartbeat.TICK)
             if age is not None and timedelta(0) <= age < timedelta(seconds=TICK_MISSED_SECONDS):
+                left = TICK_MISSED_SECONDS - age.total_seconds()
+                self._check_at = time.monotonic() + left  # until then none can have been missed
                 return False
-            accounts = session.scalars(polling.due_accounts(db.now(session))).all()
+            accounts = session.scalars(due_jobs.due_accounts(db.now(session))).all()
         log.warning("tick_missing", age_seconds=age and round(age.total_seconds(), 1))
         with bound_contextvars(task="standby", batch=secrets.token_hex(4)):
             self._work(current, accounts)
@@ -369,32 +340,11 @@ class Standby:
 
     def _work(self, current: settings.Settings, accounts: Sequence[str]) -> None:
         for account in accounts:  # one after the other
-            polling.poll(current, account, turn_seconds=polling.TURN_SECONDS / len(accounts))
+            polling.poll(current, account, batch_seconds=polling.BATCH_SECONDS / len(accounts))
         delivery.deliver(current, send_callback)
+        watching.watch(current, ticking=False)
+        redelivery.work_at_left(current.database_url, fanout.stopping.is_set)
         intake.retry(current.database_url, ACTIONS, self._node)
 
 
 standby = Standby()
-
-
-class _Standing(bootsteps.StartStopStep):
-    """Standby begins with the worker, not when the broker is first reached.
-
-    Once the pool has made its processes: to fork while a thread works could copy a held lock.
-    """
-
-    requires = ("celery.worker.components:Pool",)
-
-    def start(self, parent: Any) -> None:
-        standby.start(str(getattr(parent, "hostname", "")))
-
-    def stop(self, parent: object) -> None:
-        standby.finish()
-
-
-app.steps["worker"].add(_Standing)
-
-
-@signals.worker_shutting_down.connect
-def _end_standby(**_: object) -> None:
-    standby.stop()

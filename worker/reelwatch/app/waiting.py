@@ -13,8 +13,8 @@ from celery import Task
 from sqlalchemy.exc import SQLAlchemyError
 
 from reelwatch.config import settings
-from reelwatch.errors import first_line
-from reelwatch.jobs import intake, tracking
+from reelwatch.errors import SettingsError, first_line
+from reelwatch.jobs import delivery, intake, tracking
 from reelwatch.storage import db
 
 log = structlog.get_logger(__name__)
@@ -46,12 +46,18 @@ class _Worker:
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """Prepare, if the database is there; it may come later than the worker."""
+        """Prepare, if the database is there; it may come later than the worker.
+
+        Raises `SettingsError` for one that can't be used.
+        """
         self._prepared = False
         try:
             self.prepare()
+            delivery.rehearse(settings.current())
         except db.NotMigrated as error:
             self.tell(error)
+        except SettingsError:  # that are SQLAlchemy's errors, too
+            raise
         except SQLAlchemyError as error:
             log.error("database_not_ready", error=first_line(error))
 

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from math import ceil
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reelwatch.rules.status import State
-from reelwatch.rules.wording import plain, span
+from reelwatch.rules import ages
+from reelwatch.rules.states import State
+from reelwatch.rules.timing.eta import in_short, in_words
+from reelwatch.rules.wording import host, plain, span
 
 Row = Mapping[str, Any]
 
@@ -30,7 +31,7 @@ SYMBOLS: Mapping[str, tuple[str, str]] = {  # colour alone would not do: not eve
     State.CANCELLED: ("■", "magenta"),
 }
 
-_WIDE_FROM = 118  # terminal columns; below, notes and next looks share one
+_WIDE_FROM = 118  # terminal columns; below, notes and next polls share one
 _ID_HEAD = 12  # the model; the rest of a shortened id is its end, which tells jobs apart
 TIME_WIDTH = 5  # of the narrow table
 _OTHER_LINES = 5  # what else a screen holds: the header, "… more", and the caller's own lines
@@ -69,16 +70,16 @@ def board(rows: Sequence[Row], now: datetime) -> RenderableType:
 def change_line(before: Row | None, after: Row) -> str:
     """What changed between two readings of a job, as one line of plain text; empty: nothing.
 
-    `before` is None for a job not seen before. What makes a line is a new state, a new word of
-    upstream's, or a new kind of trouble.
+    `before` is None for a job not seen before. What makes a line is a new state, a new status of
+    upstream's, or a new kind of error.
     """
     known = before or {}
     parts = []
     if known.get("state") != after["state"]:
         parts.append(f"{known['state']} -> {after['state']}" if known else str(after["state"]))
-    word = after["upstream_status"]
-    if word not in (None, known.get("upstream_status"), after["state"]):
-        parts.append(plain(word))
+    status = after["upstream_status"]
+    if status not in (None, known.get("upstream_status"), after["state"]):
+        parts.append(plain(status))
     if not parts and after.get("last_error") in (None, known.get("last_error")):
         return ""
     return "  ".join(filter(None, [job_name(after), *parts, note(after)]))
@@ -91,13 +92,15 @@ def job_name(row: Row) -> str:
 
 
 def note(row: Row) -> str:
-    """What is to be said of a job beyond its state: its error, its trouble, or its URL's host."""
+    """What is to be said of a job beyond its state: its error, its last poll's, its URL's host."""
     if row["error_code"]:
         return str(row["error_code"])
+    if in_short(row) == "?":
+        return in_words(row)
     if slow(row):
         return "slower than 95 %"
     if row["video_url"]:
-        return plain(_host(row["video_url"]))
+        return host(row["video_url"])
     if row.get("last_error"):
         return f"{row['errors_in_row']}x {row['last_error']}"
     return ""
@@ -106,24 +109,6 @@ def note(row: Row) -> str:
 def held_up(row: Row) -> str:
     """Why a job is not simply polled when it is due; empty where nothing is in the way."""
     return plain(row.get("next_poll_reason") or "")
-
-
-def left(row: Row) -> str:
-    """What half of such jobs still take at most, `~41s`; empty where that is not known."""
-    eta = row.get("eta")
-    return f"~{span(eta['p50_seconds'])}" if eta else ""
-
-
-def left_in_words(row: Row) -> str:
-    """The same for somebody who sees it for the first time, with all that is known."""
-    eta = row.get("eta")
-    if not eta:
-        return ""
-    half, most = eta["p50_seconds"], eta["p90_seconds"]
-    about = f"about {span(half)} left (half of such jobs)" if half >= 1 else "may end any moment"
-    within = f"90 % within {span(ceil(most))}" if most >= 1 else ""
-    slower = "slower than 95 % of its kind" if slow(row) else ""
-    return ", ".join(filter(None, [about, within, slower]))
 
 
 def slow(row: Row) -> bool:
@@ -198,13 +183,12 @@ def _upstream(row: Row, _now: datetime) -> str:
 
 
 def _upstream_short(row: Row, now: datetime) -> str:
-    """Its word without `video_`, which tells nothing and hides the end where room is short."""
+    """Its status without `video_`, which tells nothing and hides the end where room is short."""
     return _upstream(row, now).removeprefix("video_")
 
 
 def _time(row: Row, now: datetime) -> str:
-    """How old an open job is, how long an ended one took."""
-    return span(((row["finished_at"] or now) - row["tracked_at"]).total_seconds())
+    return span(ages.time_seconds(row, now))
 
 
 def _time_short(row: Row, now: datetime) -> str:
@@ -213,7 +197,7 @@ def _time_short(row: Row, now: datetime) -> str:
     return text if len(text) <= TIME_WIDTH else re.sub(r"(?<=[a-z]).*", "", text)
 
 
-def _next_look(row: Row, now: datetime) -> str:
+def _next_poll(row: Row, now: datetime) -> str:
     if row["next_poll_at"] is None:
         return ""
     at = row.get("next_poll_expected_at", row["next_poll_at"])  # the demo shows plain rows
@@ -230,15 +214,10 @@ def _note(row: Row, _now: datetime) -> str:
 
 
 def _next_left_note(row: Row, now: datetime) -> str:
-    said = "slow" if slow(row) else note(row)
-    return ", ".join(filter(None, [_next_look(row, now), left(row), held_up(row), said]))
-
-
-def _host(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or url
-    except ValueError:
-        return url
+    left, said = in_short(row), "slow" if slow(row) else note(row)
+    if left == "?":
+        left, said = "", "no estimate" if said == in_words(row) else said
+    return ", ".join(filter(None, [_next_poll(row, now), left, held_up(row), said]))
 
 
 def _shortened(text: str, width: int) -> str:
@@ -254,9 +233,9 @@ _WIDE = (
     Column("State", 11, _state),
     Column("Upstream", 26, _upstream),
     Column("Time", 6, _time, right=True),
-    Column("Looks", 5, lambda row, _: str(row["polls"]), right=True),
-    Column("Next", 6, _next_look, right=True),
-    Column("Left", 7, lambda row, _: left(row), right=True),
+    Column("Polls", 5, lambda row, _: str(row["polls"]), right=True),
+    Column("Next", 6, _next_poll, right=True),
+    Column("Left", 7, lambda row, _: in_short(row), right=True),
     Column("Note", 0, _note),
 )
 _NARROW = (
@@ -264,6 +243,6 @@ _NARROW = (
     Column("State", 11, _state),
     Column("Upstream", 11, _upstream_short, optional=True),
     Column("Time", TIME_WIDTH, _time_short, right=True, optional=True),
-    Column("Looks", 5, lambda row, _: str(row["polls"]), right=True, optional=True),
+    Column("Polls", 5, lambda row, _: str(row["polls"]), right=True, optional=True),
     Column("Next, left, note", 0, _next_left_note),
 )

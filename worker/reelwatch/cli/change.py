@@ -1,18 +1,20 @@
-"""Commands that change jobs: stop them, look again, order otherwise, forget them."""
+"""Commands that change jobs: stop them, poll again, order otherwise, forget them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import click
 
-from reelwatch.cli import many, options, render
+from reelwatch.cli import known, many, options, render
 from reelwatch.cli.errors import Failure
 from reelwatch.errors import HasEnded
 from reelwatch.jobs import history, pruning, tracking, updating
-from reelwatch.rules.status import FINAL, OPEN, State
+from reelwatch.rules.states import OPEN, State
 from reelwatch.rules.wording import plain
-from reelwatch.storage import db, surveys
+from reelwatch.storage import db, prospects, surveys
 from reelwatch.storage.filters import STATES, JobFilter
 from reelwatch.storage.models import Job
 from reelwatch.storage.surveys import Survey
@@ -42,7 +44,7 @@ def cancel(ids: Sequence[str], as_json: bool, **asked: Any) -> None:
     """
     if ids:
         jobs = _changed(tracking.cancel_many, ids, asked)
-        _tell_changed(jobs, as_json, {State.CANCELLED: "cancelled"})
+        _tell_changed(jobs, as_json, "cancelled")
     else:
         words = ("cancel {} job", "cancelled {} job")
         _many(surveys.to_cancel, tracking.cancel_chosen, words, asked, as_json=as_json)
@@ -54,7 +56,7 @@ def cancel(ids: Sequence[str], as_json: bool, **asked: Any) -> None:
 @many.consent
 @options.as_json
 def recheck(ids: Sequence[str], as_json: bool, **asked: Any) -> None:
-    """Look at jobs again as soon as a worker is free.
+    """Poll jobs again as soon as a worker is free.
 
     A job that is expired or cancelled, or that failed because upstream did not know its id, is
     taken up again and gets its deadline anew. One that was completed without a URL stays completed
@@ -68,11 +70,26 @@ def recheck(ids: Sequence[str], as_json: bool, **asked: Any) -> None:
     reelwatch recheck --state expired --since 24h
     """
     if ids:
-        again = {state: "will be looked at now:" for state in State if state not in FINAL}
-        _tell_changed(_changed(tracking.recheck_many, ids, asked), as_json, again)
+        jobs = _changed(tracking.recheck_many, ids, asked)
+        [when] = _when({jobs[0].account: len(jobs)})
+        _tell_changed(jobs, as_json, f"will be polled {when}:")
     else:
-        words = ("look at {} job", "will look now at {} job")
-        _many(surveys.to_recheck, tracking.recheck_chosen, words, asked, as_json=as_json)
+        words = ("poll {} job", "rechecked {} job")
+        change = tracking.recheck_chosen
+        _many(surveys.to_recheck, change, words, asked, as_json=as_json, when=_when)
+
+
+def _when(counts: Mapping[str, int]) -> Counter[str]:
+    """When jobs are polled that have been asked for now, and how many then; of so many by account.
+
+    As in `now`; a paused account's wait until it is resumed.
+    """
+    found: Counter[str] = Counter()
+    with db.reading(options.database()) as session:
+        now = db.now(session)
+        for account in sorted(counts):
+            found[prospects.when_asked(session, account, now)] += counts[account]
+    return found
 
 
 def _changed(change: Callable[..., list[Job]], ids: Sequence[str], asked: Options) -> list[Job]:
@@ -84,29 +101,34 @@ def _changed(change: Callable[..., list[Job]], ids: Sequence[str], asked: Option
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(others))
         raise click.UsageError(f"{names} chooses jobs by itself, without IDs")
     with db.transaction(options.database()) as session:
-        return change(ids, account=asked["account"] or "default", session=session)
+        account = asked["account"] or "default"
+        return change(ids, account=account, session=session, by=options.who())
 
 
-def _tell_changed(jobs: Sequence[Job], as_json: bool, done: Mapping[State, str]) -> None:
+def _tell_changed(jobs: Sequence[Job], as_json: bool, done: str) -> None:
     if as_json:
-        render.print_json([history.job_row(job) for job in jobs])
+        render.print_json([history.job_row(job) | {"changed": job.changed} for job in jobs])
         return
     for job in jobs:
         name = plain(job.video_id)
         stays = f"stays as it is: {name} has ended, {job.state}"
-        word = done.get(State(job.state))
-        click.echo(f"{word} {name}" if word else stays)
+        click.echo(f"{done} {name}" if job.changed else stays)
 
 
 def _many(
     survey: Callable[[str, JobFilter], Survey],
-    change: Callable[[str, Iterable[int], str | None], Iterator[int]],
+    change: Callable[..., Iterator[Any]],
     words: tuple[str, str],
     asked: Options,
     *,
     as_json: bool,
+    when: Callable[[Mapping[str, int]], Counter[str]] | None = None,
 ) -> None:
-    """Do it to the jobs that a filter finds, if that is agreed; `words` for before and after."""
+    """Do it to the jobs that a filter finds, if that is agreed; `words` for before and after.
+
+    `when`: what is said of jobs, where that depends on their accounts; `change` gives counts of
+    them by account then.
+    """
     fields = dict(asked)
     yes, dry_run = fields.pop("yes"), fields.pop("dry_run")
     if not any(fields.values()):
@@ -114,14 +136,32 @@ def _many(
     wanted = JobFilter(**fields | {"metadata": dict(fields["metadata"])})
     url = options.database()
     found = survey(url, wanted)
-    if not many.agreed(words[0], found, "tracked", yes=yes, dry_run=dry_run, as_json=as_json):
+    if not found.count:
+        known.check_chosen(url, wanted)
+    notes = _lines(when(found.by("account"))) if when else []
+    consent = {"yes": yes, "dry_run": dry_run, "as_json": as_json}
+    if not many.agreed(words[0], found, "tracked", notes=notes, **consent):
         return
-    turns = change(url, found.ids, wanted.state)
-    count = sum(many.through(turns, found.count, words[1], int))
+    batches = change(
+        url, found.ids, wanted.state, by=options.who(), chosen_by=dataclasses.asdict(wanted)
+    )
+    size = Counter.total if when else int
+    done = many.through(batches, found.count, words[1], size)
+    count = sum(map(size, done))
+    polled = when(sum(done, Counter())) if when else Counter[str]()
     if as_json:
-        render.print_json({"count": count, "left_out": found.count - count})
+        said = (
+            {"polled": [{"when": each, "count": polled[each]} for each in polled]} if when else {}
+        )
+        render.print_json({"count": count, "left_out": found.count - count} | said)
     else:
-        click.echo(many.counted(words[1], count) + many.left_out(found.count - count))
+        told = "\n".join(_lines(polled)) or many.counted(words[1], count)
+        click.echo(told + many.left_out(found.count - count))
+
+
+def _lines(when: Counter[str]) -> list[str]:
+    told = [many.counted("{} job", count) for count in when.values()]
+    return [f"will be polled {said}: {jobs}" for said, jobs in zip(when, told, strict=True)]
 
 
 @click.command()
@@ -129,6 +169,7 @@ def _many(
 @click.option("--webhook-url", metavar="URL", help="Tell this URL.")
 @click.option("--callback-task", metavar="NAME", help="Call this Celery task.")
 @click.option("--callback-queue", metavar="Q", help="… in this queue.")
+@options.channels
 @options.account
 @click.option("--metadata", type=options.JsonObject(), metavar="JSON",
               help="A JSON object that takes the place of what was there.")  # fmt: skip
@@ -148,7 +189,7 @@ def update(ids: Sequence[str], as_json: bool, **given: Any) -> None:
     """
     with db.transaction(options.database()) as session:
         try:
-            jobs = updating.update_many(ids, session=session, **given)
+            jobs = updating.update_many(ids, session=session, by=options.who(), **given)
         except HasEnded as error:  # nothing is wrong with the form of what was asked
             raise Failure(str(error)) from None
     if as_json:
@@ -177,6 +218,7 @@ def prune(older_than: timedelta, yes: bool, dry_run: bool, as_json: bool, **aske
     reelwatch prune --older-than 90d --yes
     """
     url, wanted = options.database(), JobFilter(**asked)
+    known.check_chosen(url, wanted)
     with db.reading(url) as session:
         before = db.now(session) - older_than
     # Counting what is deleted without a question would only take time.
@@ -184,8 +226,8 @@ def prune(older_than: timedelta, yes: bool, dry_run: bool, as_json: bool, **aske
     words = ("delete {} job", "deleted {} job")
     if not many.agreed(words[0], found, "that ended", yes=yes, dry_run=dry_run, as_json=as_json):
         return
-    turns = pruning.in_turns(url, before, wanted)
-    count = sum(many.through(turns, found.count or None, words[1], int))
+    batches = pruning.prune(url, before, wanted, by=options.who())
+    count = sum(many.through(batches, found.count or None, words[1], int))
     if as_json:
         render.print_json({"deleted": count, "before": before})
     else:

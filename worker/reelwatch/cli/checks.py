@@ -1,6 +1,6 @@
 """What `reelwatch doctor` says of the work itself: jobs, events, endpoints; and what to do then."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -8,24 +8,25 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from reelwatch.jobs.history import at_most
-from reelwatch.rules.troubles import MEANINGS
+from reelwatch.rules.endpoints import SIGNATURES, How, answer_in_short, doubt, said
+from reelwatch.rules.outlook import why_late
 from reelwatch.rules.wording import clock, span
-from reelwatch.storage import findings
+from reelwatch.storage import figures, findings
+from reelwatch.storage.counts import at_most
 from reelwatch.storage.destinations import shown
-from reelwatch.storage.findings import Dead, Failing, Refusing, Stuck
+from reelwatch.storage.findings import Dead, Unwell
+from reelwatch.storage.indexes import Invalid
+from reelwatch.storage.stuck import Stuck, in_words, stuck
 
 OK, WARNING, WRONG = "ok", "warning", "wrong"
 
 ENDPOINTS_SHOWN = 5
-_SIGNED = "does it verify with the secret that signs here (`reelwatch test-event URL` tries it)?"
-_PLACED = "is the path of its URL right?"
-DOUBTS: Mapping[int, str] = {401: _SIGNED, 403: _SIGNED, 404: _PLACED, 405: _PLACED}
+REPAIRED = "once it is repaired: `reelwatch redeliver --now --endpoint …`"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """One thing that was examined."""
 
     name: str
     status: str
@@ -33,20 +34,25 @@ class Check:
 
 
 def of_work(
-    session: Session, figures: Mapping[str, Any], slowed: Sequence[str], now: datetime
+    session: Session,
+    found: Mapping[str, Any],
+    accounts: Collection[Mapping[str, Any]],
+    now: datetime,
 ) -> Iterator[Check]:
-    """The checks of what is in the database; `figures` is what `history.summary` found, `slowed`
-    the accounts whose rate upstream's 429s have cut.
-    """
-    yield from _jobs(findings.stuck(session, now), now)
-    yield from _dead(findings.dead(session, ENDPOINTS_SHOWN), figures["dead"], now)
-    refusing = list(_refusing(findings.refusing(session, ENDPOINTS_SHOWN)))
-    failing = list(_failing(findings.failing(session, ENDPOINTS_SHOWN), now))
-    yield from refusing
-    yield from failing
-    if not refusing and not failing:
+    """The checks of what is in the database: `found` by `figures.summary`, with these accounts."""
+    yield from _jobs(stuck(session, now), now)
+    yield from _dead(findings.dead(session, ENDPOINTS_SHOWN), found["dead"], now)
+    unwell = findings.unwell(session, now, ENDPOINTS_SHOWN)
+    yield from (_unwell(each, now) for each in unwell)
+    if not unwell:
         yield Check("endpoints", OK, "none is failing, none refuses events")
-    yield _late(figures["overdue"], slowed)
+    yield _late(found["late"], figures.slowed_and_late(session, accounts, now))
+
+
+def of_indexes(found: Sequence[Invalid]) -> Iterator[Check]:
+    """What has to be said of those that are not read."""
+    for each in found:
+        yield Check(f"index {each.name}", WARNING if each.in_progress else WRONG, each.advice)
 
 
 def _jobs(found: Sequence[Stuck], now: datetime) -> Iterator[Check]:
@@ -56,36 +62,10 @@ def _jobs(found: Sequence[Stuck], now: datetime) -> Iterator[Check]:
         yield Check("jobs", OK, "none is past its deadline, none brings errors alone")
 
 
-def _stuck(account: str, parts: Sequence[Stuck], now: datetime) -> str:
-    said = []
-    overdue = sum(part.overdue for part in parts)
-    if overdue:
-        oldest = _oldest([part.overdue_since for part in parts], now)
-        why = _causes([(part.error, part.overdue) for part in parts])
-        said.append(f"{at_most(overdue)} past their deadline, the oldest for {oldest} ({why})")
-    in_vain = sum(part.in_vain for part in parts)
-    if in_vain:
-        oldest = _oldest([part.in_vain_since for part in parts], now)
-        why = _causes([(part.error, part.in_vain) for part in parts])
-        said.append(f"{at_most(in_vain)} with errors alone, the oldest for {oldest} ({why})")
-    state = " --state expired" if overdue else ""
-    return f"{'; '.join(said)}: `reelwatch list --account {account}{state}`, `reelwatch show ID`"
-
-
-def _oldest(since: Sequence[datetime | None], now: datetime) -> str:
-    return span((now - min(at for at in since if at is not None)).total_seconds())
-
-
-def _causes(counts: Sequence[tuple[str | None, int]]) -> str:
-    """`upstream refused the account's key`; with counts where there are several."""
-    causes = [
-        (MEANINGS.get(error, error) if error else "upstream names no end", count)
-        for error, count in counts
-        if count
-    ]
-    if len(causes) == 1:
-        return causes[0][0]
-    return ", ".join(f"{count}: {cause}" for cause, count in causes)
+def _stuck(account: str, parts: list[Stuck], now: datetime) -> str:
+    state = " --state expired" if any(part.overdue for part in parts) else ""
+    lists = f"`reelwatch list --account {account}{state}`, `reelwatch show ID`"
+    return f"{'; '.join(in_words(parts, now))}: {lists}"
 
 
 def _dead(found: Sequence[Dead], count: int, now: datetime) -> Iterator[Check]:
@@ -102,33 +82,28 @@ def _dead(found: Sequence[Dead], count: int, now: datetime) -> Iterator[Check]:
         yield Check(f"dead events of {shown(each.endpoint)}", WARNING, message)
 
 
-def _failing(found: Sequence[Failing], now: datetime) -> Iterator[Check]:
-    for each in found:
-        message = f"{each.failures} attempts failed in a row; {at_most(each.waiting)} events wait"
-        if each.open_until is not None and each.open_until > now:
-            until = f"it is not called until {clock(each.open_until, now)} UTC"
-            message += f"; {until}; once it is repaired: `reelwatch redeliver --now --endpoint …`"
-        yield Check(f"endpoint {shown(each.endpoint)}", WARNING, message)
-
-
-def _refusing(found: Sequence[Refusing]) -> Iterator[Check]:
+def _unwell(each: Unwell, now: datetime) -> Check:
     """A receiver that says no works; but a wrong secret or path looks just so, for days."""
-    for each in found:
-        events = "event" if each.waiting == 1 else "events"
-        said = f" ({each.http_status})" if each.http_status else ""
-        doubt = DOUBTS.get(each.http_status or 0, "what does it not like of them?")
-        message = (
-            f"{at_most(each.waiting)} {events} refused{said}, none accepted since: {doubt} "
-            "`reelwatch deliveries --state pending` lists what waits; once it is repaired: "
-            "`reelwatch redeliver --now --endpoint …`"
-        )
-        yield Check(f"endpoint {shown(each.endpoint)}", WARNING, message)
+    status = each.last_http_status
+    refuses, answer = each.how is How.REFUSING, answer_in_short(status, each.last_error)
+    message = said(each.how, each.failures, status)
+    message += f"; it has taken nothing for {span((now - each.since).total_seconds())}"
+    message += f" (the last answer: {answer})" if answer else ""
+    message += f"; {_events(each.waiting)} {'waits' if each.waiting == 1 else 'wait'}"
+    message += f", {at_most(each.dead)} {'is' if each.dead == 1 else 'are'} dead" * bool(each.dead)
+    if each.how is How.RESTING and each.open_until is not None:
+        message += f", and it is tried again at {clock(each.open_until, now)} UTC"
+    tries = " `reelwatch test-event URL` tries it;" if refuses and status in SIGNATURES else ""
+    advice = f"{doubt(each.how, status)}{tries} {REPAIRED}"
+    return Check(f"endpoint {shown(each.endpoint)}", WARNING, f"{message}; {advice}")
+
+
+def _events(count: int) -> str:
+    return f"{at_most(count)} event{'' if count == 1 else 's'}"
 
 
 def _late(count: int, slowed: Sequence[str]) -> Check:
     if not count:
-        return Check("looks", OK, "none is more than a minute late")
-    advice = "more workers, or a higher request rate?"
-    if slowed:  # a higher rate would be refused
-        advice = f"upstream answers 429 to more requests for {', '.join(slowed)}"
-    return Check("looks", WARNING, f"{at_most(count)} are more than a minute late: {advice}")
+        return Check("polls", OK, "none is late")
+    said = f"{at_most(count)} are late, due for more than a minute: {why_late(slowed)}"
+    return Check("polls", WARNING, said)

@@ -1,4 +1,4 @@
-"""`reelwatch doctor`: is everything there that looking and telling need? And if not, what to do."""
+"""`reelwatch doctor`: is everything there that polling and telling need? And if not, what to do."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -22,9 +22,11 @@ from reelwatch.rules import recognition
 from reelwatch.rules.answers import ErrorKind, Report
 from reelwatch.rules.outlook import TICK_MISSED
 from reelwatch.rules.redaction import shown_url
-from reelwatch.rules.rests import HELD, Rest, rest_of
+from reelwatch.rules.rests import HELD, Rest, by_hand, rest_of
 from reelwatch.rules.wording import clock, page_in_short, plain, span
-from reelwatch.storage import database_check, db
+from reelwatch.storage import database_check, db, indexes
+from reelwatch.storage.counts import at_most
+from reelwatch.storage.figures import summary, undelivered_webhooks
 
 SIGNS: Mapping[str, tuple[str, str]] = {
     OK: ("✓", "green"),
@@ -89,6 +91,8 @@ def examine() -> Iterator[Check]:
     yield database
     yield from _broker(current)
     if database.status == OK:
+        with db.reading(current.database_url) as session:
+            yield from checks.of_indexes(indexes.invalid(session.connection()))
         yield from _others(current)
     figures, standing = _read(current) if database.status == OK else (None, {})
     if figures is not None:
@@ -100,7 +104,7 @@ def examine() -> Iterator[Check]:
     yield from _secrets(current, figures)
     if figures is not None:
         with db.reading(current.database_url) as session:
-            yield from checks.of_work(session, figures, _slowed(standing), db.now(session))
+            yield from checks.of_work(session, figures, standing.values(), db.now(session))
         yield from _intake(current)
 
 
@@ -162,7 +166,7 @@ def _failure_text(error: Exception) -> str:
 def _read(current: settings.Settings) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]]]:
     with db.reading(current.database_url) as session:
         now = db.now(session)
-        figures = history.summary(session, now)
+        figures = summary(session, now)
         rows = history.list_accounts(session)
     return figures, {row["name"]: row | {"now": now} for row in rows}
 
@@ -221,11 +225,14 @@ def _intake(current: settings.Settings) -> Iterator[Check]:
 
 def _tick(current: settings.Settings, figures: Mapping[str, Any]) -> Check:
     age = figures["last_tick_age_seconds"]
+    if figures["standby"]:
+        causes = "does beat run, and has the broker room for its messages?"
+        return Check("tick", WRONG, f"{figures['standby']}, less promptly: {causes}")
     start = "`reelwatch up`" if current.in_memory else "`celery -A reelwatch beat` and a worker"
     if age is None:
         # With nothing but `up` to make ticks this is a fresh installation, not a broken one.
         status = WARNING if current.in_memory else WRONG
-        return Check("tick", status, f"never: nothing looks at jobs until {start} runs")
+        return Check("tick", status, f"never: nothing polls jobs until {start} runs")
     if age >= TICK_MISSED.total_seconds():
         found = f"the last one was {span(age)} ago, it should come every second"
         return Check("tick", WRONG, f"{found}: does {start} run?")
@@ -250,16 +257,12 @@ def _account(
         yield _rests(account.name, rest, row["now"])
 
 
-def _slowed(standing: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return [name for name, row in standing.items() if row["slowed_at"] is not None]
-
-
 def _rests(account: str, rest: Rest, now: datetime) -> Check:
     """By hand it is meant, and a hold ends by itself."""
-    name = f"account {account} rests"
+    name = f"account {account} {'rests' if rest.reason == HELD else 'is paused'}"
     if rest.until is None:
         resume = f"`reelwatch accounts --resume {account}`"
-        return Check(name, WARNING, f"paused {rest.reason}, its jobs wait: {resume}")
+        return Check(name, WARNING, by_hand(rest.reason, f"until {resume}"))
     wait = span((rest.until - now).total_seconds())
     again = f"until {clock(rest.until, now)}, a poll tries again in {wait}"
     status = WARNING if rest.reason == HELD else WRONG
@@ -267,13 +270,13 @@ def _rests(account: str, rest: Rest, now: datetime) -> Check:
 
 
 def _asked(name: str, account: Account) -> Check:
-    look = upstream.look(account, NO_SUCH_ID, datetime.now(UTC))
-    answer, host = look.answer, account.base_url
+    poll = upstream.poll(account, NO_SUCH_ID, datetime.now(UTC))
+    answer, host = poll.answer, account.base_url
     doubt = recognition.doubt(answer)
     if isinstance(answer, Report):
         return Check(name, WARNING, f"{host}: {doubt}: {BASE_URL}")
     if answer.kind is ErrorKind.NOT_FOUND:
-        return Check(name, OK, f"{host} accepts the key, answered in {look.duration_ms} ms")
+        return Check(name, OK, f"{host} accepts the key, answered in {poll.duration_ms} ms")
     said = page_in_short(answer.message, answer.http_status)
     if answer.kind in REFUSED:
         refusal = REFUSED[answer.kind].format(env=account.api_key_env)
@@ -294,13 +297,13 @@ def _strangers(
     """What waits for workers that know accounts which are not configured here."""
     with db.reading(current.database_url) as session:
         owed = {
-            name: history.undelivered_webhooks(session, name)
+            name: undelivered_webhooks(session, name)
             for name in standing
             if name not in current.accounts
         }
     for name, events in owed.items():
         counts = ((standing[name]["open_jobs"], "jobs"), (events, "webhooks"))
-        waiting = [f"{history.at_most(count)} {what}" for count, what in counts if count]
+        waiting = [f"{at_most(count)} {what}" for count, what in counts if count]
         if waiting:
             message = "wait, and REELWATCH_ACCOUNTS_FILE does not name it"
             yield Check(f"account {name}", WRONG, f"{' and '.join(waiting)} {message}")
@@ -327,7 +330,7 @@ def _secret(
     advice = f"{variable} is not set (`reelwatch secret` makes one)"
     waiting = _unsigned(current, variable) if figures is not None else 0
     if waiting:
-        return Check(name, WRONG, f"{history.at_most(waiting)} webhooks can't be signed: {advice}")
+        return Check(name, WRONG, f"{at_most(waiting)} webhooks can't be signed: {advice}")
     # A variable that is named on purpose is there on purpose.
     status = WARNING if variable == WEBHOOK_SECRET else WRONG
     return Check(name, status, f"webhooks are refused: {advice}")
@@ -337,4 +340,4 @@ def _unsigned(current: settings.Settings, variable: str) -> int:
     """How many webhooks are owed by the accounts whose secret is in that variable."""
     with db.reading(current.database_url) as session:
         names = [name for name in current.accounts if current.secret_variable(name) == variable]
-        return sum(history.undelivered_webhooks(session, name) for name in names)
+        return sum(undelivered_webhooks(session, name) for name in names)

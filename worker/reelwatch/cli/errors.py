@@ -1,19 +1,22 @@
 """What went wrong, in one line for the operator, and the exit code that goes with it."""
 
 import errno
+import os
 import traceback
+from contextlib import suppress
 
 import click
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from reelwatch.config import log
+from reelwatch.config import log, settings
 from reelwatch.errors import ReelwatchError, Refused, SettingsError, first_line
 from reelwatch.rules.wording import plain
 from reelwatch.storage import db
 
 FAILED = 1
 WRONG_USAGE = 2
+INDEX_BYTES = 32_768  # that SQLite takes at once for the index of its log
 
 # SQLite's words and PostgreSQL's: full, or not to be written to.
 NO_WRITING = (
@@ -72,6 +75,21 @@ def _text(error: Exception) -> str:
     return "this is a bug, please report it:\n" + "".join(traceback.format_exception(error))
 
 
+def _full() -> str | None:
+    """That the disk of SQLite's file is full, if it is: SQLite itself tells an I/O error then.
+
+    So it does where it finds no room for the index of its log, which it makes when it opens it.
+    """
+    with suppress(OSError, SettingsError):
+        path = settings.current().sqlite_path
+        folder = path and path.absolute().parent
+        if folder:
+            disk = os.statvfs(folder)
+            if disk.f_bavail * disk.f_frsize < INDEX_BYTES:
+                return f"the disk is full ({folder})"
+    return None
+
+
 def database_text(error: SQLAlchemyError) -> str:
     """What is wrong with the database, and what to do about it where that is known."""
     cause = error.orig if isinstance(error, DBAPIError) else error
@@ -83,6 +101,8 @@ def database_text(error: SQLAlchemyError) -> str:
     if isinstance(cause, PoolTimeout):
         return "the database: all connections of this process are in use"
     first = first_line(cause or error).strip()
+    if "disk i/o error" in said:
+        first = _full() or first
     if any(sign in said for sign in NO_WRITING):
         return f"the database can't be written to: {first}; what was accepted before is kept"
     return f"the database (DATABASE_URL): {first}"

@@ -1,15 +1,17 @@
 """Commands about telling producers: what was told, and sending again."""
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
 import click
 
-from reelwatch.cli import many, options, render
+from reelwatch.cli import known, many, options, render
 from reelwatch.cli.errors import Failure
 from reelwatch.errors import Refused
 from reelwatch.jobs import history, redelivery
+from reelwatch.rules.retry import DeliveryState
 from reelwatch.storage import db, surveys
 from reelwatch.storage.filters import EventFilter
 
@@ -31,6 +33,10 @@ def deliveries(video_id: str | None, limit: int, as_json: bool, **asked: Any) ->
     with db.reading(options.database()) as session:
         now = db.now(session)
         rows = history.list_deliveries(session, video_id=video_id, limit=limit, **asked)
+        if not rows:
+            known.check_account(session, asked["account"])
+            known.check_id(session, video_id, asked["account"])
+            known.check_endpoint(session, asked["endpoint"])
     if as_json:
         render.print_json(rows)
     elif rows:
@@ -43,8 +49,8 @@ def deliveries(video_id: str | None, limit: int, as_json: bool, **asked: Any) ->
 @click.argument("event_ids", metavar="[EVENT…]", nargs=-1)
 @click.option("--dead", is_flag=True, help="Those that were given up: --state dead.")
 @click.option("--now", "release", is_flag=True,
-              help="Their receivers are repaired: call them at once, however long they were to be "
-              "left alone. Without --state: what is pending or dead.")  # fmt: skip
+              help="Their receivers are repaired: call them at once, however long they were to "
+              "rest. Without --state: what is pending or dead.")  # fmt: skip
 @options.events_filter
 @many.consent
 @options.as_json
@@ -70,9 +76,9 @@ def redeliver(
 
     An endpoint is a callback URL, a host, a Celery task or task@queue.
     """
-    if dead and asked["state"] not in (None, "dead"):
+    if dead and asked["state"] not in (None, DeliveryState.DEAD):
         raise click.UsageError("--dead and another --state: nothing is both")
-    asked["state"] = "dead" if dead else asked["state"]
+    asked["state"] = DeliveryState.DEAD.value if dead else asked["state"]
     asked["untold"] = release and not event_ids
     chosen = any(asked.values())
     if event_ids and chosen:
@@ -85,16 +91,22 @@ def redeliver(
         return
     wanted = EventFilter(**asked)
     found = surveys.to_redeliver(url, wanted)
+    if not found.count:
+        known.check_chosen(url, wanted)
     if many.agreed("send {} event", found, "made", yes=yes, dry_run=dry_run, as_json=as_json):
-        turns = redelivery.redeliver_chosen(url, found.ids, states=wanted.states, release=release)
-        done = many.through(turns, found.count, "ordered {} event", len)
+        batches = redelivery.redeliver_chosen(
+            url, found.ids, states=wanted.states, release=release, by=options.who(),
+            chosen_by=dataclasses.asdict(wanted),
+        )  # fmt: skip
+        done = many.through(batches, found.count, "ordered {} event", len)
         _tell_ordered(sorted(chain.from_iterable(done)), as_json, found.count)
 
 
 def _again(url: str, event_ids: Sequence[str], release: bool) -> list[str]:
     with db.transaction(url) as session:
         try:
-            return redelivery.redeliver(session, db.now(session), event_ids, release=release)
+            now = db.now(session)
+            return redelivery.redeliver(session, now, event_ids, release=release, by=options.who())
         except Refused as error:  # an id that does not exist: nothing is wrong with its form
             raise Failure(str(error)) from None
 

@@ -8,17 +8,17 @@ from typing import IO, Any
 
 import click
 
-from reelwatch.cli import many, options, render
+from reelwatch.cli import known, many, options, render
 from reelwatch.cli.errors import WrongInput
 from reelwatch.config import settings
 from reelwatch.errors import Refused
 from reelwatch.jobs import history, tracking
 from reelwatch.rules import id_files, narrative
 from reelwatch.rules.events import DEFAULT_EVENTS, SHORT_NAMES
-from reelwatch.rules.status import FINAL, State
+from reelwatch.rules.states import FINAL, State
 from reelwatch.rules.video_ids import check_video_ids
 from reelwatch.rules.wording import plain
-from reelwatch.storage import db, jobrows
+from reelwatch.storage import db, forecasts, jobrows
 from reelwatch.storage.filters import STATES, JobFilter
 from reelwatch.storage.models import Job
 
@@ -32,6 +32,7 @@ TOLD_ONE_BY_ONE = 20  # more jobs than this are counted, not listed
 @click.option("--webhook-url", metavar="URL", help="Tell this URL. Default: WEBHOOK_URL, if set.")
 @click.option("--callback-task", metavar="NAME", help="Call this Celery task.")
 @click.option("--callback-queue", metavar="Q", help="… in this queue; default: celery.")
+@options.channels
 @options.account
 @click.option("--metadata", type=options.JsonObject(), metavar="JSON",
               help="A JSON object that comes back with every event.")  # fmt: skip
@@ -68,6 +69,7 @@ def track(ids: Sequence[str], file: IO[bytes] | None, as_json: bool, **order: An
     total = sum(len(each.ids) for each in orders)
     done = many.through(_track_all(url, orders), total, "took in {} id", len)
     jobs = list(chain.from_iterable(done))
+    _tell_untold(jobs)
     if as_json:
         render.print_json(
             [
@@ -154,6 +156,18 @@ def _track_all(url: str, orders: Iterable[_Orders]) -> Iterator[list[Job]]:
             yield jobs
 
 
+def _tell_untold(jobs: Sequence[Job]) -> None:
+    """Nobody is called about a job without a receiver: that may be meant, or forgotten."""
+    silent = [job for job in jobs if not (job.webhook_url or job.callback_task or job.channels)]
+    if silent and any(job.created for job in silent):
+        whose = "of them " if len(silent) < len(jobs) else ""
+        click.echo(
+            f"{len(silent)} {whose}without a receiver: nobody is called about how they end; "
+            "--webhook-url or --callback-task names one, GET /api/v1/events tells without",
+            err=True,
+        )
+
+
 def _tell_tracked(jobs: Sequence[Job]) -> None:
     if len(jobs) > TOLD_ONE_BY_ONE:
         new = sum(job.created for job in jobs)
@@ -194,15 +208,17 @@ def show(video_id: str, account: str, as_json: bool) -> None:
     reelwatch show veo3.1-fast:1770350082-trii1OXZc3 --json | jq .transitions
     """
     with db.reading(options.database()) as session:
-        story, now = history.story(session, video_id, account), db.now(session)
+        now = db.now(session)
+        story = history.story(session, video_id, account, signatures=True)
+        no_eta = forecasts.why_none(session, story["job"])
     if as_json:
         render.print_json(story)
     else:
-        render.print_story(story["job"], narrative.tell(story), now)
+        render.print_story(story["job"], narrative.tell(story), now, no_eta)
 
 
 @click.command("list")
-@options.jobs_filter(STATES)
+@options.jobs_filter(("open", *STATES))
 @options.limit
 @options.as_json
 def list_(limit: int, as_json: bool, metadata: Sequence[tuple[str, str]], **asked: Any) -> None:
@@ -214,13 +230,18 @@ def list_(limit: int, as_json: bool, metadata: Sequence[tuple[str, str]], **aske
     reelwatch list --limit 1000 --json | jq -r '.[] | [.video_id, .state] | @tsv'
 
     --metadata finds texts and numbers that are written so. It, --model and --prefix have no index:
-    in a long history --since or --account makes them quick.
+    in a long history --since or --account makes them quick. --state open finds what is polled
+    still, in any state.
     """
-    wanted = JobFilter(metadata=dict(metadata), **asked)
+    unended = asked["state"] == "open"
+    state = None if unended else asked["state"]
+    wanted = JobFilter(metadata=dict(metadata), **asked | {"state": state})
     with db.reading(options.database()) as session:
         now = db.now(session)
         # One more than asked for, to know whether there are more.
-        found = history.list_jobs(session, wanted, limit=limit + 1)
+        found = history.list_jobs(session, wanted, limit=limit + 1, unended=unended)
+        if not found:
+            known.check_account(session, wanted.account)
     rows = found[:limit]
     if as_json:
         render.print_json(rows)

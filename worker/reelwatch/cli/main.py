@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from reelwatch.config import secrecy
+from reelwatch.config import lean, secrecy
 from reelwatch.rules.spelling import nearest
 from reelwatch.rules.urls import DEFAULT_DATABASE
 
@@ -48,6 +48,9 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "secret": Entry("service:secret", "Make a new webhook secret."),
     },
     "Running it": {
+        "web": Entry("web:web", "Serve the API, the page and the metrics."),
+        "open": Entry("web:open_", "Open the page in a browser."),
+        "alive": Entry("alive:alive", "Health check of the workers and beats that run here."),
         "accounts": Entry("service:accounts", "Show each upstream account's standing."),
         "simulate": Entry("simulate:simulate", "What other settings would have done."),
         "migrate": Entry("service:migrate", "Bring the database to the newest revision."),
@@ -69,6 +72,7 @@ class Commands(click.Group):
         entry = next((s[cmd_name] for s in SECTIONS.values() if cmd_name in s), None)
         if entry is None:
             return None
+        lean.load_structlog()
         module, _, name = entry.where.partition(":")
         command: click.Command = getattr(importlib.import_module(f"reelwatch.cli.{module}"), name)
         return command

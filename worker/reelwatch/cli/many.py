@@ -6,7 +6,7 @@ with a question, and a program has to say `--yes`, for it can't see how many it 
 
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -31,10 +31,19 @@ def consent(command: Command) -> Command:
     return yes(dry(command))
 
 
-def agreed(will: str, found: Survey, when: str, *, yes: bool, dry_run: bool, as_json: bool) -> bool:
+def agreed(
+    will: str,
+    found: Survey,
+    when: str,
+    *,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+    notes: Sequence[str] = (),
+) -> bool:
     """Is it to be done to all that was found? `will` says what, as in `cancel {} job`.
 
-    `when` says what the times of the survey are, as in `tracked`.
+    `when` says what the times of the survey are, as in `tracked`; `notes` is what follows it.
 
     Shows what was found wherever the answer is not clear already. Ends the command where nobody
     can be asked, and where somebody says no.
@@ -42,12 +51,11 @@ def agreed(will: str, found: Survey, when: str, *, yes: bool, dry_run: bool, as_
     if dry_run and as_json:
         render.print_json(_as_json(found))
     elif dry_run:
-        click.echo("\n".join(_lines(f"would {will}", found, when)))
+        click.echo("\n".join([*_lines(f"would {will}", found, when), *notes]))
     if dry_run or yes or not found.count:
         return not dry_run
-    confirm(
-        "\n".join(_lines(f"this would {will}", found, when)), "--yes does it, --dry-run only counts"
-    )
+    said = [*_lines(f"this would {will}", found, when), *notes]
+    confirm("\n".join(said), "--yes does it, --dry-run only counts")
     return True
 
 
@@ -95,8 +103,10 @@ def _as_json(found: Survey) -> dict[str, Any]:
     return {"count": found.count, "oldest": found.oldest, "newest": found.newest, "groups": groups}
 
 
-def through(turns: Iterable[T], total: int | None, what: str, size: Callable[[T], int]) -> list[T]:
-    """Go through all turns, each committed when it is over. Ctrl-C ends it after the one under way.
+def through(
+    batches: Iterable[T], total: int | None, what: str, size: Callable[[T], int]
+) -> list[T]:
+    """Go through all batches, each committed when it is over. Ctrl-C ends it after the current one.
 
     `what` says what was done to how many, as in `cancelled {} job`; a `total` of None: nobody
     has counted.
@@ -112,7 +122,7 @@ def through(turns: Iterable[T], total: int | None, what: str, size: Callable[[T]
 
     with _progress(total) as advance, _asked_to_stop() as stopped:
         try:
-            for each in turns:
+            for each in batches:
                 done.append(each)
                 advance(size(each))
                 if stopped() and sum(map(size, done)) != total:

@@ -1,6 +1,8 @@
 """Options that commands share, how their values are read, and the way to the database."""
 
+import getpass
 import json
+import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -10,6 +12,8 @@ import click
 from reelwatch.cli.errors import Failure
 from reelwatch.config import log, settings
 from reelwatch.rules import durations
+from reelwatch.rules.channels import NAMED
+from reelwatch.rules.retry import DeliveryState
 from reelwatch.rules.webhook_secrets import ACCEPTED, parse_secrets
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -30,27 +34,19 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, datetime):
             return value
         try:
-            return _moment(str(value).strip())
+            return durations.parse_moment(str(value).strip(), datetime.now(UTC))
         except (ValueError, OverflowError):
-            accepted = "2026-02-06T03:58:49Z, 2026-02-06, or a span before now such as 90m, 2h, 7d"
+            accepted = durations.MOMENT_FORMS
             self.fail(f"{value!r}{_units(value)}; accepted: {accepted}", param, ctx)
 
 
 def _units(value: object) -> str:
     """A hint for a span without its unit."""
     text = str(value).strip()
-    bare = text.replace(".", "", 1).isdecimal()
+    bare = text.isascii() and text.replace(".", "", 1).isdecimal()
     if bare and not float(text):
         return f" has no unit: {text}s?"
     return f" has no unit: {text}s? {text}m? {text}h? {text}d?" if bare else ""
-
-
-def _moment(text: str) -> datetime:
-    span = durations.DURATION.fullmatch(text.casefold())
-    if span and span[2]:  # without a unit it is a date, or a mistake
-        return datetime.now(UTC) - timedelta(seconds=durations.parse_duration(text))
-    at = datetime.fromisoformat(text)
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 class Span(click.ParamType):  # type: ignore[type-arg]
@@ -128,7 +124,10 @@ class Names(click.ParamType):  # type: ignore[type-arg]
     ) -> list[str]:
         """The names in order."""
         parts = value if isinstance(value, list) else str(value).split(",")
-        return [name.strip() for name in parts if name.strip()]
+        names = [name.strip() for name in parts if name.strip()]
+        if not names:
+            self.fail(f"{value!r} names nothing; without the option the default holds", param, ctx)
+        return names
 
 
 class JsonObject(click.ParamType):  # type: ignore[type-arg]
@@ -147,6 +146,33 @@ class JsonObject(click.ParamType):  # type: ignore[type-arg]
         if not isinstance(parsed, dict):
             self.fail("a JSON object is accepted, such as '{\"user\": 7}'", param, ctx)
         return parsed
+
+
+class _Way(click.ParamType):  # type: ignore[type-arg]
+    """`channel=target`."""
+
+    name = "way"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """The channel and the target."""
+        name, sign, target = str(value).partition("=")
+        if not sign:
+            self.fail("a channel and its target are accepted, such as stream=videos", param, ctx)
+        return name, target
+
+
+def _as_object(_ctx: object, _param: object, ways: Sequence[tuple[str, str]]) -> Any:
+    return dict(ways) or None
+
+
+def channels(command: Command) -> Command:
+    """`--channel`, once for each."""
+    return click.option(
+        "--channel", "channels", type=_Way(), multiple=True, callback=_as_object,
+        metavar="CHANNEL=NAME", help=f"Tell by this channel, too ({', '.join(NAMED)}).",
+    )(command)  # fmt: skip
 
 
 def as_json(command: Command) -> Command:
@@ -200,7 +226,7 @@ def jobs_filter(states: Sequence[str]) -> Callable[[Command], Command]:
 
 def events_filter(command: Command) -> Command:
     """The options of a filter of events, by the names of its fields."""
-    states = click.Choice(["pending", "delivered", "dead"])
+    states = click.Choice([state.value for state in DeliveryState])
     added: Sequence[Callable[[Command], Command]] = (
         click.option("--state", type=states, help="Only in this state."),
         click.option("--account", metavar="A", help="Of this upstream account."),
@@ -232,3 +258,11 @@ def database() -> str:
             "`reelwatch up` or `reelwatch migrate` makes it"
         )
     return current.database_url
+
+
+def who() -> str:
+    """Who does what a command does, as `actions` keeps it: `cli:USER`."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"cli:{os.getuid()}"

@@ -18,15 +18,21 @@ from rich.table import Table
 from rich.text import Text
 
 from reelwatch.cli import board
-from reelwatch.rules import events
+from reelwatch.rules import ages, events
 from reelwatch.rules.outlook import Expected, sentence
-from reelwatch.rules.status import OPEN
+from reelwatch.rules.retry import DeliveryState
+from reelwatch.rules.states import OPEN
+from reelwatch.rules.status import Meaning, meaning_of
+from reelwatch.rules.timing import eta
 from reelwatch.rules.wording import destinations, plain, receiver, span
-from reelwatch.rules.words import Meaning, meaning_of
 
 Row = Mapping[str, Any]
 
-SYMBOLS = {**board.SYMBOLS, "delivered": ("✓", "green"), "dead": ("✗", "red")}
+SYMBOLS = {
+    **board.SYMBOLS,
+    DeliveryState.DELIVERED: ("✓", "green"),
+    DeliveryState.DEAD: ("✗", "red"),
+}
 PIPE_WIDTH = 100_000  # nothing is wrapped or cut where a program reads
 
 
@@ -120,7 +126,7 @@ def print_jobs(rows: Sequence[Row], now: datetime) -> None:
 
     Their TIME is how old an open one is, and how long an ended one took.
     """
-    titles = ("VIDEO", "STATE", "TIME", "LEFT", "LOOKS", "NOTE")
+    titles = ("VIDEO", "STATE", "TIME", "LEFT", "POLLS", "NOTE")
     reasons = dict.fromkeys(filter(None, (row["next_poll_reason"] for row in rows)))
     numbers = {reason: str(place) for place, reason in enumerate(reasons, 1)}
     marks = numbers if at_terminal() else {}
@@ -130,19 +136,18 @@ def print_jobs(rows: Sequence[Row], now: datetime) -> None:
 
 
 def _job_cells(row: Row, now: datetime, marks: Mapping[str, str]) -> Sequence[str | Text]:
-    end = row["finished_at"] or now
-    time = span((end - row["tracked_at"]).total_seconds())
-    name, state, looks = board.job_name(row), state_text(row["state"]), str(row["polls"])
-    return name, state, time, board.left(row), looks, _note(row, now, marks)
+    time = span(ages.time_seconds(row, now))
+    name, state, polls = board.job_name(row), state_text(row["state"]), str(row["polls"])
+    return name, state, time, eta.in_short(row), polls, _note(row, now, marks)
 
 
 def _note(row: Row, now: datetime, marks: Mapping[str, str]) -> str:
-    word = row["upstream_status"] if row["next_poll_at"] else None
-    if meaning_of(word) is Meaning.SUCCESS and row["state"] in OPEN:
-        word = f"upstream says {word}, no URL yet"
+    status = row["upstream_status"] if row["next_poll_at"] else None
+    if meaning_of(status) is Meaning.SUCCESS and row["state"] in OPEN:
+        status = f"upstream says {status}, no URL yet"
     reason = row["next_poll_reason"]
     marked = {**row, "next_poll_reason": marks.get(reason, reason)}
-    parts = (word, board.note(row), _next_poll(marked, now))
+    parts = (status, board.note(row), _next_poll(marked, now))
     return ", ".join(str(part) for part in parts if part)
 
 
@@ -157,12 +162,14 @@ def _next_poll(row: Row, now: datetime) -> str:
 # ------------------------------------------------------------------- story
 
 
-def print_story(job: Row, sentences: Sequence[tuple[datetime, str]], now: datetime) -> None:
-    """A job's present state, then its story."""
+def print_story(
+    job: Row, sentences: Sequence[tuple[datetime, str]], now: datetime, no_eta: str = ""
+) -> None:
+    """A job's present state, then its story. `no_eta`: why there is no `eta`, if that is known."""
     screen = console()
     heading = (plain(job["video_id"]), "bold")
     screen.print(Text.assemble(heading, "  ", state_text(job["state"])), soft_wrap=True)
-    for name, value in _facts(job, now):
+    for name, value in _facts(job, now, no_eta):
         screen.print(_beside(f"  {name:<8}", value), soft_wrap=name == "video")
     day = None
     for at, text in sentences:
@@ -196,7 +203,7 @@ def _grid(name: Text, value: Text, apart: int) -> Table:
     return grid
 
 
-def _facts(job: Row, now: datetime) -> Iterable[tuple[str, str]]:
+def _facts(job: Row, now: datetime, no_eta: str) -> Iterable[tuple[str, str]]:
     yield "account", job["account"]
     if job["model"]:
         yield "model", job["model"]
@@ -206,8 +213,10 @@ def _facts(job: Row, now: datetime) -> Iterable[tuple[str, str]]:
         yield "video", job["video_url"]
     if job["error_code"]:
         yield "error", f"{job['error_code']}: {job['error_message']}"
-    yield "looks", ", ".join(part for part in (str(job["polls"]), _next_poll(job, now)) if part)
-    if ahead := board.left_in_words(job):
+    yield "polls", ", ".join(part for part in (str(job["polls"]), _next_poll(job, now)) if part)
+    if took := ages.in_words(job):
+        yield "took", took
+    if ahead := eta.in_words(job) or no_eta:
         yield "eta", ahead
     yield "deadline", clock(job["deadline_at"])
     yield "tells", destinations(job)
@@ -241,14 +250,14 @@ def _delivery_parts(row: Row, now: datetime) -> Iterable[str]:
 def _told_so_far(row: Row, now: datetime) -> str:
     """`not sent yet; next attempt now`, `delivered at … by attempt 2 in 12 ms`, …"""
     last, number = row["last_attempt"], row["attempts"]
-    if row["state"] == "delivered":
+    if row["state"] == DeliveryState.DELIVERED:
         took = f" in {last['duration_ms']} ms" if last else ""
         return f"delivered at {clock(row['delivered_at'])} by attempt {number}{took}"
     tried = f"{number} attempt" + ("s" if number != 1 else "") if number else "not sent yet"
     if last:
         outcome = last["error"] or "delivered"
         tried += f", the last at {clock(last['at'])}: {outcome}, after {last['duration_ms']} ms"
-    if row["state"] == "dead":
+    if row["state"] == DeliveryState.DEAD:
         return f"given up after {tried}; `reelwatch redeliver {row['id']}` sends it again"
     expected = Expected(row["next_attempt_expected_at"], row["next_attempt_reason"])
     return f"{tried}; next attempt {sentence(expected, now)}"
@@ -276,8 +285,8 @@ def job_line(job: Row) -> str:
 
 
 def _ahead(row: Row) -> Iterable[str]:
-    if ahead := board.left(row):
-        yield f"{ahead} left"
+    if ahead := eta.in_passing(row):
+        yield ahead
 
 
 def _outcome(change: Row) -> Iterable[str]:

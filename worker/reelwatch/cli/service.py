@@ -1,6 +1,7 @@
 """Commands that run things: everything in one process, the demo, the sandbox, housekeeping."""
 
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import version
@@ -8,23 +9,28 @@ from typing import Any
 
 import click
 import structlog
+from click.core import ParameterSource
 
 from reelwatch.app import embedded
-from reelwatch.cli import many, options, render
+from reelwatch.cli import many, options, render, web
 from reelwatch.cli.errors import not_served
 from reelwatch.config import log, secrecy, settings
 from reelwatch.config.accounts import Account
+from reelwatch.config.tokens import parse_tokens
 from reelwatch.jobs import history, pausing
 from reelwatch.rules.redaction import shown_url
-from reelwatch.rules.rests import rest_of
+from reelwatch.rules.rests import by_hand, rest_of
 from reelwatch.rules.wording import clock
 from reelwatch.sandbox import upstream as sandbox
 from reelwatch.storage import db, migrating
+from reelwatch.storage.counts import at_most
 
 
 @click.command()
+@click.option("--keep", is_flag=True, envvar="KEEP", help="Stay until Ctrl-C, for the page to be "
+              "looked at; at a terminal it does so anyway.")  # fmt: skip
 @click.pass_context
-def demo(ctx: click.Context) -> None:
+def demo(ctx: click.Context, keep: bool) -> None:
     """See the whole way work, on this machine alone: 25 videos from id to verified webhook.
 
     Nothing needs to be configured or running. It takes about a minute; its database stays in a
@@ -35,13 +41,18 @@ def demo(ctx: click.Context) -> None:
     """
     from reelwatch.cli import demo as show  # noqa: PLC0415 - no other command here needs it
 
-    ctx.exit(show.run(render.console()))
+    console = render.console()
+    ctx.exit(show.run(console, keep=keep or console.is_interactive))
 
 
 @click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to serve the page.")
+@click.option("--port", default=web.PORT, show_default=True, type=click.IntRange(0, 65535),
+              help="0, or if it is not given and taken: any that is free.")  # fmt: skip
+@click.option("--no-web", is_flag=True, help="Serve no page and no API.")
 @click.pass_context
-def up(ctx: click.Context) -> None:
-    """Run everything in one process: looks, webhooks and the clock that drives them.
+def up(ctx: click.Context, host: str, port: int, no_web: bool) -> None:
+    """Run everything in one process: polls, webhooks, the clock that drives them, and the page.
 
     Brings the database to the newest revision first. Without configuration it uses an SQLite
     database in this folder, an in-memory broker, and a webhook secret it makes and keeps beside the
@@ -58,15 +69,19 @@ def up(ctx: click.Context) -> None:
     settings.current.cache_clear()  # what was prepared is in the environment now
     secrecy.outlive_readers()
     log.configure(current)
-    if log.json_alone():
-        said = [" ".join(line.split()) for line in _greeting(current)]
-        structlog.get_logger(__name__).info("up_starting", said=said)
-    else:
-        click.echo("\n".join(_greeting(current)))
-    ctx.exit(embedded.run(current.database_url))
+    named = ctx.get_parameter_source("port") is not ParameterSource.DEFAULT
+    ports = () if no_web else (port,) if named else (port, 0)
+    with web.beside(current, host, *ports) as page:
+        said = list(_greeting(current, None if no_web else page.said))
+        if log.json_alone():
+            in_a_line = [" ".join(line.split()) for line in said]
+            structlog.get_logger(__name__).info("up_starting", said=in_a_line)
+        else:
+            click.echo("\n".join(said))
+        ctx.exit(embedded.run(current.database_url, page.start))
 
 
-def _greeting(current: settings.Settings) -> Iterator[str]:
+def _greeting(current: settings.Settings, page: str | None = None) -> Iterator[str]:
     yield f"Reelwatch {version('reelwatch')}, everything in one process; Ctrl-C ends it."
     yield f"  database  {shown_url(current.database_url)}"
     broker = "in this process" if current.in_memory else shown_url(current.broker)
@@ -78,6 +93,8 @@ def _greeting(current: settings.Settings) -> Iterator[str]:
     hook = current.webhook_url  # what follows its `?` may be a token
     target = hook.partition("?")[0] if hook else "the URL that each job names"
     yield f"  webhooks  to {target}, {_signed(current)}"
+    if page is not None:
+        yield f"  page      {page}"
     yield "Track a video from another terminal:  reelwatch track ID --webhook-url https://…"
     yield "and see what becomes of it:           reelwatch watch"
 
@@ -164,25 +181,25 @@ def accounts(pause: str | None, resume: str | None, reason: str, as_json: bool) 
     deadlines of its jobs are told all the same.
 
     Its rate is lower than configured after a 429 and rises again while there is quiet. An account
-    is short of requests while its jobs want more looks than the rate allows: those that have most
-    likely ended are then looked at first.
+    is short of requests while its jobs want more polls than the rate allows: those that have most
+    likely ended are then polled first.
     """
-    url = options.database()
+    url, configured = options.database(), settings.current().accounts
     if reason and pause is None:
         raise click.UsageError("--reason goes with --pause")
     if pause is not None and resume is not None:
         raise click.UsageError("--pause and --resume: one of them")
-    if pause is not None and not pausing.pause_account(pause, reason):
+    if pause is not None and not pausing.pause_account(pause, reason, by=options.who()):
         click.echo(f"{pause} is paused already", err=True)
-    if resume is not None and not pausing.resume_account(resume):
+    if resume is not None and not pausing.resume_account(resume, by=options.who()):
         click.echo(f"{resume} works already", err=True)
     with db.reading(url) as session:
         now, stored = db.now(session), history.list_accounts(session)
-    rows = list(_joined(stored, settings.current().accounts))
+    rows = list(_joined(stored, configured))
     if as_json:
         render.print_json(rows)
         return
-    titles = ("ACCOUNT", "KEY", "REQUESTS/S", "OPEN JOBS", "STANDING", "UPSTREAM")
+    titles = ("ACCOUNT", "KEY", "REQUESTS/S", "OPEN JOBS", "SINCE", "STANDING", "UPSTREAM")
     render.print_table(titles, [_account_cells(row, now) for row in rows])
 
 
@@ -195,13 +212,14 @@ def _joined(
         account = configured.get(name)
         blank = {"name": name, "requests_per_second": None, "open_jobs": 0, "paused_until": None,
                  "pause_reason": None, "pauses_in_row": 0, "slowed_at": None,
-                 "look_price": 0.0}  # fmt: skip
+                 "paused_since": None, "slowed_since": None, "look_price": 0.0}  # fmt: skip
+        row = blank | known.get(name, {})
+        rate = row.pop("configured_rate", None)  # the workers'
         yield (
-            blank
-            | known.get(name, {})
+            row
             | {
                 "configured": account is not None,
-                "configured_requests_per_second": account and account.requests_per_second,
+                "configured_requests_per_second": rate or (account and account.requests_per_second),
                 "base_url": account and account.base_url,
                 "key_set": bool(account and account.api_key),
             }
@@ -212,21 +230,23 @@ def _account_cells(row: Mapping[str, Any], now: Any) -> tuple[str, ...]:
     full, rate = row["configured_requests_per_second"], row["requests_per_second"]
     shown = rate or full
     slowed = f" of {full:g}" if full and rate and row["slowed_at"] and rate < full else ""
+    begun = row["paused_since"] if row["pause_reason"] else row["slowed_since"] if slowed else None
+    since = render.clock(begun) if begun else ""
     key = ("set" if row["key_set"] else "missing") if row["configured"] else "not configured"
-    return (row["name"], key, f"{shown:.3g}{slowed}", str(row["open_jobs"]),
+    return (row["name"], key, f"{shown:.3g}{slowed}", at_most(row["open_jobs"]), since,
             _standing(row, now, slowed=bool(slowed)), row["base_url"] or "")  # fmt: skip
 
 
 def _standing(row: Mapping[str, Any], now: Any, *, slowed: bool) -> str:
     rest = rest_of(row, now)
     if rest is not None and rest.until is None:
-        return f"paused until it is resumed: {rest.reason}"
+        return f"paused {by_hand(rest.reason, 'until it is resumed')}"
     if rest is not None:
         wait = (rest.until - now).total_seconds() if rest.until else 0.0
         return f"rests {wait:.0f} s more, until {clock(rest.until or now, now)}: {rest.reason}"
     said = ["slowed by 429"] if slowed else []
     if row["look_price"] > 0:
-        said.append("short of requests: jobs wait for their looks")
+        said.append("short of requests: jobs wait for their polls")
     return ", ".join(said) or "works"
 
 
@@ -269,9 +289,11 @@ def migrate(to: str, yes: bool, as_json: bool) -> None:
 
 
 @click.command()
+@click.option("--token", "caller", metavar="NAME:ROLE", help="Make a token of the API instead, for "
+              "REELWATCH_API_TOKENS; the role is read, produce or operate.")  # fmt: skip
 @options.as_json
-def secret(as_json: bool) -> None:
-    """Make a new webhook secret and print it; nothing is stored.
+def secret(caller: str | None, as_json: bool) -> None:
+    """Make a new webhook secret and print it; nothing is stored, and it is not shown again.
 
     \b
     export WEBHOOK_SECRET=$(reelwatch secret)
@@ -281,9 +303,20 @@ def secret(as_json: bool) -> None:
 
     \b
     export WEBHOOK_SECRET="$(reelwatch secret) $WEBHOOK_SECRET"
+    export REELWATCH_API_TOKENS="$(reelwatch secret --token shop:produce)"
     """
-    made = embedded.new_secret()
+    made = embedded.new_secret() if caller is None else _new_token(caller)
     if as_json:
         render.print_json({"secret": made})
     else:
         click.echo(made)
+
+
+def _new_token(caller: str) -> str:
+    made = f"{caller}:{secrets.token_urlsafe(32)}"
+    try:
+        parse_tokens(made)
+    except ValueError:
+        accepted = "accepted: NAME:ROLE, with letters, digits and ._- and read, produce or operate"
+        raise click.BadParameter(accepted, param_hint="--token") from None
+    return made

@@ -12,8 +12,8 @@ from reelwatch.cli.errors import Failure
 from reelwatch.config import settings
 from reelwatch.jobs import learning
 from reelwatch.rules.timing.pace import Pace
-from reelwatch.rules.timing.schedule import Plans
-from reelwatch.rules.timing.simulation import Learner, Video, run
+from reelwatch.rules.timing.planner import Plans
+from reelwatch.rules.timing.simulator import Learner, Video, run
 from reelwatch.storage import db
 
 LIKE = (0.5, 1.0, 2.0)  # of the present value, where none are named
@@ -49,7 +49,7 @@ def simulate(
     account: str,
     as_json: bool,
 ) -> None:
-    """Play finished jobs again, looked at under other settings: how many requests that takes, and
+    """Play finished jobs again, polled under other settings: how many requests that takes, and
     how late their ends are noticed. What network and database cost is not in it.
 
     \b
@@ -83,7 +83,7 @@ def simulate(
         render.print_json(rows)
         return
     click.echo(f"{len(videos)} finished jobs of the account {account!r}, played again")
-    titles = ("poll min", "target", "rate", "looks", "per job", "mean delay", "p99 delay", "")
+    titles = ("poll min", "target", "rate", "polls", "per job", "mean delay", "p99 delay", "")
     render.print_table(titles, [list(_cells(row)) for row in rows])
 
 
@@ -100,8 +100,8 @@ def _played(
         "poll_min_seconds": setting.poll_min,
         "target_delay_seconds": setting.target_delay,
         "requests_per_second": setting.rate,
-        "requests": outcome.looks,
-        "requests_per_job": round(outcome.looks_per_job, 2),
+        "requests": outcome.polls,
+        "requests_per_job": round(outcome.polls_per_job, 2),
         "mean_delay_seconds": round(outcome.mean_delay, 2),
         "p99_delay_seconds": round(outcome.delay_at(0.99), 2),
         "present": setting == now,

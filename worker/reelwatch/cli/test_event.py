@@ -16,13 +16,14 @@ from reelwatch.cli import options, render
 from reelwatch.cli.errors import Failure, WrongInput
 from reelwatch.config import settings
 from reelwatch.errors import NotConfigured, Refused
-from reelwatch.jobs import delivery
+from reelwatch.jobs.channels import webhook
 from reelwatch.net.http import AddressBlocked, DeadlinePassed, TransferError
 from reelwatch.rules import events, hints
 from reelwatch.rules.answers import Meaning, Report, clean_text
 from reelwatch.rules.callback_url import check_url
-from reelwatch.rules.status import EventType
+from reelwatch.rules.states import EventType
 from reelwatch.rules.wording import plain
+from reelwatch.storage.outcomes import EXCERPT_LIMIT
 
 MARK = "test"  # begins its event id, names its key in `data`
 VIDEO_URL = "https://example.com/reelwatch-test.mp4"
@@ -69,7 +70,7 @@ def test_event(url: str, account: str, as_json: bool) -> None:
     now = datetime.now(UTC)
     event_id, body = f"evt_{MARK}_{secrets.token_hex(12)}", sample(account, now)
     text = events.encode(body)
-    headers = delivery.signed_headers(signers, event_id, now, text)
+    headers = webhook.signed_headers(signers, event_id, now, text)
     result = Result(True, _shown(url), account, event_id, headers, body)
     result = _sent(current, target, result, text)
     if as_json:
@@ -109,28 +110,28 @@ def _allow(current: settings.Settings, url: str) -> str:
 
 def sample(account: str, now: datetime) -> dict[str, Any]:
     """The body of a `video.completed` about a video that is none, which `data.test` says."""
-    subject = events.Subject(
-        video_id=f"reelwatch-{MARK}:{secrets.token_hex(4)}",
-        account=account,
-        model=f"reelwatch-{MARK}",
-        state="completed",
-        upstream_status="completed",
-        sequence=1,
-        polls=1,
-        tracked_at=now,
-        upstream_created_at=now,
-        upstream_finished_at=now,
-        finished_at=now,
-        late=False,
-        metadata={},
-    )
+    row = {
+        "video_id": f"reelwatch-{MARK}:{secrets.token_hex(4)}",
+        "account": account,
+        "model": f"reelwatch-{MARK}",
+        "state": "completed",
+        "upstream_status": "completed",
+        "sequence": 1,
+        "polls": 1,
+        "tracked_at": now,
+        "upstream_created_at": now,
+        "upstream_finished_at": now,
+        "finished_at": now,
+        "expired_at": None,
+        "metadata": {},
+    }
     answer: dict[str, Any] = {
-        "id": subject.video_id, "status": "completed", "video_url": VIDEO_URL, MARK: True,
+        "id": row["video_id"], "status": "completed", "video_url": VIDEO_URL, MARK: True,
     }  # fmt: skip
     report = Report(
         "completed", Meaning.SUCCESS, VIDEO_URL, video_urls={"original": VIDEO_URL}, body=answer
     )
-    body = events.body(EventType.COMPLETED, now, subject, report, None)
+    body = events.body(EventType.COMPLETED, now, row, report, None)
     body["data"][MARK] = True
     return body
 
@@ -145,11 +146,11 @@ def _sent(current: settings.Settings, target: str, result: Result, text: str) ->
         return Result(**{**asdict(result), "ok": ok, "duration_ms": duration, **changes})
 
     try:
-        reply = delivery.post(current, target, text, result.headers)
+        reply = webhook.post(current, target, text, result.headers)
     except TransferError as error:
         what = "not sent" if isinstance(error, AddressBlocked) else "no answer"
         return came(error=f"{what}: {error}", hint=_hint(current, target, error))
-    excerpt = clean_text(reply.body.decode("utf-8", "replace"))[: delivery.EXCERPT_LIMIT]
+    excerpt = clean_text(reply.body.decode("utf-8", "replace"))[:EXCERPT_LIMIT]
     said = {"http_status": reply.status, "response_excerpt": excerpt or None}
     if 200 <= reply.status < 300:
         return came(**said)

@@ -15,13 +15,14 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from reelwatch.cli import board, options, render
+from reelwatch.cli import board, known, options, render
 from reelwatch.cli.errors import database_text
-from reelwatch.errors import UnknownJob
 from reelwatch.jobs import history
 from reelwatch.rules import wording
-from reelwatch.rules.video_ids import mix_up
+from reelwatch.rules.video_ids import unknown_id
 from reelwatch.storage import db
+from reelwatch.storage.counts import at_most
+from reelwatch.storage.figures import resting, summary
 
 EVERY_SECONDS = 1.0
 FIGURES_EVERY = 5  # drawings: counting a million jobs takes a while
@@ -66,13 +67,14 @@ class _Watcher:
         self._account = account
 
     def check(self) -> None:
-        """Raises `UnknownJob` for an id that nobody tracks."""
+        """End the command for an account that is not known, or an id that nobody tracks."""
         with db.reading(self._url) as session:
-            known = {row["video_id"] for row in self._jobs(session)}
-        unknown = [video_id for video_id in self._ids or () if video_id not in known]
+            known.check_account(session, self._account)
+            there = {row["video_id"] for row in self._jobs(session)}
+        unknown = [video_id for video_id in self._ids or () if video_id not in there]
         if unknown:
             said = f"not tracked: {', '.join(map(repr, unknown))}"
-            raise UnknownJob(said + mix_up(unknown[0]))
+            raise unknown_id(said, unknown[0])
 
     def live(self) -> None:
         """A table that is drawn anew every second."""
@@ -84,7 +86,8 @@ class _Watcher:
                     with db.reading(self._url) as session:
                         now, rows = db.now(session), self._jobs(session)
                         if not figures or number % FIGURES_EVERY == 0:
-                            figures = history.summary(session, now)
+                            figures = summary(session, now)
+                        figures["resting"] = resting(session, now)
                 except AWAY as error:  # what was seen last stays, and says that it is older
                     note = Text(wording.plain(database_text(error)), "yellow")
                     screen.update(Group(picture, note), refresh=True)
@@ -143,21 +146,22 @@ class _Watcher:
     ) -> RenderableType:
         if not rows:
             return Text("no jobs yet: `reelwatch track ID` hands one in", "dim")
-        resting = (Text(wording.plain(line), "yellow") for line in _resting(figures))
+        rests = (Text(wording.plain(line), "yellow") for line in _resting(figures))
         counts = Text("  ".join(_footer(figures)), "dim")
-        return Group(board.board(rows, now), counts, *resting)
+        return Group(board.board(rows, now), counts, *rests)
 
 
 def _footer(figures: dict[str, Any]) -> Iterator[str]:
     yield "  ".join(
-        f"{history.at_most(count)} {state}" for state, count in figures["jobs"].items() if count
+        f"{at_most(count)} {state}" for state, count in figures["jobs"].items() if count
     )
     if figures["undelivered"]:
         yield f"{figures['undelivered']} events to be told"
     if figures["dead"]:
         yield f"{figures['dead']} dead"
     age = figures["last_tick_age_seconds"]
-    yield "no tick yet" if age is None else f"last tick {wording.span(age)} ago"
+    tick = "no tick yet" if age is None else f"last tick {wording.span(age)} ago"
+    yield figures["standby"] or tick
 
 
 def _resting(figures: dict[str, Any]) -> Iterator[str]:

@@ -66,7 +66,7 @@ def read_accounts(path: Path, default: Account, environ: Mapping[str, str]) -> d
     """
     where = f"REELWATCH_ACCOUNTS_FILE={path}"
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
+        document = tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         said = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(f"{where}: {said}") from None
@@ -174,6 +174,6 @@ class _Reader:
 
     def _rate(self, rate: Any) -> float:
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 10_000:
-            accepted = "accepted: 0 to 10000"
+            accepted = "accepted: more than 0, at most 10000"
             raise SettingsError(f"{self._where}: requests_per_second={rate!r}; {accepted}")
         return float(rate)

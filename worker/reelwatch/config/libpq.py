@@ -7,16 +7,22 @@ its password would go to another host, its `search_path` would hide our tables.
 
 import os
 import pwd
-from collections.abc import Iterator, Mapping
-from typing import Any
+import threading
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from psycopg import pq
 
-# They can't be taken back, since no value means "as if it were not said": `PGSERVICE`,
-# `PGREQUIREAUTH` and the like have their effect.
+# Options of which no value means "as if it were not said", and variables that are no option's.
 _LASTING = frozenset(
     {"service", "require_auth", "sslcertmode", "min_protocol_version", "max_protocol_version"}
 )
+_BESIDE = ("PGREQUIRESSL", "PGTZ", "PGDATESTYLE", "PGGEQO")
+
+T = TypeVar("T")
+_hiding = threading.Lock()
+os.register_at_fork(after_in_child=lambda: globals().update(_hiding=threading.Lock()))
 
 
 def without_environment(
@@ -29,7 +35,47 @@ def without_environment(
 
 def ignored(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> list[str]:
     """The variables that libpq would have taken: what they say is not heeded."""
-    return sorted((option.envvar or b"").decode() for _, option in _ignored(options, environ))
+    overruled = ((option.envvar or b"").decode() for _, option in _ignored(options, environ))
+    return sorted({*overruled, *_hidden(options, environ)})
+
+
+def unheard(steps: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+    """The steps that make a connection; within them C code finds nothing that can't be overruled.
+
+    `os.environ`, which is what Python code reads, stays as it is.
+    """
+    ready = None
+    while True:
+        with _unset(_hidden({}, os.environ)):
+            try:
+                wanted = steps.send(ready)
+            except StopIteration as done:
+                made: T = done.value
+                return made
+        ready = yield wanted
+
+
+@contextmanager
+def _unset(names: list[str]) -> Iterator[None]:
+    if not names:
+        yield
+        return
+    with _hiding:
+        values = {name: os.environ[name] for name in names}
+        try:
+            for name in names:
+                os.unsetenv(name)
+            yield
+        finally:
+            for name, value in values.items():
+                os.putenv(name, value)
+
+
+def _hidden(options: Mapping[str, Any], environ: Mapping[str, str]) -> list[str]:
+    """Those that are set, of which `options` do not say the same."""
+    lasting = _LASTING - options.keys()
+    named = [o.envvar for o in pq.Conninfo.get_defaults() if o.keyword.decode() in lasting]
+    return [n for n in (*(each.decode() for each in named if each), *_BESIDE) if n in environ]
 
 
 def _ignored(

@@ -11,14 +11,14 @@ import logging
 import os
 import sys
 import threading
-import time
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from reelwatch.config import secrecy
+from reelwatch.config.folding import Folding, Own, exception_of
 from reelwatch.config.settings import Settings
 from reelwatch.rules import lines
 
@@ -34,9 +34,6 @@ QUIET = (
 )
 
 
-AGAIN_SECONDS = 30.0  # in which what says the same is counted, not told
-REMEMBERED = 200  # different lines that are counted at once
-
 node: str | None = None  # the worker's or beat's name, on each of its lines
 
 
@@ -45,7 +42,7 @@ def configure(settings: Settings) -> None:
     level = getattr(logging, settings.log_level.upper())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(settings))
-    handler.addFilter(_Folding(handler))
+    handler.addFilter(Folding(handler))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -114,14 +111,35 @@ def last_words(text: str) -> str:
     return lines.as_json({"event": "not_started", "error": text, "level": "critical", **at})
 
 
-class _Own(dict[str, Any]):
-    """A line of ours, as the message of a record."""
+def of_each(logger: str, event: str, things: Iterable[Mapping[str, Any]]) -> None:
+    """The same event of many things, at level info: a line for each, with its fields.
+
+    What all of them share, the time included, is found once. Elsewhere than in a process that
+    `configure` has set up they are lines like all others.
+    """
+    processors = structlog.get_config()["processors"]
+    if not processors or processors[-1] is not _wrapped:
+        own = structlog.get_logger(logger)
+        for fields in things:
+            own.info(event, **fields)
+        return
+    target = logging.getLogger(logger)
+    if not target.isEnabledFor(logging.INFO):
+        return
+    shared: EventDict = {"event": event}
+    for process in _shared():
+        shared = cast(EventDict, process(target, "info", shared))
+    for fields in things:
+        line = {name: value for name, value in fields.items() if value is not None}
+        line.update(shared)
+        record = logging.LogRecord(logger, logging.INFO, "", 0, Own(line), (), None)
+        target.handle(record)
 
 
 def _wrapped(
     _logger: WrappedLogger, _method: str, line: EventDict
-) -> tuple[tuple[_Own], dict[str, Any]]:
-    return (_Own(line),), {}
+) -> tuple[tuple[Own], dict[str, Any]]:
+    return (Own(line),), {}
 
 
 class _Masking(logging.Formatter):
@@ -147,7 +165,7 @@ class _Masking(logging.Formatter):
     def _line(self, record: logging.LogRecord) -> dict[str, Any]:
         """What a record says. One of ours has been through all of this already."""
         line: Any = record.msg
-        if not isinstance(line, _Own):
+        if not isinstance(line, Own):
             line = {"event": record.getMessage(), "_record": record, "exc_info": record.exc_info}
             if record.stack_info:
                 line["stack"] = record.stack_info
@@ -229,7 +247,7 @@ def _named(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
 
 def _told(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
     """An exception as text: an outage in a line, anything else with its traceback."""
-    error = _exception(line.pop("exc_info", None))
+    error = exception_of(line.pop("exc_info", None))
     if error is None:
         return line
     if lines.is_outage(error):
@@ -237,14 +255,6 @@ def _told(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
     else:
         line["exception"] = lines.traceback_text(error)
     return line
-
-
-def _exception(exc_info: Any) -> BaseException | None:
-    if isinstance(exc_info, BaseException):
-        return exc_info
-    found = exc_info if isinstance(exc_info, tuple) else sys.exc_info() if exc_info else ()
-    error = found[1] if len(found) > 1 else None
-    return error if isinstance(error, BaseException) else None
 
 
 def _said_by_celery(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
@@ -258,78 +268,3 @@ def _said_by_celery(_logger: WrappedLogger, _method: str, line: EventDict) -> Ev
     else:
         line["event"] = " ".join(str(line.get("event")).split())
     return line
-
-
-# ------------------------------------------------------------------ again and again
-
-
-class _Folding(logging.Filter):
-    """Lets a warning or an error through once in half a minute, and counts the others.
-
-    Ours are the same if all their fields are; of others' lines numbers and ids may differ.
-    """
-
-    def __init__(self, handler: logging.Handler) -> None:
-        super().__init__()
-        self._handler = handler
-        self._lock = threading.Lock()
-        self._told: dict[str, tuple[float, int, logging.LogRecord]] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Is the record to be told?"""
-        if getattr(record, "again", None) is not None:
-            return True
-        with self._lock:
-            due = self._ended()
-            tell = record.levelno < logging.WARNING or self._count(record)
-        for each, count in due:
-            self._handler.handle(_again(each, count))
-        return tell
-
-    def _count(self, record: logging.LogRecord) -> bool:
-        key = _key(record)
-        if key in self._told:
-            began, count, first = self._told[key]
-            self._told[key] = (began, count + 1, first)
-            return False
-        if len(self._told) < REMEMBERED:
-            self._told[key] = (time.monotonic(), 0, record)
-        return True
-
-    def _ended(self) -> list[tuple[logging.LogRecord, int]]:
-        """The lines whose half minute is over, and how often each was said again."""
-        if not self._told:
-            return []
-        before = time.monotonic() - AGAIN_SECONDS
-        over = [key for key, (began, _, _) in self._told.items() if began <= before]
-        ended = [self._told.pop(key) for key in over]
-        return [(record, count) for _, count, record in ended if count]
-
-
-def _key(record: logging.LogRecord) -> str:
-    error = _exception(record.exc_info)
-    if isinstance(record.msg, _Own):
-        fields = dict(record.msg)
-        error = _exception(fields.pop("exc_info", None))
-        said = lines.same(fields, ("timestamp", "batch", "task", "task_id"))
-    else:
-        said = lines.unchanging(_message(record))
-    return (
-        f"{record.name} {record.levelno} {said} {error and lines.unchanging(lines.reason(error))}"
-    )
-
-
-def _message(record: logging.LogRecord) -> str:
-    try:
-        return record.getMessage()
-    except Exception:
-        return str(record.msg)
-
-
-def _again(record: logging.LogRecord, count: int) -> logging.LogRecord:
-    """The record once more, as of now, with how often it was said in between."""
-    copy = logging.makeLogRecord({**record.__dict__, "again": count})
-    if isinstance(record.msg, _Own):
-        now = structlog.processors.TimeStamper(fmt="iso", utc=True)(None, "", {})
-        copy.msg = _Own({**record.msg, **now, "again": count})
-    return copy

@@ -70,7 +70,7 @@ def read(environment: Mapping[str, str]) -> Place:
         return Place()
     if not NAME.fullmatch(value) or value.startswith("pg_") or value == "information_schema":
         raise ValueError(ACCEPTED)
-    url = environment.get("DATABASE_URL", "").strip()
+    url = environment.get("DATABASE_URL", "").strip().lower()
     if url.startswith("postgres") and not value.endswith("_"):
         if len(value) > SCHEMA_LIMIT:
             raise ValueError(ACCEPTED)

@@ -1,9 +1,9 @@
 """What the settings say to the rules. Apart from them: to read settings must not load a planner."""
 
 from reelwatch.config.settings import Settings
-from reelwatch.rules.lifecycle import Rules
+from reelwatch.rules.deadlines import Rules
 from reelwatch.rules.timing.pace import Pace
-from reelwatch.rules.timing.schedule import Plans
+from reelwatch.rules.timing.planner import Plans
 
 
 def plans_of(settings: Settings) -> Plans:

@@ -46,6 +46,10 @@ def known(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
     ).split():
         yield secret
         yield secret.removeprefix("whsec_")
+    for each in environ.get("REELWATCH_API_TOKENS", "").split():
+        token = each.rpartition(":")[2]
+        if len(token) >= SHORT:
+            yield token
     proxies = (form for name in PROXIES for form in (name, name.upper()))
     for name in (*URLS, *proxies):
         yield from secrets_of_url(environ.get(name, ""))

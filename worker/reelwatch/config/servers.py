@@ -22,11 +22,24 @@ BROKER_SCHEMES = ("redis", "rediss", "amqp", "amqps", "memory")
 IMPATIENT = "reelwatch_impatient"  # execution option: a statement may not take for ever
 # What a URL of PostgreSQL may say beside what libpq knows: `reelwatch.storage.postgresql` reads it.
 OWN_PARAMETERS = frozenset({"prepare_threshold", "pgbouncer"})
+# Found in URLs that producers share with others. Ours waits for locks, and its threads share none.
+_OF_SQLITE = frozenset({"timeout", "check_same_thread"})
+_NUMBERS = (
+    "connect_timeout", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval",
+    "tcp_user_timeout",
+)  # fmt: skip
 _HOST = re.compile(r"/.*|[^:,\s]*(:[0-9]*)?(,[^:,\s]*(:[0-9]*)?)*")
 
 
 def normal_database_url(value: str) -> URL:
-    """The URL with its driver named: `postgres://`, `postgresql+asyncpg://` … mean psycopg 3."""
+    """The URL with its driver named: `postgres://`, `postgresql+asyncpg://` … mean psycopg 3.
+
+    Its scheme may be in capitals, and blanks around it.
+    """
+    if value.strip()[:1] in ("'", '"'):
+        raise ValueError(f"{DATABASE_FORMS}, without quotes around it")
+    scheme, colon, rest = value.strip().partition(":")
+    value = f"{scheme.lower()}{colon}{rest}"
     if urls.is_sqlite(value):
         return _sqlite_url(value)
     try:
@@ -67,7 +80,9 @@ def _sqlite_url(value: str) -> URL:
     if url.database in (None, "", ":memory:") or str(url.database).startswith("file:"):
         in_memory = "in memory, every connection would have its own"
         raise ValueError(f"{DATABASE_FORMS} ({in_memory})")
-    return url
+    for name in url.query.keys() - _OF_SQLITE:
+        raise ValueError(f"{DATABASE_FORMS}; SQLite is opened in one way alone, without ?{name}=")
+    return url.set(query={})
 
 
 def _check_parameters(url: URL, given: Iterable[tuple[str, str]]) -> None:
@@ -83,6 +98,9 @@ def _check_parameters(url: URL, given: Iterable[tuple[str, str]]) -> None:
             near = spelling.nearest(name, known)
             meant = f"; is {near} meant?" if near else ""
             raise ValueError(f"behind the ? the parameters of PostgreSQL's own URLs{meant}")
+    for name, value in given:
+        if name in _NUMBERS and not re.fullmatch("-?[0-9]+", value):
+            raise ValueError(f"?{name}= is a number")
 
 
 def check_broker_url(value: str) -> str:

@@ -7,24 +7,15 @@ seconds as floats once read.
 """
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
 from sqlalchemy.engine import make_url
 
-from reelwatch.config import naming, trust
+from reelwatch.config import callbacks, naming, trust, values
 from reelwatch.config.accounts import (
     DEFAULT_KEY,
     WEBHOOK_SECRET,
@@ -33,11 +24,13 @@ from reelwatch.config.accounts import (
     check_base_url,
     read_accounts,
 )
+from reelwatch.config.kept import kept_secrets
 from reelwatch.config.secrecy import secret_file
-from reelwatch.config.servers import DATABASE_FORMS, check_broker_url, normal_database_url
-from reelwatch.errors import Refused, SettingsError
+from reelwatch.config.servers import DATABASE_FORMS
+from reelwatch.config.tokens import ApiToken, parse_tokens
+from reelwatch.errors import SettingsError
 from reelwatch.rules import spelling, urls
-from reelwatch.rules.callback_url import Allowlist, check_url, parse_allowlist
+from reelwatch.rules.callback_url import Allowlist, parse_allowlist
 from reelwatch.rules.durations import parse_duration, parse_retry_schedule, parse_webhook_timeout
 from reelwatch.rules.timing.pace import TARGET_DELAY
 from reelwatch.rules.webhook_secrets import parse_secrets
@@ -50,92 +43,80 @@ NO_DATABASE = (
 )
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration)]
-PositiveDuration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
-WebhookTimeout = Annotated[float, BeforeValidator(parse_webhook_timeout), Field(gt=0)]
+LogFormat = Literal["console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-def _env(name: str, default: Any = None, *, secret: bool = False) -> Any:
-    return Field(default=default, validation_alias=name, repr=not secret)
+def _env(
+    name: str, default: Any = None, read: Callable[[Any], Any] = str, *, secret: bool = False
+) -> Any:
+    """A setting of this variable, and what makes a value of its text, or of a value again.
+
+    A `secret` one is never shown, right or wrong.
+    """
+    return field(default=default, repr=not secret, metadata={"name": name, "read": read})
 
 
-class Settings(BaseModel):
+@dataclass(frozen=True)
+class Settings:
     """All settings; `load()` makes one from the environment."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-    # Where the variables are that accounts name: a process that hands in ids has no use for them.
-    _secrets_in: Mapping[str, str] = PrivateAttr(default_factory=lambda: os.environ)
-
-    database: str | None = _env("DATABASE_URL", secret=True)
-    broker_url: str | None = _env("BROKER_URL", secret=True)
-    redis_url: str | None = _env("REDIS_URL", secret=True)
-    api_key: str | None = _env("QUICKROUTER_API_KEY", secret=True)
-    base_url: str = _env("QUICKROUTER_BASE_URL", "https://api.quickrouter.ai")
-    accounts_file: Path | None = _env("REELWATCH_ACCOUNTS_FILE")
+    database: str | None = _env("DATABASE_URL", read=values.database, secret=True)
+    broker_url: str | None = _env("BROKER_URL", read=values.broker, secret=True)
+    redis_url: str | None = _env("REDIS_URL", read=values.broker, secret=True)
+    api_key: str | None = _env("QUICKROUTER_API_KEY", read=check_api_key, secret=True)
+    base_url: str = _env("QUICKROUTER_BASE_URL", "https://api.quickrouter.ai", check_base_url)
+    accounts_file: Path | None = _env("REELWATCH_ACCOUNTS_FILE", None, Path)
     place: str | None = _env(naming.VARIABLE)  # of the tables; `naming` reads and checks it
-    requests_per_second: float = Field(
-        default=5.0, gt=0, le=10_000, validation_alias="REELWATCH_REQUESTS_PER_SECOND"
-    )
-    poll_min: PositiveDuration = _env("REELWATCH_POLL_MIN", 5.0)
-    poll_max: PositiveDuration = _env("REELWATCH_POLL_MAX", 60.0)
-    target_delay: PositiveDuration = _env("REELWATCH_TARGET_DELAY", TARGET_DELAY)
-    deadline: PositiveDuration = _env("REELWATCH_DEADLINE", 3_600.0)
-    abandon_after: PositiveDuration = _env("REELWATCH_ABANDON_AFTER", 86_400.0)
-    not_found_after: Duration = _env("REELWATCH_NOT_FOUND_AFTER", 300.0)
-    result_grace: Duration = _env("REELWATCH_RESULT_GRACE", 300.0)
-    webhook_secrets: Annotated[tuple[str, ...], BeforeValidator(parse_secrets)] = _env(
-        "WEBHOOK_SECRET", (), secret=True
-    )
-    webhook_allow: str = _env("WEBHOOK_ALLOW", "")
+    requests_per_second: float = _env("REELWATCH_REQUESTS_PER_SECOND", 5.0, values.rate)
+    poll_min: float = _env("REELWATCH_POLL_MIN", 5.0, values.positive())
+    poll_max: float = _env("REELWATCH_POLL_MAX", 60.0, values.positive())
+    target_delay: float = _env("REELWATCH_TARGET_DELAY", TARGET_DELAY, values.positive())
+    deadline: float = _env("REELWATCH_DEADLINE", 3_600.0, values.positive())
+    abandon_after: float = _env("REELWATCH_ABANDON_AFTER", 86_400.0, values.positive())
+    not_found_after: float = _env("REELWATCH_NOT_FOUND_AFTER", 300.0, parse_duration)
+    result_grace: float = _env("REELWATCH_RESULT_GRACE", 300.0, parse_duration)
+    webhook_secrets: tuple[str, ...] = _env("WEBHOOK_SECRET", (), parse_secrets, secret=True)
+    webhook_allow: str = _env("WEBHOOK_ALLOW", "", values.allowlist)
     webhook_url: str | None = _env("WEBHOOK_URL")
-    retry_schedule: Annotated[tuple[float, ...], BeforeValidator(parse_retry_schedule)] = _env(
+    retry_schedule: tuple[float, ...] = _env(
         "REELWATCH_RETRY_SCHEDULE",
         (5.0, 60.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0),
+        parse_retry_schedule,
     )
-    webhook_timeout: WebhookTimeout = _env("REELWATCH_WEBHOOK_TIMEOUT", 15.0)
-    log_format: Literal["console", "json"] | None = _env("LOG_FORMAT")
-    log_level: Literal["debug", "info", "warning", "error"] = _env("LOG_LEVEL", "info")
+    webhook_timeout: float = _env(
+        "REELWATCH_WEBHOOK_TIMEOUT", 15.0, values.positive(parse_webhook_timeout)
+    )
+    api_tokens: tuple[ApiToken, ...] = _env("REELWATCH_API_TOKENS", (), parse_tokens, secret=True)
+    metrics_public: bool = _env("REELWATCH_METRICS_PUBLIC", False, values.flag)
+    operator_url: str | None = _env("REELWATCH_OPERATOR_URL")
+    ping_url: str | None = _env("REELWATCH_PING_URL")
+    log_format: LogFormat | None = _env("LOG_FORMAT", read=values.one_of(*get_args(LogFormat)))
+    log_level: LogLevel = _env("LOG_LEVEL", "info", values.one_of(*get_args(LogLevel)))
+    # Where the variables are that accounts name: a process that hands in ids has no use for them.
+    secrets_in: Mapping[str, str] = field(
+        default_factory=lambda: os.environ, repr=False, compare=False
+    )
 
-    @field_validator("database")
-    @classmethod
-    def _known_database(cls, value: str | None) -> str | None:
-        return value and normal_database_url(value).render_as_string(hide_password=False)
-
-    @field_validator("broker_url", "redis_url")
-    @classmethod
-    def _known_broker(cls, value: str | None) -> str | None:
-        return value if value is None else check_broker_url(value)
-
-    @field_validator("api_key")
-    @classmethod
-    def _key_alone(cls, value: str | None) -> str | None:
-        return value if value is None else check_api_key(value)
-
-    @field_validator("base_url")
-    @classmethod
-    def _http_url(cls, value: str) -> str:
-        return check_base_url(value)
-
-    @field_validator("webhook_allow")
-    @classmethod
-    def _allowlist(cls, value: str) -> str:
-        parse_allowlist(value)
-        return value
-
-    @field_validator("log_level", "log_format", mode="before")
-    @classmethod
-    def _any_case(cls, value: object) -> object:
-        return value.casefold() if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _floor_below_ceiling(self) -> "Settings":
+    def __post_init__(self) -> None:
+        for each in VARIABLES:
+            value = getattr(self, each.name)
+            if value == each.default:
+                continue
+            read = each.metadata["read"]
+            try:
+                if read is not Path:  # a file may have any bytes in its name
+                    values.check_text(value)
+                object.__setattr__(self, each.name, read(value))
+            except ValueError as error:
+                name, secret = each.metadata["name"], not each.repr
+                told = values.explain(name, value, str(error), secret=secret)
+                raise SettingsError(told) from None
         if self.poll_min > self.poll_max:
-            raise ValueError(
+            raise SettingsError(
                 f"REELWATCH_POLL_MIN={self.poll_min:g} is greater than "
                 f"REELWATCH_POLL_MAX={self.poll_max:g}: it must not be greater"
             )
-        return self
 
     @property
     def broker(self) -> str:
@@ -182,7 +163,7 @@ class Settings(BaseModel):
     @property
     def secrets(self) -> tuple[str, ...]:
         """The webhook secrets, newest first: the configured ones, else those that `up` keeps."""
-        return self.webhook_secrets or _kept_secrets(self.sqlite_path)
+        return self.webhook_secrets or kept_secrets(self.sqlite_path)
 
     def secrets_of(self, account: str) -> tuple[str, ...]:
         """What an account's events are signed with, the newest first; empty where there is nothing.
@@ -229,7 +210,7 @@ class Settings(BaseModel):
         )
         if self.accounts_file is None:
             return {"default": default}
-        return {"default": default} | read_accounts(self.accounts_file, default, self._secrets_in)
+        return {"default": default} | read_accounts(self.accounts_file, default, self.secrets_in)
 
     def unsigned(self) -> Iterator[str]:
         """What to say of accounts whose own secret is not there: their webhooks wait."""
@@ -249,24 +230,35 @@ class Settings(BaseModel):
             yield f"{name} is set and nothing reads it{hint}"
 
 
-NAMES = frozenset(str(field.validation_alias) for field in Settings.model_fields.values())
+VARIABLES = tuple(each for each in fields(Settings) if "name" in each.metadata)
+NAMES = frozenset(each.metadata["name"] for each in VARIABLES)
 # What a process that only hands in ids has no use for. These may be its own: a LOG_LEVEL of another
 # logger, a BROKER_URL of a kind that Reelwatch does not know.
 WORKERS_ONLY = frozenset(
-    {"BROKER_URL", "REDIS_URL", "LOG_FORMAT", "LOG_LEVEL", "WEBHOOK_SECRET", DEFAULT_KEY}
+    {
+        "BROKER_URL",
+        "REDIS_URL",
+        "LOG_FORMAT",
+        "LOG_LEVEL",
+        "WEBHOOK_SECRET",
+        DEFAULT_KEY,
+        "REELWATCH_API_TOKENS",
+    }
 )
 
 
 def load(names: Collection[str] = NAMES) -> Settings:
     """The settings of the environment as it is now, of these variables. Raises `SettingsError`."""
-    given = {name: value for name in names if (value := os.environ.get(name))}
-    try:
-        settings = Settings.model_validate(given)
-    except ValidationError as error:
-        raise SettingsError(_explain(error, given)) from None
+    asked = ((each.name, each.metadata["name"]) for each in VARIABLES)
+    given: dict[str, Any] = {
+        name: value
+        for name, variable in asked
+        if variable in names and (value := os.environ.get(variable))
+    }
     if not set(names) >= WORKERS_ONLY:
-        settings._secrets_in = {}
-    _check_accounts(settings)
+        given["secrets_in"] = {}
+    settings = Settings(**given)
+    _check_callbacks(settings)
     _check_place()
     return settings
 
@@ -282,14 +274,11 @@ def handing_in() -> Settings:
     return current(NAMES - WORKERS_ONLY)
 
 
-def _check_accounts(settings: Settings) -> None:
-    for account in settings.accounts.values():
-        if account.webhook_url is None:
-            continue
-        try:
-            check_url(account.webhook_url, settings.allowlist)
-        except Refused as error:
-            raise SettingsError(f"WEBHOOK_URL (or an account's webhook_url): {error}") from None
+def _check_callbacks(settings: Settings) -> None:
+    of_accounts = ((callbacks.OF_ACCOUNTS, each.webhook_url) for each in settings.accounts.values())
+    operator = ("REELWATCH_OPERATOR_URL", settings.operator_url)
+    ping = ("REELWATCH_PING_URL", settings.ping_url)
+    callbacks.check((*of_accounts, operator, ping), settings.allowlist)
 
 
 def check_sending(settings: Settings) -> None:
@@ -311,15 +300,10 @@ def missing(settings: Settings) -> list[str]:
         each.webhook_url and not each.webhook_secret_env and not settings.secrets
         for each in settings.accounts.values()
     )
+    untold = settings.operator_url is not None and not settings.secrets
+    named = (("REELWATCH_OPERATOR_URL", untold), (callbacks.OF_ACCOUNTS, unsigned))
     lacking = [NO_DATABASE] * (settings.database is None)
-    return (
-        lacking
-        + [
-            "WEBHOOK_URL (or an account's webhook_url) is set, WEBHOOK_SECRET is not: webhooks are "
-            "signed; accepted: one or more whsec_… (`reelwatch secret` makes one)"
-        ]
-        * unsigned
-    )
+    return lacking + [f"{name} {callbacks.UNSIGNED}" for name, is_so in named if is_so]
 
 
 def _check_place() -> None:
@@ -334,37 +318,3 @@ def _check_place() -> None:
             f"{shown}: it, or the kind of database, was another when reelwatch was imported; "
             "accepted: an environment that is complete before that"
         )
-
-
-def _kept_secrets(database: Path | None) -> tuple[str, ...]:
-    if database is None or not secret_file(database).exists():
-        return ()
-    try:
-        kept = parse_secrets(secret_file(database).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"accepted: {error}"
-        raise SettingsError(f"{secret_file(database)} (kept by `up`): {reason}") from None
-    if not kept:  # the machine went down while it was made: nothing was signed with it
-        raise SettingsError(f"{secret_file(database)} (kept by `up`): it is empty, delete it")
-    return kept
-
-
-SECRET_VARIABLES = frozenset(
-    {"QUICKROUTER_API_KEY", "WEBHOOK_SECRET", "DATABASE_URL", "BROKER_URL", "REDIS_URL"}
-)
-
-
-def _explain(error: ValidationError, given: Mapping[str, str]) -> str:
-    """One line for the first wrong value; secrets and URLs with passwords stay unnamed."""
-    first = error.errors()[0]
-    accepted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if not first["loc"]:
-        return accepted
-    name = str(first["loc"][0])
-    value = given[name]  # as it was written; pydantic has some of them converted already
-    # A URL with a password is wrong everywhere, and shown nowhere.
-    hidden = name in SECRET_VARIABLES or "@" in value
-    shown = "(not shown)" if hidden else repr(value)
-    if name == "WEBHOOK_ALLOW":  # which of its entries is wrong, not what is accepted
-        return f"{name}={shown}: {accepted}"
-    return f"{name}={shown}: accepted: {accepted}"

@@ -1,103 +1,58 @@
-"""Telling producers: claim owed events, sign, send, record, try again, give up openly.
+"""Telling producers: claim owed events, hand them over, record, try again, give up openly.
 
 An event is marked as delivered only after its receiver said so. A worker that dies between the two
 makes the event arrive twice, with the same id; none is lost.
 """
 
-import os
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from json import loads
 from random import random
 from typing import Any
 
 import structlog
-from sqlalchemy import (
-    Select,
-    bindparam,
-    exists,
-    insert,
-    null,
-    select,
-    update,
-)
-from sqlalchemy.engine import RowMapping
+from sqlalchemy import ColumnElement, Select, exists, null, select
 from sqlalchemy.orm import Session
-from standardwebhooks.webhooks import Webhook
 
 from reelwatch.config.settings import Settings
-from reelwatch.jobs import fanout, strangers
+from reelwatch.jobs import channels, fanout, strangers
+from reelwatch.jobs.channels import Channel, Event, Means, SendTask, webhook
+from reelwatch.jobs.lanes import Lanes
 from reelwatch.net import calls, http
-from reelwatch.net.outbound import Sender
-from reelwatch.rules import breaker
-from reelwatch.rules.answers import clean_text
-from reelwatch.rules.callback_url import parse_allowlist
-from reelwatch.rules.cleaning import asked_to_wait
-from reelwatch.rules.timing import schedule
-from reelwatch.rules.wording import task_and_queue
-from reelwatch.storage import claiming, db
-from reelwatch.storage.destinations import Call, deliveries, is_due, judge, shown
-from reelwatch.storage.models import table_of
+from reelwatch.rules.channels import WEBHOOK
+from reelwatch.rules.cleaning import asked_to_wait, clean_text
+from reelwatch.rules.retry import Outcome, after_attempt
+from reelwatch.storage import db, due_deliveries, outcomes, writing
+from reelwatch.storage.destinations import is_due, shown
+from reelwatch.storage.outcomes import EXCERPT_LIMIT, Attempt
+from reelwatch.storage.walking import Owed
 
 log = structlog.get_logger(__name__)
 
-attempts = table_of("attempts")
-
-# Statements are made once: putting one together takes as long as the database takes for it.
-TOKENS = db.tokens_of(deliveries, key_share=True)
-COUNTED = (
-    update(deliveries)
-    .where(deliveries.c.id == bindparam("row_id"))
-    .values(attempts=deliveries.c.attempts + 1)
-)
-FOLLOWED = COUNTED.values(
-    state=bindparam("state"),
-    next_attempt_at=bindparam("next_attempt_at"),
-    delivered_at=bindparam("delivered_at"),
-    failures=bindparam("failures"),
-    lease_token=None,
-)
-
 LEASE = timedelta(seconds=60)  # longer than the webhook timeout and writing down together
-LEASE_MARGIN = 30.0  # seconds, for looking up names late and writing down
-AT_ONCE = 64  # attempts under way
-THREADS = 8  # of them by way of the broker, as many as kombu keeps connections for
-TURN_SECONDS = 10.0
+LEASE_MARGIN = 30.0  # seconds, for waiting, looking up names late and writing down
+AT_ONCE = 128  # events in hand
+AHEAD = 8  # times as many as a host that is well has places for
+AHEAD_SECONDS = 5.0  # that they wait at most, well within the margin
+THREADS = 8  # for channels that block, as many as kombu keeps connections for
+BATCH_SECONDS = 10.0
 IDLE_AGAIN = 0.5
-EXCERPT_LIMIT = 500  # characters of a response that an attempt keeps
-GONE = 410
-
-
-SendCallback = Callable[[str, str, dict[str, Any], str], None]  # task, queue, event, event id
-
-
-class NoQueue(Exception):
-    """The broker knows no queue of that name."""
+DEFAULT_ACCOUNT = "default"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one attempt went. `http_status` None: no answer, or no HTTP; `error` None: it arrived."""
+class Done:
+    """What became of a claimed event; without an outcome it was not tried, and is given back."""
 
+    row: Owed
     at: datetime
-    duration_ms: int
-    http_status: int | None = None
-    error: str | None = None
-    excerpt: str | None = None
-    retry_after: float | None = None
-    gone: bool = False
-    sent: bool = True  # else it was never tried, and says nothing of the receiver
-
-
-@dataclass(frozen=True, slots=True)
-class Attempted:
-    """A claimed delivery and how its attempt went."""
-
-    row: RowMapping
-    outcome: Outcome
+    duration_ms: int = 0
+    outcome: Outcome | None = None
+    request_headers: str | None = None
 
 
 def lease_for(timeout: float) -> timedelta:
@@ -105,274 +60,213 @@ def lease_for(timeout: float) -> timedelta:
     return max(LEASE, timedelta(seconds=timeout + LEASE_MARGIN))
 
 
-def owed(now: datetime) -> Select[Any]:
+def owed(now: datetime | ColumnElement[datetime]) -> Select[Any]:
     """One row, a null, if any event should be tried by now; else none."""
     return select(null()).where(exists().where(is_due(now)))
 
 
+def claim(session: Session, limit: int, now: datetime, lease: timedelta = LEASE) -> list[Owed]:
+    """Take up to `limit` due events, as many of each endpoint and host as may be under way."""
+    return due_deliveries.take(session, due_deliveries.survey(session, limit, now).ids, now, lease)
+
+
+def rehearse(settings: Settings) -> None:
+    """Have all that a claim needs made: the processes that this one forks find it there.
+
+    Made anew in each, it would take longer than all else between an event and its first attempt.
+    """
+    webhook.sender(settings)
+    with db.at_once(settings.database_url) as session:
+        due_deliveries.rehearse(session, db.now(session))
+
+
 def deliver(
-    settings: Settings, send_callback: SendCallback, *, turn_seconds: float = TURN_SECONDS
+    settings: Settings, send_task: SendTask, *, batch_seconds: float = BATCH_SECONDS
 ) -> int:
-    """One turn of attempts at all events that are due; returns how many were made."""
-    courier = _Courier(settings, send_callback)
-    client = _sender(settings.webhook_allow, settings.webhook_timeout, os.getpid()).client
-    return fanout.fan_out(
+    """Attempt all events that are due, in one batch; returns how many attempts were made."""
+    courier = _Courier(settings, send_task)
+    client = webhook.sender(settings).client
+    fanout.fan_out(
         courier.claim,
-        courier.send_callback,
+        courier.run,
         courier.record,
         threads=THREADS,
-        turn_seconds=turn_seconds,
-        wire=fanout.Wire(client, courier.call, courier.result, AT_ONCE),
-    )
-
-
-# ----------------------------------------------------------------- the turn
+        batch_seconds=batch_seconds,
+        urgent=lambda _: False,  # more are written down together while others are in hand
+        wire=fanout.Wire(client, courier.begin, courier.result, AT_ONCE, lanes=courier.lanes,
+                         give_back=courier.give_back),
+    )  # fmt: skip
+    return courier.made
 
 
 class _Courier:
-    """What one turn needs: the secrets' signers, the sender, the way to Celery."""
+    """The events in hand of one batch, and the channels by which they go."""
 
-    def __init__(self, settings: Settings, send_callback: SendCallback) -> None:
+    def __init__(self, settings: Settings, send_task: SendTask) -> None:
+        self.made = 0  # attempts
+        self.lanes = Lanes[Owed](lambda row: row.destination, AHEAD_SECONDS)
         self._settings = settings
-        self._send_callback = send_callback
-        self._signers = cache(self._signers_of)
+        self._means = Means(settings, send_task)
+        self._channel = cache(self._channel_of)
         self._clock: tuple[datetime, float] | None = None
-        self._begun: dict[str, datetime] = {}  # attempts by HTTP, by the ids of their events
+        # Attempts, by the ids of their events: when each began, and how it was signed.
+        self._begun: dict[str, tuple[datetime, str]] = {}
+        self._blocking: dict[str, Callable[[], Outcome]] = {}  # attempts that threads are to make
+        self._at_host: Counter[str] = Counter()  # events in hand
+        self._at_endpoint: Counter[str] = Counter()
+        self._failing: set[str] = set()  # endpoints: nothing more goes there that was claimed ahead
+        self._slow: set[str] = set()  # hosts
 
-    def claim(self, limit: int) -> fanout.Batch[RowMapping]:
+    # Claiming.
+
+    def claim(self, limit: int) -> fanout.Batch[Owed]:
         lease = lease_for(self._settings.webhook_timeout)
-        rows: list[RowMapping] = []
-        with db.reading(self._settings.database_url) as session:  # no writer waits for it
+        rows: list[Owed] = []
+        with db.at_once(self._settings.database_url, only_reads=True) as session:
             if self._clock is None:
                 self._clock = (db.now(session), time.monotonic())
             known = strangers.left(session, self._settings.accounts, self._now())
-            ids = claiming.survey(session, limit, self._now(), known)
-        if ids:
+            in_hand = due_deliveries.InHand(self._at_host, self._at_endpoint, AHEAD, self._slow)
+            found = due_deliveries.survey(session, limit, self._now(), known, in_hand)
+        if found.ids:
             with db.at_once(self._settings.database_url) as session:
-                rows = claiming.take(session, ids, self._now(), lease)
+                rows = due_deliveries.take(session, found.ids, self._now(), lease)
+        self.lanes.place(_places(rows, found.places))
+        self._at_host.update(row.destination for row in rows)
+        self._at_endpoint.update(row.target for row in rows)
+        self._failing.clear()
         return fanout.Batch(rows, IDLE_AGAIN, when_freed=True)
-
-    def send_callback(self, row: RowMapping) -> Attempted:
-        """Send a Celery callback."""
-        at, started = self._now(), time.monotonic()
-        details = self._send_to_celery(row)
-        return Attempted(row, Outcome(at, round((time.monotonic() - started) * 1000), **details))
-
-    def call(self, row: RowMapping) -> calls.Call | Attempted | None:
-        """What posts a webhook, or the attempt that failed before; None for a Celery callback."""
-        if row["channel"] != "webhook":
-            return None
-        at, account = self._now(), str(_subject(row["body"]).get("account", "default"))
-        signers = self._signers(account)
-        if not signers:
-            lacking = f"{self._settings.secret_variable(account)} is not set"
-            if account not in self._settings.accounts:  # its first event came after the survey
-                lacking = f"this worker does not know the account {account}"
-            error = f"{lacking}: the event can't be signed"
-            return Attempted(row, Outcome(at, 0, error=error, sent=False))
-        sender = _sender(self._settings.webhook_allow, self._settings.webhook_timeout, os.getpid())
-        headers = signed_headers(signers, row["id"], at, row["body"])
-        try:
-            request = sender.request(row["target"], row["body"].encode("utf-8"), headers)
-        except http.TransferError as error:
-            return Attempted(row, Outcome(at, 0, error=str(error)))
-        self._begun[row["id"]] = at
-        return calls.Call(request)
-
-    def result(self, row: RowMapping, outcome: http.Outcome | None) -> Attempted:
-        """The attempt that this has come of."""
-        at, elapsed = self._begun.pop(row["id"]), outcome.elapsed_seconds if outcome else 0.0
-        details: dict[str, Any] = {"error": str(outcome)}
-        if isinstance(outcome, http.Response):
-            details = _answered(outcome, at)
-        return Attempted(row, Outcome(at, round(elapsed * 1000), **details))
 
     def _now(self) -> datetime:
         """By the database's clock: what a worker with a wrong one signs would be refused."""
         at, then = self._clock or (datetime.now(UTC), time.monotonic())
         return at + timedelta(seconds=time.monotonic() - then)
 
-    def record(self, results: Sequence[Attempted]) -> None:
-        """Write a group down as one; if one of it can't be written, the others all the same."""
-        db.write_all(self._record, results, self._record_bare)
+    # Attempts.
 
-    def _record_bare(self, attempted: Attempted) -> None:
-        """Without what the receiver said: an attempt that is never counted is made for ever."""
-        log.exception("attempt_not_written", delivery=attempted.row["id"])
-        said = attempted.outcome.error and "what went wrong can't be written down"
-        bare = replace(attempted, outcome=replace(attempted.outcome, error=said, excerpt=None))
-        db.write_all(self._record, [bare], _not_written)
-
-    def _record(self, results: Sequence[Attempted]) -> None:
-        now, retry_schedule = self._now(), self._settings.retry_schedule
-        followed = [(done, _after(done, now, retry_schedule)) for done in results]
-        with db.transaction(self._settings.database_url) as session:
-            record(session, followed, now)
-        for attempted, values in followed:
-            _log_attempt(attempted, values)
-
-    def _signers_of(self, account: str) -> list[Webhook]:
-        return [Webhook(secret) for secret in self._settings.secrets_of(account)]
-
-    def _send_to_celery(self, row: RowMapping) -> dict[str, Any]:
-        if self._settings.in_memory:
-            unseen = "BROKER_URL is not set: no other process would see the callback"
-            return {"error": unseen, "sent": False}
-        task, queue = task_and_queue(row["target"])
+    def begin(self, row: Owed) -> calls.Call | Done | None:
+        """What posts a webhook, or what became of the event at once; None: `run` does it."""
+        if row.target in self._failing:
+            return self.give_back(row)
+        at = self._now()
         try:
-            self._send_callback(task, queue, loads(row["body"]), row["id"])
-        except Exception as error:  # a broker's client raises what it likes; all of it is retried
-            # A broker that is away says nothing of a queue: what comes after it goes at once.
-            missing = isinstance(error, NoQueue)
-            return {"error": f"broker: {type(error).__name__}: {error}", "sent": missing}
-        return {}
+            way = self._channel(row.channel)
+        except ImportError:
+            said = f"this worker does not know the channel {row.channel}"
+            return Done(row, at, 0, Outcome(error=said, sent=False))
+        account = row.account or DEFAULT_ACCOUNT  # whose secrets sign the operator's events, too
+        event = Event(row.id, row.event_type, account, row.target, row.body)
+        begun = way.begin(event, at)
+        if isinstance(begun, Outcome):
+            return Done(row, at, 0, begun)
+        if isinstance(begun, http.Request):
+            self._begun[row.id] = (at, webhook.own_headers(begun.headers))
+            return calls.Call(begun)
+        self._blocking[row.id] = begun
+        return None
+
+    def run(self, row: Owed) -> Done:
+        """Make an attempt that blocks."""
+        at, started = self._now(), time.monotonic()
+        outcome = self._blocking.pop(row.id)()
+        return Done(row, at, _milliseconds(time.monotonic() - started), outcome)
+
+    def result(self, row: Owed, said: http.Outcome | None) -> Done:
+        """What this answer makes of an attempt by HTTP."""
+        at, headers = self._begun.pop(row.id)
+        outcome = Outcome(error=str(said))
+        if isinstance(said, http.Response):
+            outcome = _answered(said, at)
+        if outcome.error:
+            self._failing.add(row.target)
+        taken = _milliseconds(said.elapsed_seconds if said else 0.0)
+        return Done(row, at, taken, outcome, headers)
+
+    def give_back(self, row: Owed) -> Done:
+        """A claimed event that is not tried now: its host is slow, or its endpoint fails."""
+        self._slow.add(row.destination)
+        return Done(row, self._now())
+
+    def _channel_of(self, name: str) -> Channel:
+        return channels.channel(name)(self._means)
+
+    # Writing down.
+
+    def record(self, results: Sequence[Done]) -> None:
+        """Write a group down as one; if one of it can't be written, the others all the same."""
+        self._at_host.subtract(done.row.destination for done in results)
+        self._at_endpoint.subtract(done.row.target for done in results)
+        self.made += sum(done.outcome is not None for done in results)
+        writing.write_all(self._record, results, self._record_bare)
+
+    def _record_bare(self, done: Done) -> None:
+        """Without what the receiver said: an attempt that is never counted is made for ever."""
+        _not_written(done)
+        if done.outcome:
+            said = done.outcome.error and "what went wrong can't be written down"
+            bare = replace(done, outcome=replace(done.outcome, error=said, excerpt=None))
+            writing.write_all(self._record, [bare], _not_written)
+
+    def _record(self, results: Sequence[Done]) -> None:
+        now = self._now()
+        made = [
+            Attempt(
+                done.row, done.at, done.duration_ms, done.outcome,
+                after_attempt(done.outcome, done.row.failures, self._settings.retry_schedule, now,
+                              random()),  # noqa: S311 - jitter
+                done.request_headers,
+            )
+            for done in results
+            if done.outcome
+        ]  # fmt: skip
+        given_back = [done.row for done in results if not done.outcome]
+        with db.transaction(self._settings.database_url) as session:
+            outcomes.write(session, made, given_back, now)
+        for attempt in made:
+            _log_attempt(attempt)
 
 
-def post(settings: Settings, target: str, body: str, headers: Mapping[str, str]) -> http.Response:
-    """Post once, to what may be reached and within its time. Raises `http.TransferError`."""
-    sender = _sender(settings.webhook_allow, settings.webhook_timeout, os.getpid())
-    return sender.post(target, body.encode("utf-8"), headers)
+def _places(rows: Sequence[Owed], places: Mapping[str, int]) -> dict[str, int]:
+    """Of the hosts that webhooks go to."""
+    hosts = {row.destination for row in rows if row.channel == WEBHOOK}
+    return {host: max(1, places[host]) for host in hosts}
 
 
-def _not_written(attempted: Attempted) -> None:
-    log.exception("attempt_not_written", delivery=attempted.row["id"])
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
 
 
-@cache
-def _sender(allow: str, timeout: float, _pid: int) -> Sender:
-    return Sender(parse_allowlist(allow), timeout)
+def _not_written(done: Done) -> None:
+    log.exception("attempt_not_written", delivery=done.row.id)
 
 
-def signed_headers(
-    signers: Sequence[Webhook], event_id: str, at: datetime, body: str
-) -> dict[str, str]:
-    """The headers of Standard Webhooks: one signature per current secret, the newest first.
-
-    `at` must be in UTC: the package takes the clock's face for UTC whatever its zone says.
-    """
-    signatures = (signer.sign(event_id, at.astimezone(UTC), body) for signer in signers)
-    return {
-        "Content-Type": "application/json",
-        "User-Agent": http.USER_AGENT,
-        "webhook-id": event_id,
-        "webhook-timestamp": str(int(at.timestamp())),
-        "webhook-signature": " ".join(signatures),
-    }
-
-
-def _answered(reply: http.Response, at: datetime) -> dict[str, Any]:
+def _answered(reply: http.Response, at: datetime) -> Outcome:
     text = reply.body[: 4 * EXCERPT_LIMIT].decode("utf-8", "replace")
-    excerpt = clean_text(text)[:EXCERPT_LIMIT]
-    details: dict[str, Any] = {"http_status": reply.status, "excerpt": excerpt or None}
-    if not 200 <= reply.status < 300:
-        details["error"] = f"the receiver answered {reply.status}"
-        details["retry_after"] = asked_to_wait(reply.headers, at)
-        details["gone"] = reply.status == GONE
-    return details
+    excerpt = clean_text(text)[:EXCERPT_LIMIT] or None
+    if 200 <= reply.status < 300:
+        return Outcome(reply.status, excerpt=excerpt)
+    said = f"the receiver answered {reply.status}"
+    # The rules bound what a receiver may ask for by the schedule.
+    wait = asked_to_wait(reply.headers, at, most=math.inf)
+    return Outcome(reply.status, said, excerpt, wait)
 
 
-# -------------------------------------------------------------------- rows
-
-
-def claim(
-    session: Session, limit: int, now: datetime, lease: timedelta = LEASE
-) -> list[RowMapping]:
-    """Take up to `limit` due events, as many of each endpoint and host as may be under way."""
-    return claiming.take(session, claiming.survey(session, limit, now), now, lease)
-
-
-def record(
-    session: Session, followed: Sequence[tuple[Attempted, dict[str, Any]]], now: datetime
-) -> None:
-    """Write attempts down, and what follows from them where the delivery is still ours.
-
-    An attempt whose lease ran out is recorded too: it was made. But it decides nothing any more.
-    Nor does one whose delivery somebody changes just now, by ordering it again, say.
-    """
-    connection = session.connection()
-    connection.execute(insert(attempts), [_attempt(attempted) for attempted, _ in followed])
-    tokens = db.tokens_now(session, TOKENS, {done.row["id"] for done, _ in followed})
-    free = [(done, values) for done, values in followed if done.row["id"] in tokens]
-    outcomes, lost = [], []
-    for done, values in free:
-        if tokens[done.row["id"]] == done.row["lease_token"]:
-            outcomes.append(values)
-        else:
-            lost.append({"row_id": done.row["id"]})
-    if outcomes:
-        connection.execute(FOLLOWED, outcomes)
-    if lost:
-        connection.execute(COUNTED, lost)
-    judge(session, [_call(done) for done, _ in followed if done.outcome.sent], now)
-
-
-def _call(attempted: Attempted) -> Call:
-    row, outcome = attempted.row, attempted.outcome
-    verdict = breaker.verdict(outcome.http_status, arrived=outcome.error is None)
-    answered = outcome.http_status is not None if row["channel"] == "webhook" else None
-    return Call(row["destination"], row["target"], verdict, answered)
-
-
-def _attempt(attempted: Attempted) -> dict[str, Any]:
-    outcome = attempted.outcome
-    return {
-        "delivery_id": attempted.row["id"],
-        "at": outcome.at,
-        "http_status": outcome.http_status,
-        "error": outcome.error and clean_text(outcome.error)[:EXCERPT_LIMIT],
-        "duration_ms": outcome.duration_ms,
-        "response_excerpt": outcome.excerpt,
-    }
-
-
-def _after(attempted: Attempted, now: datetime, retry_schedule: Sequence[float]) -> dict[str, Any]:
-    """The delivery's columns after the attempt."""
-    row, outcome = attempted.row, attempted.outcome
-    values = {"row_id": row["id"]}
-    if outcome.error is None:
-        delivered = {"state": "delivered", "next_attempt_at": None, "delivered_at": now}
-        return values | delivered | {"failures": row["failures"]}
-    failures = row["failures"] + 1
-    again = None
-    if not outcome.gone:
-        jitter = random()  # noqa: S311 - jitter
-        again = schedule.next_attempt(failures, retry_schedule, now, jitter, outcome.retry_after)
-    state = "pending" if again else "dead"
-    return values | {
-        "state": state,
-        "next_attempt_at": again,
-        "delivered_at": None,
-        "failures": failures,
-    }
-
-
-# --------------------------------------------------------------------- log
-
-
-def _log_attempt(attempted: Attempted, after: dict[str, Any]) -> None:
-    row, outcome, again = attempted.row, attempted.outcome, after["next_attempt_at"]
+def _log_attempt(attempt: Attempt) -> None:
+    row, outcome, again = attempt.row, attempt.outcome, attempt.next_at
     level = log.info if outcome.error is None else log.warning
     level(
         "attempt",
-        delivery=row["id"],
-        job=row["job_id"],
-        **_subject(row["body"]),
-        event_type=row["event_type"],
-        channel=row["channel"],
-        destination=row["destination"],
-        endpoint=shown(row["target"]),
-        number=row["attempts"] + 1,
+        delivery=row.id,
+        job=row.job_id,
+        video_id=row.video_id,
+        account=row.account,
+        event_type=row.event_type,
+        channel=row.channel,
+        destination=row.destination,
+        endpoint=shown(row.target),
+        number=row.attempts + 1,
         http_status=outcome.http_status,
         error=outcome.error,
-        duration_ms=outcome.duration_ms,
-        decision=f"try again at {again:%Y-%m-%dT%H:%M:%SZ}" if again else after["state"],
+        duration_ms=attempt.duration_ms,
+        decision=f"try again at {again:%Y-%m-%dT%H:%M:%SZ}" if again else attempt.state.value,
     )
-
-
-def _subject(body: str) -> dict[str, Any]:
-    """Whose event it is: which video, of which account."""
-    try:
-        data = loads(body)["data"]
-        return {"video_id": data["video_id"], "account": data["account"]}
-    except (ValueError, LookupError, TypeError):
-        return {}

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -10,6 +11,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from reelwatch.jobs.lanes import Lanes
 from reelwatch.jobs.stopping import Stopping
 from reelwatch.net.calls import Call, Calls
 from reelwatch.net.http import Client, Outcome, TransferError
@@ -22,8 +24,10 @@ Result = TypeVar("Result")
 GATHER_SECONDS = 0.02  # results this close together are written in one transaction
 PATIENCE_SECONDS = 0.25  # and those that nobody waits for if they are this close
 GROUP = 200  # results in one transaction at most
+ROUND_SECONDS = 5.0  # after a batch's time is over, while something takes long
+DRAIN_SECONDS = 1.0  # at the beginning of each nothing is claimed, so that the batch may end
 
-places = 8  # turns that a worker has room for; it says so itself when it starts
+places = 8  # batches that a worker has room for; it says so itself when it starts
 stopping = Stopping()  # set when this process is asked to end: nothing new is claimed
 
 
@@ -41,7 +45,8 @@ class Wire(Generic[Item, Result]):
     """How items are done by HTTP, `most` of them at once: what to send, and what has come of it.
 
     `call` may say None, for an item that is none for HTTP, or give its result at once; `result`
-    gets None for one that was not sent.
+    gets None for one that was not sent. With `lanes` items wait there for a place before they are
+    called, and `give_back` has the result of one that has waited for too long.
     """
 
     client: Client
@@ -49,6 +54,8 @@ class Wire(Generic[Item, Result]):
     result: Callable[[Item, Outcome | None], Result]
     most: int
     is_held: Callable[[], bool] = stopping.is_set  # is nothing sent that waits for its slot?
+    lanes: Lanes[Item] | None = None
+    give_back: Callable[[Item], Result] | None = None
 
 
 def fan_out(
@@ -57,7 +64,7 @@ def fan_out(
     record: Callable[[list[Result]], None],
     *,
     threads: int,
-    turn_seconds: float,
+    batch_seconds: float,
     wire: Wire[Item, Result] | None = None,
     urgent: Callable[[Result], bool] = lambda _: True,
     linger: bool = False,
@@ -68,32 +75,34 @@ def fan_out(
 
     That is when nothing is in hand; if it is to `linger`, when a claim brings nothing either. No
     more than `threads` items are in hand at once, or as many as the `wire` takes; what is none for
-    that is done by threads. After `turn_seconds` nothing new is claimed, so that a turn ends. A
+    that is done by threads. After `batch_seconds` nothing new is claimed, so that a batch ends. A
     slow item holds up no other. `do` must not raise: an item whose `do` does stays claimed until
     its lease runs out, and is logged. A result that is not `urgent` may wait a moment longer for
     others to be recorded with. `hand_over` is called when the time is over and more may be left to
-    claim; what is in hand is still to be done then. While that takes long, more is claimed for
-    `overtime` seconds at most: this process can serve nobody else meanwhile.
+    claim; what is in hand is still to be done then. If that takes long, more is claimed meanwhile,
+    in rounds, each of which may be the last, and for `overtime` seconds at most: this process can
+    serve nobody else.
 
     Where the system allows fewer threads, there are fewer, and less is in hand; where it allows
     none, this thread does one item after the other. Nothing that was claimed is given up for it.
     """
-    turn = _Turn(do, threads, time.monotonic() + turn_seconds, overtime, urgent, wire)
+    batch = _Batch(do, threads, time.monotonic() + batch_seconds, overtime, urgent, wire)
     done = 0
     try:
         while True:
-            if turn.hands_over():
+            if batch.hands_over():
                 hand_over()
-            if turn.may_claim():
-                turn.start(claim(turn.room))
-            if not turn.in_hand and not (linger and turn.wait()):
+            if batch.may_claim():
+                batch.start(claim(batch.room))
+            if not batch.in_hand and not (linger and batch.wait()):
                 return done
-            results = turn.gather()
+            batch.give_back()
+            results = batch.gather()
             if results:
                 record(results)
                 done += len(results)
     finally:
-        turn.dismiss()
+        batch.dismiss()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +114,7 @@ class _Came(Generic[Item, Result]):
     outcome: Outcome | Exception | None
 
 
-class _Turn(Generic[Item, Result]):
+class _Batch(Generic[Item, Result]):
     """The items in hand of one `fan_out`, and when it may claim more."""
 
     def __init__(
@@ -118,8 +127,9 @@ class _Turn(Generic[Item, Result]):
         wire: Wire[Item, Result] | None,
     ) -> None:
         self.in_hand = 0
-        self._in_time = 0  # of them were claimed before the end
         self._wire = wire
+        self._lanes = wire.lanes if wire else None
+        self._freed = False  # a place that nothing in hand waits for
         self._calls: Calls | None = None
         self._do = do
         self._urgent = urgent
@@ -131,11 +141,8 @@ class _Turn(Generic[Item, Result]):
         self._when_freed = False
         self._short = False  # of threads: does the system allow no more?
         self._crew: list[threading.Thread] = []
-        # Both with whether the item was claimed in time.
-        self._work: SimpleQueue[tuple[bool, Item] | None] = SimpleQueue()
-        self._outcomes: SimpleQueue[tuple[bool, Result | BaseException | _Came[Item, Result]]] = (
-            SimpleQueue()
-        )
+        self._work: SimpleQueue[Item | None] = SimpleQueue()
+        self._outcomes: SimpleQueue[Result | BaseException | _Came[Item, Result]] = SimpleQueue()
 
     @property
     def room(self) -> int:
@@ -144,8 +151,10 @@ class _Turn(Generic[Item, Result]):
 
     def may_claim(self) -> bool:
         now = time.monotonic()
-        end = self._end + self._overtime if self._in_time else self._end
-        return self.room > 0 and self._claim_at <= now < end and not stopping.is_set()
+        over = now - self._end
+        # After the end what is not slow is soon done, and the batch with it; if not, others go on.
+        ends = over >= 0 and (over >= self._overtime or over % ROUND_SECONDS < DRAIN_SECONDS)
+        return self.room > 0 and self._claim_at <= now and not ends and not stopping.is_set()
 
     def hands_over(self) -> bool:
         """Is the time over, for the first time, while there may be more to claim?"""
@@ -166,40 +175,54 @@ class _Turn(Generic[Item, Result]):
         self._empty = not batch.items
         self._claim_at = time.monotonic() + batch.again
         self._when_freed = batch.when_freed
-        in_time = time.monotonic() < self._end
         self.in_hand += len(batch.items)
-        self._in_time += len(batch.items) if in_time else 0
-        others = [item for item in batch.items if not self._call(item, in_time)]
+        self._begin(self._lanes.enter(batch.items) if self._lanes else batch.items)
+
+    def _begin(self, items: Iterable[Item]) -> None:
+        """Have items done, by HTTP or by threads, and those that get their place in a lane."""
+        following, others = deque(items), False
+        while following:
+            item = following.popleft()
+            begun = self._call(item)
+            others = others or begun is None
+            if begun is False and self._lanes:
+                following.extend(self._lanes.leave(item))
         if self._calls:
             self._calls.wake()
-        for item in others:
-            self._work.put((in_time, item))
         if others and not self._short:
             self._man(min(self._threads, self.in_hand))  # never more than there was to do at once
 
-    def _call(self, item: Item, in_time: bool) -> bool:
-        """Have it done by HTTP; false for an item that is none for it."""
-        if self._wire is None:
-            return False
+    def _call(self, item: Item) -> bool | None:
+        """Have it done by HTTP: is it under way, or done at once? None: threads have it."""
         try:
-            call = self._wire.call(item)
+            call = self._wire.call(item) if self._wire else None
         except Exception as error:
-            self._outcomes.put((in_time, error))
-            return True
+            self._outcomes.put(error)
+            return False
+        if call is None:
+            self._work.put(item)
+            return None
         if not isinstance(call, Call):
-            if call is not None:
-                self._outcomes.put((in_time, call))
-            return call is not None
+            self._outcomes.put(call)
+            return False
         if self._calls is None:
+            assert self._wire
             self._calls = self._open(self._wire)
-        self._calls.add((in_time, item), call)
+        self._calls.add(item, call)
         return True
+
+    def give_back(self) -> None:
+        """Have what has waited for its place too long claimed again, by whoever has one."""
+        wire = self._wire
+        if wire and wire.lanes and wire.give_back:
+            for item in wire.lanes.impatient(all_of_them=stopping.is_set()):
+                self._outcomes.put(wire.give_back(item))
 
     def _open(self, wire: Wire[Item, Result]) -> Calls:
         calls = Calls(
             wire.client,
             wire.is_held,
-            lambda key, outcome: self._outcomes.put((key[0], _Came(wire, key[1], outcome))),
+            lambda item, outcome: self._outcomes.put(_Came(wire, item, outcome)),
         )
         try:
             calls.start()
@@ -216,7 +239,7 @@ class _Turn(Generic[Item, Result]):
             )
             try:
                 thread.start()
-            except RuntimeError as error:  # said once a turn, and tried again in the next one
+            except RuntimeError as error:  # said once a batch, and tried again in the next one
                 self._short, self._threads = True, max(1, len(self._crew))
                 log.warning(
                     "threads_missing", threads=len(self._crew), wanted=wanted, error=str(error)
@@ -240,13 +263,13 @@ class _Turn(Generic[Item, Result]):
         if not self._crew and not self._work.empty():
             end = self._do_some()
         while self.in_hand and len(results) < GROUP:
+            self._freed = self._when_freed
             try:
-                in_time, outcome = self._next(end)
+                outcome = self._next(end)
             except Empty:
                 break
             self.in_hand -= 1
-            self._in_time -= in_time
-            if self._when_freed:  # a place is what the next claim waits for, however this one ended
+            if self._freed:  # a place is what the next claim waits for, however this one ended
                 self._claim_at = 0.0
             latest = self._record_at(outcome)
             end = min(end, latest) if results else latest
@@ -256,8 +279,8 @@ class _Turn(Generic[Item, Result]):
                 results.append(outcome)
         return results
 
-    def _next(self, end: float) -> tuple[bool, Result | BaseException]:
-        """The next outcome, with whether its item was claimed in time; Empty: none by then."""
+    def _next(self, end: float) -> Result | BaseException:
+        """The next outcome; Empty: none by then."""
         calls = self._calls
         while calls and not calls.has_thread and self._outcomes.empty():
             if (left := end - time.monotonic()) <= 0:
@@ -265,16 +288,24 @@ class _Turn(Generic[Item, Result]):
             calls.move(min(left, GATHER_SECONDS))
         waits = self._crew or (calls and calls.has_thread)
         patience = max(0.0, end - time.monotonic()) if waits else 0.0
-        in_time, found = self._outcomes.get(timeout=patience)
+        found = self._outcomes.get(timeout=patience)
         if not isinstance(found, _Came):
-            return in_time, found
-        outcome = found.outcome
+            return found
+        result = self._result(found)
+        if self._lanes:
+            if self._lanes.waits(found.item):
+                self._freed = False
+            self._begin(self._lanes.leave(found.item))
+        return result
+
+    def _result(self, came: _Came[Item, Result]) -> Result | BaseException:
+        outcome = came.outcome
         if isinstance(outcome, Exception) and not isinstance(outcome, TransferError):
-            return in_time, outcome
+            return outcome
         try:
-            return in_time, found.wire.result(found.item, outcome)
+            return came.wire.result(came.item, outcome)
         except Exception as error:
-            return in_time, error
+            return error
 
     def _record_at(self, outcome: Result | BaseException) -> float:
         now = time.monotonic()
@@ -296,12 +327,11 @@ class _Turn(Generic[Item, Result]):
 
     def _serve_one(self) -> bool:
         """Take one item and do it; false if it is the sign to end instead."""
-        work = self._work.get()
-        if work is None:
+        item = self._work.get()
+        if item is None:
             return False
-        in_time, item = work
         try:
-            self._outcomes.put((in_time, self._do(item)))
+            self._outcomes.put(self._do(item))
         except BaseException as error:
-            self._outcomes.put((in_time, error))
+            self._outcomes.put(error)
         return True

@@ -1,7 +1,8 @@
 """What happened: reads the tables for people and programs, and changes nothing.
 
 Every function takes a session (`db.reading(url)` gives one that takes no writer's lock) and returns
-plain dicts under the column names; times are aware UTC. Jobs have an `eta` besides: None, or how
+plain dicts under the column names; times are aware UTC. Jobs have `duration_seconds` besides,
+None unless upstream has ended them, and an `eta`: None, or how
 many seconds half of such jobs, and nine of ten, still take. What is polled or sent again has
 `next_poll_expected_at` and `next_poll_reason`, or `next_attempt_…`: when that will really be, None
 if nobody can know, and what is in the way of the due time, if anything is.
@@ -9,7 +10,7 @@ if nobody can know, and what is in the way of the due time, if anything is.
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -17,35 +18,31 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     Table,
-    and_,
     func,
     literal,
-    or_,
     select,
-    true,
 )
 from sqlalchemy.orm import Session
 
 from reelwatch.config import settings
 from reelwatch.errors import UnknownJob
-from reelwatch.rules.status import FINAL, OPEN, State
-from reelwatch.rules.timing.curves import Eta
-from reelwatch.rules.timing.remaining import FORETOLD, as_json, remaining
-from reelwatch.storage import db, forecasts, prospects
-from reelwatch.storage.destinations import resting, shown
+from reelwatch.rules import ages, notices
+from reelwatch.rules.states import FINAL
+from reelwatch.rules.timing.eta import FORETOLD, as_json, remaining
+from reelwatch.rules.timing.plan import Eta
+from reelwatch.storage import actions, db, events, forecasts, incidents, prospects, standings
+from reelwatch.storage.counts import counted
+from reelwatch.storage.events import public
 from reelwatch.storage.filters import (
     ENDED,
     GIVEN_UP,
-    OPEN_JOBS,
     EventFilter,
     JobFilter,
-    event_parts,
     named,
-    parts_of,
     unknown,
 )
 from reelwatch.storage.models import Job, table_of
-from reelwatch.storage.pages import Page, Place, page, rows_of
+from reelwatch.storage.paging import Page, Place, page, rows_of
 
 Row = dict[str, Any]
 
@@ -57,34 +54,50 @@ attempts: Table = table_of("attempts")
 accounts: Table = table_of("accounts")
 heartbeats: Table = table_of("heartbeats")
 
-# How looks are scheduled and fenced is the worker's own affair and may change with any release.
-INTERNAL = frozenset(
-    {
-        "lease_token", "last_error_id", "not_found_count", "not_found_since", "resultless_count",
-        "resultless_since", "errors_since", "watched_since",
-        "failures", "destination", "next_slot_at", "refusals", "limited_at", "limited_by",
-        "worked_at",
-    }
-)  # fmt: skip
-COUNT_MOST = 10_000  # counts stop here: what is more is told as this many
-OVERDUE_AFTER = timedelta(seconds=60)  # a look this late is not just waiting for its turn
+NO_ROW = "there is no job with the id {}"
 IDS_AT_ONCE = 500  # values in one IN list
 
 
-def story(session: Session, video_id: str, account: str = "default") -> dict[str, Any]:
-    """All that is known of one job: its row, transitions, errors, deliveries and their attempts.
+def story(
+    session: Session, video_id: str, account: str = "default", *, signatures: bool = False
+) -> dict[str, Any]:
+    """All that is known of one job: its row, transitions, errors, deliveries and their attempts,
+    and what people and programs did about it, or about its account: pauses and resumes.
 
-    Raises `UnknownJob`, whose message names the accounts that do track the id.
+    `signatures`: attempts with their `request_headers`, for whoever may redeliver. Raises
+    `UnknownJob`, whose message names the accounts that do track the id.
     """
-    job = _job(session, video_id, account)
+    return _story(session, _job(session, video_id, account), signatures=signatures)
+
+
+def story_of(session: Session, job_id: int, *, signatures: bool = False) -> dict[str, Any]:
+    """The same for the job with that row id. Raises `UnknownJob`."""
+    row = session.execute(select(*public(jobs)).where(jobs.c.id == job_id)).mappings().first()
+    if row is None:
+        raise UnknownJob(NO_ROW.format(job_id))
+    return _story(session, dict(row), signatures=signatures)
+
+
+def names_of(session: Session, job_id: int) -> tuple[str, str]:
+    """The video id and account of the job with that row id. Raises `UnknownJob`."""
+    query = select(jobs.c.video_id, jobs.c.account).where(jobs.c.id == job_id)
+    row = session.execute(query).first()
+    if row is None:
+        raise UnknownJob(NO_ROW.format(job_id))
+    return row.video_id, row.account
+
+
+def _story(session: Session, job: Row, *, signatures: bool) -> dict[str, Any]:
     return {
-        "job": _with_etas(session, [job])[0],
+        "job": with_outlook(session, [job])[0],
         "transitions": _of_job(session, transitions, job["id"], transitions.c.sequence),
         "poll_errors": _of_job(session, poll_errors, job["id"], poll_errors.c.id),
-        "deliveries": _with_attempts(
+        "deliveries": events.with_attempts(
             session,
             _of_job(session, deliveries, job["id"], deliveries.c.sequence, deliveries.c.channel),
+            signatures=signatures,
         ),
+        "actions": actions.of_job(session, job),
     }
 
 
@@ -93,29 +106,36 @@ def list_jobs(
     wanted: JobFilter | None = None,
     *,
     limit: int | None = 50,
-    before: Place | None = None,
+    unended: bool = False,
     **fields: Any,
 ) -> list[Row]:
     """Jobs, the newest first: those `wanted`, which may come as the `fields` of a `JobFilter`.
 
-    `limit` None means all. `before`, the `tracked_at` and `id` of the last job of a page, begins
-    the next one.
+    `limit` None means all; `unended`: those alone that are polled.
     """
     asked = wanted or JobFilter(**fields)
-    return rows_of(lambda most, place: page_of_jobs(session, asked, most, place), limit, before)
+    return rows_of(partial(page_of_jobs, session, asked, unended=unended), limit)
 
 
 def page_of_jobs(
-    session: Session, wanted: JobFilter, limit: int | None = 50, before: Place | None = None
+    session: Session,
+    wanted: JobFilter,
+    limit: int | None = 50,
+    before: Place | None = None,
+    *,
+    oldest: bool = False,
+    unended: bool = False,
 ) -> Page:
-    """A page of jobs, the newest first, in a time that does not grow with the history.
+    """A page of jobs, the newest first or the `oldest`, in a time that no history makes longer.
 
     It may hold fewer than `limit` and not be the last: its `next`, if any, begins the next one.
+    `unended`: those alone that are polled.
     """
-    query = select(*_public(jobs)).where(*wanted.indexed(session))
-    sieve, parts = wanted.sieve(session), wanted.parts()
-    found = page(session, query, parts, sieve, limit=limit, before=before)
-    return Page(_with_etas(session, found.rows), found.next)
+    query = select(*public(jobs)).where(*wanted.indexed(session))
+    sieve = wanted.sieve(session)
+    parts = wanted.open_parts(session) if unended else wanted.parts(session)
+    found = page(session, query, parts, sieve, limit=limit, before=before, oldest=oldest)
+    return Page(with_outlook(session, found.rows), found.next)
 
 
 def live_jobs(
@@ -129,27 +149,29 @@ def live_jobs(
 
     Each part has an index to go by.
     """
-    conditions = (
-        account is not None and jobs.c.account == account,
-        ids is not None and named(session, ids, account),
-    )
-    query = _where(select(*_public(jobs)), conditions)
-    newest = (jobs.c.tracked_at.desc(), jobs.c.id.desc())
-    rows = _rows(session, query.where(OPEN_JOBS).order_by(*newest).limit(limit))
+    wanted = JobFilter(account=account, ids=ids)
+    query = select(*public(jobs)).where(*wanted.indexed(session))
+
+    def turn(most: int | None, before: Place | None) -> Page:
+        return page(session, query, wanted.open_parts(session), limit=most, before=before)
+
+    rows = rows_of(turn, limit)
+    query = query.where(*wanted.whose)
     left = None if limit is None else limit - len(rows)
     ended = [
         *_rows(session, query.where(ENDED).order_by(jobs.c.finished_at.desc()).limit(left)),
         *_rows(session, query.where(GIVEN_UP).order_by(jobs.c.abandoned_at.desc()).limit(left)),
     ]
     ended.sort(key=lambda row: row["finished_at"] or row["abandoned_at"], reverse=True)
-    return _with_etas(session, rows + ended[:left])
+    return with_outlook(session, rows + ended[:left])
 
 
 def eta(video_id: str, account: str = "default", session: Session | None = None) -> Eta | None:
     """How many seconds from now it takes until half, and nine of ten, of such jobs have ended.
 
     None for a job that is neither pending nor running, and while nothing is known: too few jobs of
-    its model have ended, or the last look brought no answer about it. Raises `UnknownJob`.
+    its model have ended, or the last poll brought no answer about it. Either time is None where it
+    makes the job older than any that was measured. Raises `UnknownJob`.
     """
     url = "" if session else settings.handing_in().database_url
     with nullcontext(session) if session else db.reading(url) as joined:
@@ -157,15 +179,15 @@ def eta(video_id: str, account: str = "default", session: Session | None = None)
 
 
 def job_row(job: Job) -> Row:
-    """A job that a use case returned, as `list_jobs` would give it, but for its `eta`."""
+    """A job that a use case returned, as `list_jobs` gives it, but for what is expected."""
     mapper = Job.__mapper__  # knows that the column `metadata` is the attribute `metadata_`
     row = {
         column.name: getattr(job, mapper.get_property_by_column(column).key)
-        for column in _public(jobs)
+        for column in public(jobs)
     }
     if row["deadline_seconds"] is not None:  # what SQLite returns of an insertion may be an int
         row["deadline_seconds"] = float(row["deadline_seconds"])
-    return row
+    return row | {"duration_seconds": ages.duration_seconds(row)}
 
 
 def list_deliveries(
@@ -173,87 +195,67 @@ def list_deliveries(
     *,
     video_id: str | None = None,
     limit: int | None = 50,
-    before: Place | None = None,
     **fields: Any,
 ) -> list[Row]:
     """Events owed or told, the newest first, each with its job's id and its last attempt.
 
-    The `fields` are those of an `EventFilter`. `before`, the `created_at` and `id` of the last
-    event of a page, begins the next one.
+    The `fields` are those of an `EventFilter`.
     """
     wanted = EventFilter(**fields)
-    query = select(*_public(deliveries), jobs.c.video_id, jobs.c.account)
-    query = query.join(jobs, jobs.c.id == deliveries.c.job_id).where(*wanted.indexed())
-    parts, sieve = wanted.parts(), wanted.sieve()
-    if video_id is not None:
-        query = query.where(named(session, [video_id], wanted.account))
-        parts = [true() if wanted.state is None else deliveries.c.state == wanted.state]
     rows = rows_of(
-        lambda most, place: page(
-            session, query, parts, sieve, time="created_at", limit=most, before=place
-        ),
+        lambda most, place: events.page_of_events(session, wanted, most, place, video_id),
         limit,
-        before,
     )
-    tried = _attempts_of(session, [row["id"] for row in rows])
-    again = prospects.of_deliveries(session, rows, db.now(session))
-    return [
-        row | {"last_attempt": _last(tried.get(row["id"]))} | expected
-        for row, expected in zip(rows, again, strict=True)
-    ]
+    return events.with_last_attempt(session, rows)
+
+
+def account_names(session: Session) -> list[str]:
+    """All accounts that have been used."""
+    return list(session.scalars(select(accounts.c.name).order_by(accounts.c.name)))
 
 
 def list_accounts(session: Session) -> list[Row]:
-    """Each account's standing, with the number of its jobs that have not ended."""
-    waiting = (
-        select(func.count())
-        .where(jobs.c.account == accounts.c.name, jobs.c.next_poll_at.is_not(None))
-        .scalar_subquery()
-    )
-    query = select(*_public(accounts), waiting.label("open_jobs")).order_by(accounts.c.name)
-    return _rows(session, query)
+    """Each account's standing now, with the number of its jobs that have not ended, up to 10,000.
 
-
-def summary(session: Session, now: datetime) -> dict[str, Any]:
-    """How things stand: jobs by state, what is late, what is owed, when the last tick was.
-
-    Nothing is counted beyond `COUNT_MOST`, which then stands for "so many or more".
+    The rate of one that is not configured in this process is the one that was written down last.
+    `paused_since` and `slowed_since` are None where it is not, or where that began unnoticed.
     """
-    by_state = {
-        state.value: sum(_count(session, jobs, part) for part in parts_of(state)) for state in State
-    }
-    by_state = {state: min(count, COUNT_MOST) for state, count in by_state.items()}
-    tick = session.execute(
-        select(heartbeats.c.at).where(heartbeats.c.name == "tick")
-    ).scalar_one_or_none()
-    return {
-        "jobs": by_state,
-        "open": min(COUNT_MOST, sum(by_state[state] for state in OPEN)),
-        "abandoned": _count(session, jobs, GIVEN_UP),
-        "overdue": _overdue(session, now),
-        "resting": _resting(session, now),
-        "undelivered": _count(session, deliveries, deliveries.c.state == "pending"),
-        "undelivered_webhooks": undelivered_webhooks(session),
-        "dead": _count(session, deliveries, *event_parts("dead")),
-        "resting_receivers": [shown(row["name"]) for row in resting(session, now)],
-        "last_tick_at": tick,
-        "last_tick_age_seconds": None if tick is None else (now - tick).total_seconds(),
-    }
+    polled = select(literal(1)).select_from(jobs).correlate(accounts)
+    mine = polled.where(jobs.c.account == accounts.c.name, jobs.c.next_poll_at.is_not(None))
+    query = select(accounts.c.name, counted(mine).scalar_subquery().label("count"))
+    open_jobs = {row["name"]: row["count"] for row in _rows(session, query)}
+    slowed = incidents.begun(session, notices.SLOWED)
+    paused = incidents.begun(session, notices.NoticeType.ACCOUNT_PAUSED)
+    shown = {column.name for column in public(accounts)}
+    return [
+        {name: value for name, value in row.items() if name in shown}
+        | {
+            "open_jobs": open_jobs.get(row["name"], 0),
+            "paused": row["pause_reason"] is not None,
+            "paused_since": paused.get(row["name"]) if row["pause_reason"] else None,
+            "slowed_since": slowed.get(row["name"]) if row["slowed_at"] else None,
+        }
+        for row in standings.rows_now(session, db.now(session))
+    ]
 
 
-def undelivered_webhooks(session: Session, account: str | None = None) -> int:
-    """How many webhooks are owed, of all jobs or of an account's; at most `COUNT_MOST`."""
-    owed = [deliveries.c.state == "pending", deliveries.c.channel == "webhook"]
-    if account is None:
-        return _count(session, deliveries, *owed)
-    query = select(literal(1)).join(jobs, jobs.c.id == deliveries.c.job_id)
-    few = query.where(*owed, jobs.c.account == account).limit(COUNT_MOST).subquery()
-    return session.execute(select(func.count()).select_from(few)).scalar_one()
+def list_actions(session: Session, *, limit: int = 50, before: int = actions.NO_ID) -> list[Row]:
+    """What people and programs did, the newest first; `before`: the last `id` of a page before.
 
-
-def at_most(count: int) -> str:
-    """A count of `summary`, as people read it."""
-    return f"{count}+" if count >= COUNT_MOST else str(count)
+    `jobs` are those that an action was about, as `id`, `video_id` and `account`: 10 at most.
+    """
+    rows = _rows(session, actions.newest(limit, before))
+    about = [[int(each) for each in (row.pop("job_ids") or "").split(",") if each] for row in rows]
+    ids = sorted({job_id for job_ids in about for job_id in job_ids})
+    found: dict[int, Row] = {}
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        chosen = jobs.c.id.in_(ids[start : start + IDS_AT_ONCE])
+        query = select(jobs.c.id, jobs.c.video_id, jobs.c.account).where(chosen)
+        found |= {row["id"]: row for row in _rows(session, query)}
+    return [
+        row | {"jobs": [found[job_id] for job_id in sorted(job_ids) if job_id in found]}
+        for row, job_ids in zip(rows, about, strict=True)
+    ]
 
 
 def changes(
@@ -261,7 +263,6 @@ def changes(
     after: int,
     ids: Sequence[str] | None = None,
     account: str | None = None,
-    limit: int | None = None,
 ) -> list[Row]:
     """The transitions with an id above `after`, oldest first, each with its job's present data."""
     columns = (
@@ -274,7 +275,7 @@ def changes(
         account is not None and jobs.c.account == account,
     )
     query = _where(select(*columns).join(jobs, jobs.c.id == transitions.c.job_id), conditions)
-    return _rows(session, query.order_by(transitions.c.id).limit(limit))
+    return _rows(session, query.order_by(transitions.c.id))
 
 
 def with_etas_now(session: Session, changed: Sequence[Row]) -> list[Row]:
@@ -283,8 +284,8 @@ def with_etas_now(session: Session, changed: Sequence[Row]) -> list[Row]:
     found: dict[int, Row | None] = {}
     for start in range(0, len(ids), IDS_AT_ONCE):
         chosen = jobs.c.id.in_(ids[start : start + IDS_AT_ONCE])
-        rows = _rows(session, select(*_public(jobs)).where(chosen))
-        found |= {row["id"]: row["eta"] for row in _with_etas(session, rows)}
+        rows = _rows(session, select(*public(jobs)).where(chosen))
+        found |= {row["id"]: row["eta"] for row in with_outlook(session, rows)}
     return [change | {"eta": found.get(change["job_id"])} for change in changed]
 
 
@@ -301,10 +302,6 @@ def ended(job: Mapping[str, Any]) -> bool:
 # ----------------------------------------------------------------- queries
 
 
-def _public(table: Table) -> list[Column[Any]]:
-    return [column for column in table.c if column.name not in INTERNAL]
-
-
 def _where(query: Select[Any], conditions: Iterable[ColumnElement[bool] | bool]) -> Select[Any]:
     """The query with the conditions that were asked for; the others are simply False."""
     return query.where(*(asked for asked in conditions if isinstance(asked, ColumnElement)))
@@ -315,18 +312,18 @@ def _rows(session: Session, query: Select[Any]) -> list[Row]:
 
 
 def _job(session: Session, video_id: str, account: str) -> Row:
-    query = select(*_public(jobs)).where(jobs.c.video_id == video_id, jobs.c.account == account)
+    query = select(*public(jobs)).where(jobs.c.video_id == video_id, jobs.c.account == account)
     row = session.execute(query).mappings().one_or_none()
     if row is None:
-        raise UnknownJob(unknown(session, video_id, account))
+        raise unknown(session, video_id, account)
     return dict(row)
 
 
-def _with_etas(session: Session, rows: Sequence[Row]) -> list[Row]:
+def with_outlook(session: Session, rows: Sequence[Row]) -> list[Row]:
     """The jobs with what is expected of them: how long they take, and when the next poll is."""
     found, polls = _etas(session, rows), prospects.of_jobs(session, rows, db.now(session))
     return [
-        row | {"eta": as_json(eta)} | poll
+        row | {"duration_seconds": ages.duration_seconds(row), "eta": as_json(eta)} | poll
         for row, eta, poll in zip(rows, found, polls, strict=True)
     ]
 
@@ -340,65 +337,11 @@ def _etas(session: Session, rows: Sequence[Row]) -> list[Eta | None]:
     now = db.now(session)
     kinds = [known.get(row["account"], {}).get(row["model"]) for row in rows]
     return [
-        None if kind is None else remaining(row, kind.curve, now)
+        None if kind is None else remaining(row, kind, now)
         for row, kind in zip(rows, kinds, strict=True)
     ]
 
 
 def _of_job(session: Session, table: Table, job_id: int, *order: Column[Any]) -> list[Row]:
-    query = select(*_public(table)).where(table.c.job_id == job_id).order_by(*order)
-    return _rows(session, query)
-
-
-def _with_attempts(session: Session, rows: Sequence[Row]) -> list[Row]:
-    tried = _attempts_of(session, [row["id"] for row in rows])
-    again = prospects.of_deliveries(session, rows, db.now(session))
-    return [
-        row | {"attempts_log": tried.get(row["id"], [])} | expected
-        for row, expected in zip(rows, again, strict=True)
-    ]
-
-
-def _attempts_of(session: Session, delivery_ids: Sequence[str]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
-    for start in range(0, len(delivery_ids), IDS_AT_ONCE):
-        chosen = attempts.c.delivery_id.in_(delivery_ids[start : start + IDS_AT_ONCE])
-        for row in _rows(session, select(attempts).where(chosen).order_by(attempts.c.id)):
-            found.setdefault(row["delivery_id"], []).append(row)
-    return found
-
-
-def _last(rows: Sequence[Row] | None) -> Row | None:
-    return rows[-1] if rows else None
-
-
-def _count(session: Session, table: Table, *conditions: ColumnElement[bool]) -> int:
-    few = select(literal(1)).select_from(table).where(*conditions).limit(COUNT_MOST).subquery()
-    return session.execute(select(func.count()).select_from(few)).scalar_one()
-
-
-def _overdue(session: Session, now: datetime) -> int:
-    """Jobs whose look is late though their account may ask."""
-    may_ask = and_(
-        or_(accounts.c.pause_reason.is_(None), accounts.c.paused_until <= now),
-        or_(accounts.c.slowed_at.is_(None), accounts.c.slowed_at <= now),
-    )
-    late = (
-        select(literal(1))
-        .select_from(jobs)
-        .join(accounts, accounts.c.name == jobs.c.account)
-        .where(jobs.c.next_poll_at < now - OVERDUE_AFTER, may_ask)
-        .limit(COUNT_MOST)
-        .subquery()
-    )
-    return session.execute(select(func.count()).select_from(late)).scalar_one()
-
-
-def _resting(session: Session, now: datetime) -> list[Row]:
-    columns = (accounts.c.name, accounts.c.paused_until, accounts.c.pause_reason)
-    rests = and_(
-        accounts.c.pause_reason.is_not(None),
-        or_(accounts.c.paused_until.is_(None), accounts.c.paused_until > now),
-    )
-    query = select(*columns).where(rests).order_by(accounts.c.name)
+    query = select(*public(table)).where(table.c.job_id == job_id).order_by(*order)
     return _rows(session, query)

@@ -10,17 +10,17 @@ import inspect
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import Select, delete, exists, func, literal, select, update
+from sqlalchemy import ColumnElement, Select, delete, exists, func, literal, select, update
 from sqlalchemy.exc import DataError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from reelwatch.errors import NotConfigured, Refused, SettingsError, UnknownJob, first_line
-from reelwatch.rules.cleaning import clean_text
+from reelwatch.rules.cleaning import clean, clean_text, unstorable
 from reelwatch.rules.spelling import nearest
 from reelwatch.storage import db
 from reelwatch.storage.models import RefusedMessage, WaitingMessage
@@ -29,7 +29,7 @@ PATIENCE = timedelta(minutes=2)  # for an id that is not tracked: its `track` ma
 LONGEST_WAIT = 300.0  # seconds between two tries
 LEASE_SECONDS = 60.0  # while one worker tries, no other does
 AT_ONCE = 200
-TURN_SECONDS = 10.0
+BATCH_SECONDS = 10.0
 REASON_LIMIT = 500  # characters: a reason may quote what was sent
 SHOWN_ID = 200
 SHOWN_NAME = 60
@@ -81,7 +81,20 @@ def take_in(url: str, message: Message, action: Action) -> None:
 
 
 def _obstacle(message: Message, action: Action) -> Exception | None:
-    """Try it. None: done. `Refused`: for good. Anything else: why it has to wait."""
+    """Try it. None: done. `Refused`: for good. Anything else: why it has to wait.
+
+    What of metadata can't be stored is left out, and that alone is refused: there is nobody to be
+    told at once, and the id must not be lost for it.
+    """
+    left_out = unstorable(message.options.get("metadata"))
+    if not left_out:
+        return _tried(message, action)
+    cleaned = {**message.options, "metadata": clean(message.options["metadata"])}
+    done = Refused(f"metadata: {left_out}; that was left out, and the id is tracked")
+    return _tried(replace(message, options=cleaned), action) or done
+
+
+def _tried(message: Message, action: Action) -> Exception | None:
     try:
         inspect.signature(action).bind(message.video_id, **message.options)
     except TypeError as error:
@@ -105,7 +118,7 @@ def _obstacle(message: Message, action: Action) -> Exception | None:
 def _unknown_option(message: Message, action: Action) -> str | None:
     """What to say of the first option that the action does not take, if there is one."""
     parameters = list(inspect.signature(action).parameters)[1:]  # the first is the id
-    known = [name for name in parameters if name != "session"]  # which comes with no message
+    known = [name for name in parameters if name not in ("session", "by")]  # no message has them
     unknown = next((name for name in message.options if name not in parameters), None)
     if unknown is None:
         return None
@@ -154,7 +167,7 @@ def wait_after(tries: int) -> float:
     return min(2.0 ** min(tries - 1, 20), LONGEST_WAIT)
 
 
-def due(now: datetime) -> Select[Any]:
+def due(now: datetime | ColumnElement[datetime]) -> Select[Any]:
     """One row if a waiting message should be tried by now; else none."""
     return select(literal(DUE)).where(exists().where(WaitingMessage.next_try_at <= now))
 
@@ -164,7 +177,7 @@ def retry(url: str, actions: Mapping[str, Action], worker: str) -> int:
 
     One that succeeds has those that waited for the same reason tried at once.
     """
-    give_up_at, tried = time.monotonic() + TURN_SECONDS, 0
+    give_up_at, tried = time.monotonic() + BATCH_SECONDS, 0
     while time.monotonic() < give_up_at:
         rows = _claim(url)
         for row in rows:

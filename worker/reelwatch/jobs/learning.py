@@ -6,15 +6,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Row, and_, func, select
+from sqlalchemy import ColumnElement, Row, and_, func, select, union
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import Session
 
-from reelwatch.rules.status import State
-from reelwatch.rules.timing import curves
-from reelwatch.rules.timing.curves import Course, Known, Progressed, Sample
-from reelwatch.rules.timing.schedule import Plans, price_for
-from reelwatch.rules.timing.simulation import Video
+from reelwatch.rules import ages
+from reelwatch.rules.states import State
+from reelwatch.rules.timing import fitting
+from reelwatch.rules.timing.fitting import HALF_LIFE, NEWEST, Course, Learned, Progressed, Sample
+from reelwatch.rules.timing.planner import Plans, solve
+from reelwatch.rules.timing.simulator import Video
 from reelwatch.storage import db, forecasts, heartbeat
 from reelwatch.storage.models import table_of
 
@@ -27,28 +28,24 @@ LEARN = "learn"  # the heartbeat's name
 APART = timedelta(seconds=10)  # several beats at once learn no more often than this
 JOBS_LEAST = 3  # ended jobs that a curve takes; prefixes of fewer go by the prior, and leave no row
 KINDS_AT_ONCE = 20  # curves that are learned in one go
-NEWEST = 1_000  # finished jobs that a curve is learned from
 OPEN_MOST = 1_000
-HALF_LIFE = 300  # jobs later, a job counts half
-CLOCKS_APART = timedelta(seconds=60)  # upstream's and ours at most, as far as durations go
 AT_ONCE = timedelta(seconds=0.5)  # of a job that ended in the second in which it began
 IDS_AT_ONCE = 500  # values in one IN list
-
-# Ends that upstream did not set a time to, or that are none of a video.
-NO_DURATION = ("not_found", "no_result")
 
 DURATION_COLUMNS = (
     jobs.c.id, jobs.c.tracked_at, jobs.c.upstream_created_at, jobs.c.finished_at,
     jobs.c.upstream_finished_at,
 )  # fmt: skip
 
+Span = tuple[datetime, datetime]
+
 _BEGAN = func.coalesce(jobs.c.upstream_created_at, jobs.c.tracked_at).label("began")
 
 
 def learn(database_url: str, plans: Plans) -> int:
-    """Bring the curves up to date; returns how many were learned anew.
+    """Bring curves and plans up to date; returns how many were learned anew.
 
-    `plans` says within which bounds and for which delay looks are to be priced. Does nothing when
+    `plans` says within which bounds and for which delay plans are to be solved. Does nothing when
     another process has just learned. However many prefixes the ids have, it takes no longer than
     `KINDS_AT_ONCE` curves do.
     """
@@ -56,19 +53,23 @@ def learn(database_url: str, plans: Plans) -> int:
         since = heartbeat.last(session, LEARN)
         if heartbeat.beat(session, LEARN, APART) is None:
             return 0
-        kinds = _changed(session, since)
+        kinds = _changed(session, since, plans.solved_for)
     for account, model in kinds:
         with db.reading(database_url) as session:
-            curve = _curve(session, account, model)
-        known = Known(curve, price_for(curve, plans.pace, plans.target_delay))
+            learned = known_of(session, account, model)
+        plan = solve(learned, plans.pace, plans.target_delay)
+        known = forecasts.Forecast(learned.curve, plan, plans.solved_for)
         with db.transaction(database_url) as session:
             forecasts.keep(session, account, model, known, db.now(session))
-        log.info("learned", account=account, model=model, jobs=curve.jobs, look_price=known.price)
+        log.info("learned", account=account, model=model, jobs=plan.jobs, price=plan.price)
     return len(kinds)
 
 
-def _changed(session: Session, since: datetime | None) -> Sequence[tuple[str, str]]:
-    """The accounts and models to learn: some job has ended since then, and enough ever have.
+def _changed(
+    session: Session, since: datetime | None, solved_for: str
+) -> Sequence[tuple[str, str]]:
+    """The accounts and models to learn: some job has ended since then, and enough ever have, or
+    what was solved was solved for something else.
 
     Those that were learned longest ago come first, so that of too many each has its turn.
     """
@@ -78,10 +79,18 @@ def _changed(session: Session, since: datetime | None) -> Sequence[tuple[str, st
     if since is not None:
         # What was still being committed then counts now: a little overlap costs little.
         ended = ended.where(jobs.c.finished_at >= since - APART)
-    kinds, known = ended.distinct().subquery(), forecasts.table
+    known = forecasts.table
+    other = select(known.c.account, known.c.model).where(
+        known.c.solved_for.is_distinct_from(solved_for)
+    )
+    kinds = union(ended, other).subquery()
     least = (  # the last of as many jobs as it takes, if there are so many
         select(jobs.c.id)
-        .where(jobs.c.account == kinds.c.account, jobs.c.model == kinds.c.model, *_has_duration())
+        .where(
+            jobs.c.account == kinds.c.account,
+            jobs.c.model == kinds.c.model,
+            *forecasts.has_duration(),
+        )
         .order_by(jobs.c.finished_at.desc())
         .limit(1)
         .offset(JOBS_LEAST - 1)
@@ -98,19 +107,22 @@ def _changed(session: Session, since: datetime | None) -> Sequence[tuple[str, st
     return [(row[0], row[1]) for row in session.execute(query)]
 
 
-def _curve(session: Session, account: str, model: str) -> curves.Curve:
+def known_of(session: Session, account: str, model: str) -> Learned:
     now = db.now(session)
-    ended = _ended(session, account, model)
+    ended = _ended(session, NEWEST, jobs.c.account == account, jobs.c.model == model)
     weights = {row["id"]: 0.5 ** (rank / HALF_LIFE) for rank, row in enumerate(ended)}
-    spans = {row["id"]: span for row in ended if (span := _span(row)) is not None}
-    return curves.learn(
+    spans = _spans(ended)
+    return fitting.learn(
         model,
         [
             *(Sample(_seconds(*span), began_ago=_seconds(span[0], now)) for span in spans.values()),
             *_cancelled(session, account, model, now, len(ended)),
             *_open(session, account, model, now),
         ],
-        _courses(session, spans, weights),
+        [
+            _course(stages, spans[job_id], weights[job_id])
+            for job_id, stages in _stages(session, spans).items()
+        ],
         _progressed(ended, spans, weights),
         half_life=_age(ended, HALF_LIFE, now),
         horizon=_age(ended, NEWEST, now),
@@ -124,43 +136,24 @@ def _age(ended: Sequence[RowMapping], count: int, now: datetime) -> float:
     return max(1.0, _seconds(ended[count - 1]["finished_at"], now))
 
 
-def _ended(session: Session, account: str, model: str) -> Sequence[RowMapping]:
-    """The jobs that ended last, the last first."""
+def _ended(session: Session, most: int, *which: ColumnElement[bool]) -> Sequence[RowMapping]:
+    """Those jobs that ended last, the last first."""
     query = (
-        select(*DURATION_COLUMNS, jobs.c.progress, jobs.c.progress_at)
-        .where(jobs.c.account == account, jobs.c.model == model, *_has_duration())
+        select(*DURATION_COLUMNS, jobs.c.model, jobs.c.progress, jobs.c.progress_at)
+        .where(*which, *forecasts.has_duration())
         .order_by(jobs.c.finished_at.desc())
-        .limit(NEWEST)
+        .limit(most)
     )
     return session.execute(query).mappings().all()
 
 
-def _has_duration() -> Sequence[ColumnElement[bool]]:
-    """The conditions for a job to have ended upstream."""
-    return (
-        jobs.c.finished_at.is_not(None),
-        jobs.c.state.in_([State.COMPLETED, State.FAILED]),
-        func.coalesce(jobs.c.error_code, "").not_in(NO_DURATION),
-    )
-
-
-def _span(row: RowMapping) -> tuple[datetime, datetime] | None:
-    """From creation to end, by upstream's clock as far as it told; None: there is no span.
-
-    Most failures tell of their end alone. What was tracked just before then counts from there: to
-    take our own time for the end, of which a look may have told a minute later, would be to learn
-    that nothing fails at once. If the clocks are far apart, ours is all there is.
-    """
-    begin, end, noticed = (
-        row["upstream_created_at"], row["upstream_finished_at"], row["finished_at"]
-    )  # fmt: skip
-    if begin is None:
-        begin = row["tracked_at"]
-        if end is not None and end >= begin - CLOCKS_APART:
-            end = min(max(begin, end), noticed)
-    if end is None or end < begin:
-        end = noticed
-    return (begin, max(end, begin + AT_ONCE)) if end >= begin else None
+def _spans(rows: Iterable[RowMapping]) -> dict[int, Span]:
+    """By id: the duration, from when to when; without those that have none that could be."""
+    return {
+        row["id"]: (found[0], max(found[1], found[0] + AT_ONCE))
+        for row in rows
+        if (found := ages.lasted(row)) is not None
+    }
 
 
 def _seconds(begin: datetime, end: datetime) -> float:
@@ -168,7 +161,7 @@ def _seconds(begin: datetime, end: datetime) -> float:
 
 
 def _open(session: Session, account: str, model: str, now: datetime) -> list[Sample]:
-    """The jobs that have not ended, up to the last look that said so."""
+    """The jobs that have not ended, up to the last poll that said so."""
     mine = (
         jobs.c.account == account,
         jobs.c.model == model,
@@ -186,7 +179,7 @@ def _open(session: Session, account: str, model: str, now: datetime) -> list[Sam
 def _cancelled(
     session: Session, account: str, model: str, now: datetime, most: int
 ) -> list[Sample]:
-    """The jobs that nobody wanted to wait for any more, up to the last look.
+    """The jobs that nobody wanted to wait for any more, up to the last poll.
 
     They took longer than that: who cancels what takes long would leave the quick ones to be learned
     from. The newest, no more than there are of those that ended.
@@ -207,35 +200,22 @@ def _cancelled(
 
 
 def _censored(rows: Iterable[Row[Any, Any]], now: datetime, weight: float = 1.0) -> list[Sample]:
-    """Of (began, last look): jobs that had not ended by then."""
+    """Of (began, last poll): jobs that had not ended by then."""
     return [
         Sample(age, ended=False, weight=weight, began_ago=_seconds(began, now))
-        for began, looked_at in rows
-        if (age := _seconds(began, looked_at)) > 0
+        for began, polled_at in rows
+        if (age := _seconds(began, polled_at)) > 0
     ]
 
 
-def _courses(
-    session: Session,
-    spans: Mapping[int, tuple[datetime, datetime]],
-    weights: Mapping[int, float],
-) -> list[Course]:
-    """How upstream's words followed each other."""
+def _course(stages: Iterable[tuple[float, str]], span: Span, weight: float) -> Course:
+    whole = _seconds(*span)
+    return Course([(min(1.0, max(0.0, age / whole)), status) for age, status in stages], weight)
+
+
+def _stages(session: Session, spans: Mapping[int, Span]) -> dict[int, list[tuple[float, str]]]:
+    """By job: the ages at which upstream's statuses began, in order; the first at its beginning."""
     stages: dict[int, list[tuple[float, str]]] = {}
-    for job_id, word, began in _words(session, spans):
-        begin, end = spans[job_id]
-        share = min(1.0, max(0.0, _seconds(begin, began) / _seconds(begin, end)))
-        stages.setdefault(job_id, []).append((share, word))
-    return [
-        Course([(0.0, steps[0][1]), *steps[1:]], weights[job_id])
-        for job_id, steps in stages.items()
-    ]
-
-
-def _words(
-    session: Session, spans: Mapping[int, tuple[datetime, datetime]]
-) -> Iterator[tuple[int, str, datetime]]:
-    """When upstream's words began, in order, job by job."""
     job_ids = list(spans)
     for start in range(0, len(job_ids), IDS_AT_ONCE):
         chosen = transitions.c.job_id.in_(job_ids[start : start + IDS_AT_ONCE])
@@ -253,16 +233,17 @@ def _words(
             )
             .order_by(transitions.c.job_id, transitions.c.sequence)
         )
-        for job_id, word, at, said_at in session.execute(query):
+        for job_id, status, at, said_at in session.execute(query):
             # Upstream's own time where it lies before ours: we notice late.
-            earlier = said_at is not None and spans[job_id][0] < said_at < at
-            yield job_id, word, said_at if earlier else at
+            begin = spans[job_id][0]
+            began = said_at if said_at is not None and begin < said_at < at else at
+            known = stages.setdefault(job_id, [])
+            known.append((_seconds(begin, began) if known else 0.0, status))
+    return stages
 
 
 def _progressed(
-    ended: Iterable[RowMapping],
-    spans: Mapping[int, tuple[datetime, datetime]],
-    weights: Mapping[int, float],
+    ended: Iterable[RowMapping], spans: Mapping[int, Span], weights: Mapping[int, float]
 ) -> Iterator[Progressed]:
     for row in ended:
         if row["progress"] is None or row["id"] not in spans:
@@ -278,25 +259,16 @@ def recorded(session: Session, account: str, limit: int) -> list[Video]:
 
     Times are in seconds from the creation of the first of them.
     """
-    query = (
-        select(*DURATION_COLUMNS, jobs.c.model)
-        .where(jobs.c.account == account, *_has_duration())
-        .order_by(jobs.c.finished_at.desc())
-        .limit(limit)
-    )
-    rows = {row["id"]: row for row in session.execute(query).mappings()}
-    spans = {job_id: span for job_id, row in rows.items() if (span := _span(row)) is not None}
-    stages: dict[int, list[tuple[float, str]]] = {}
-    for job_id, word, began in _words(session, spans):
-        stages.setdefault(job_id, []).append((_seconds(spans[job_id][0], began), word))
+    ended = _ended(session, limit, jobs.c.account == account)
+    spans, models = _spans(ended), {row["id"]: row["model"] for row in ended}
+    stages = _stages(session, spans)
     start = min((begin for begin, _ in spans.values()), default=None)
     return [
         Video(
             _seconds(start or begin, begin),
             _seconds(begin, end),
-            rows[job_id]["model"],
-            [(0.0, word) if place == 0 else (age, word)
-             for place, (age, word) in enumerate(stages.get(job_id, []))],
+            models[job_id],
+            stages.get(job_id, []),
         )
         for job_id, (begin, end) in spans.items()
-    ]  # fmt: skip
+    ]

@@ -11,17 +11,20 @@ from sqlalchemy.orm import Session
 
 from reelwatch.config import accounts, settings
 from reelwatch.errors import NotConfigured, Refused
+from reelwatch.jobs.channels import channel
 from reelwatch.rules import durations, events
-from reelwatch.rules.answers import clean
 from reelwatch.rules.callback_url import check_url
+from reelwatch.rules.channels import DEFAULT_QUEUE, NAMED
+from reelwatch.rules.channels import NAMES as NAMES_OF_CHANNELS
+from reelwatch.rules.cleaning import clean
 from reelwatch.rules.video_ids import refuse_controls
 from reelwatch.storage.jobrows import has_account
-from reelwatch.storage.ledger import DEFAULT_QUEUE
 from reelwatch.storage.models import Job
 
 NAME_LIMIT = 255
 METADATA_LIMIT = 16 * 1024  # bytes as JSON
 DEADLINE_LIMIT = 30 * 86_400.0
+DEADLINE_RANGE = "more than 0, at most 30d"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Order:
     metadata: Mapping[str, Any] | None = None
     deadline: float | None = None  # seconds
     events: Sequence[str] | None = None
+    channels: Mapping[str, str] | None = None  # {channel: target}; an empty one says: by none
 
     @property
     def said(self) -> Mapping[str, Any]:
@@ -58,7 +62,7 @@ def checked(configured: settings.Settings, **given: Any) -> Order:
         raise Refused(f"callback_task: {task!r} holds an '@'; callback_queue has its own name")
     if not isinstance(url, str | None):
         raise Refused(f"webhook_url: {url!r} is not a text")
-    metadata, deadline, names = (given.get(name) for name in NAMES[3:])
+    metadata, deadline, names, ways = (given.get(name) for name in NAMES[3:])
     return Order(
         webhook_url=None if url is None else check_url(url, configured.allowlist),
         callback_task=task,
@@ -66,6 +70,7 @@ def checked(configured: settings.Settings, **given: Any) -> Order:
         metadata=None if metadata is None else _checked_metadata(metadata),
         deadline=None if deadline is None else _checked_deadline(deadline),
         events=None if names is None else _checked_events(names),
+        channels=None if ways is None else _checked_channels(ways),
     )
 
 
@@ -76,6 +81,8 @@ def _differs(name: str, value: Any, job: Job) -> bool:
         return bool(value != span_of(job.deadline_seconds, job.deadline_at, job.tracked_at))
     if name == "callback_queue":
         return bool(value != (job.callback_queue or DEFAULT_QUEUE))
+    if name == "channels":
+        return bool(value != (job.channels or {}))
     if name == "metadata":  # by the text: to Python true is 1
         return _text(value) != _text(job.metadata_)
     return bool(value != getattr(job, name))
@@ -113,11 +120,13 @@ def _checked_metadata(metadata: object) -> Mapping[str, Any]:
     try:
         text = json.dumps(dict(metadata), allow_nan=False, ensure_ascii=False)
         size = len(text.encode("utf-8", "surrogatepass"))
+        parsed: Mapping[str, Any] = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise Refused(f"metadata: not JSON: {error}") from None
     if size > METADATA_LIMIT:
         raise Refused(f"metadata: {size} bytes as JSON, at most {METADATA_LIMIT} are accepted")
-    cleaned: Mapping[str, Any] = clean(json.loads(text))
+    # What no database stores is left out, and not refused: the video is paid for.
+    cleaned: Mapping[str, Any] = clean(parsed)
     return cleaned
 
 
@@ -129,9 +138,10 @@ def _checked_deadline(deadline: object) -> float:
             else durations.parse_duration(deadline)
         )
     except ValueError:
-        raise Refused(f"deadline: {deadline!r}; accepted: {durations.DURATION_FORMS}") from None
+        forms = f"{durations.DURATION_FORMS}; {DEADLINE_RANGE}"
+        raise Refused(f"deadline: {deadline!r}; accepted: {forms}") from None
     if not math.isfinite(seconds) or not 0 < seconds <= DEADLINE_LIMIT:
-        raise Refused(f"deadline: {deadline!r}; accepted: more than 0, at most 30d")
+        raise Refused(f"deadline: {deadline!r}; accepted: {DEADLINE_RANGE}")
     return seconds
 
 
@@ -139,6 +149,23 @@ def _checked_events(names: object) -> Sequence[str]:
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise Refused(f"events: a list is accepted, not {names!r}")
     return events.check_events(names)
+
+
+def _checked_channels(ways: object) -> Mapping[str, str]:
+    if not isinstance(ways, Mapping):
+        raise Refused(f"channels: an object is accepted, not {type(ways).__name__}")
+    return {str(name): _checked_target(name, target) for name, target in ways.items()}
+
+
+def _checked_target(name: object, target: object) -> str:
+    if name not in NAMES_OF_CHANNELS:
+        raise Refused(f"channels: {name!r} is no channel; accepted: {', '.join(NAMED)}")
+    if not isinstance(target, str):
+        raise Refused(f"channels: {name}: {target!r} is not a text")
+    try:
+        return channel(str(name)).check(target)
+    except Refused as error:
+        raise Refused(f"channels: {name}: {error}") from None
 
 
 def _check_name(what: str, name: object) -> None:

@@ -1,11 +1,12 @@
 """Forgetting: deletes old jobs that have ended, with all that hangs on them.
 
-A chunk is chosen without any lock, however long that takes; then locked, looked at again, and
+A chunk is chosen without any lock, however long that takes; then locked, read again, and
 deleted, all in one short transaction. Nobody is waited for while it holds locks. A prune that is
 killed leaves whole jobs only, and the next one goes on where it was.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +14,12 @@ from sqlalchemy import ColumnElement, Select, and_, delete, exists, or_, select,
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from reelwatch.storage import db, destinations
+from reelwatch.rules.actions import BY_PYTHON, ActionName
+from reelwatch.rules.retry import DeliveryState
+from reelwatch.rules.states import State
+from reelwatch.storage import actions, db, destinations, feed, incidents
+from reelwatch.storage.actions import Entry
+from reelwatch.storage.event_states import PENDING
 from reelwatch.storage.filters import JobFilter
 from reelwatch.storage.models import Delivery, Job
 from reelwatch.storage.surveys import PAGE, Survey
@@ -26,37 +32,51 @@ Place = tuple[datetime | None, int]  # of a job in the order of ends
 
 
 def prune(
-    database_url: str, before: datetime, *, progress: Callable[[int], None] = lambda count: None
-) -> int:
-    """Delete the jobs that ended, or were given up, before that time; returns how many.
+    database_url: str, before: datetime, wanted: JobFilter = ALL, *, by: str = BY_PYTHON
+) -> Iterator[int]:
+    """Delete the jobs of a filter that ended, or were given up, before that time.
 
-    A job whose event is still to be told stays; one that somebody works on stays until the next
-    time. How an endpoint was doing that nothing is owed to is forgotten, too. `progress` is told
-    the count after each transaction.
+    Gives the number of each transaction when it is over. A job whose event is still to be told
+    stays; one that somebody works on stays until the next time. How an endpoint was doing that
+    nothing is owed to is forgotten, too.
     """
-    deleted = 0
-    for count in in_turns(database_url, before):
-        deleted += count
-        progress(deleted)
-    return deleted
-
-
-def in_turns(database_url: str, before: datetime, wanted: JobFilter = ALL) -> Iterator[int]:
-    """The same for the jobs of a filter; gives the number of each transaction when it is over."""
+    chosen_by = {**asdict(wanted), "before": before}
+    entry = Entry(ActionName.PRUNE, by, chosen_by=chosen_by)
     for rows in _chunks(database_url, before, wanted, CHUNK):
         with db.transaction(database_url) as session:
+            feed.lock(session)
             settled = _settled(session, _locked(session, [row["id"] for row in rows], before))
+            feed.forget(session, settled)
             session.execute(delete(Job).where(Job.id.in_(settled)))
+            entry.note(session, db.now(session), {}, count=len(settled))
         yield len(settled)
     with db.reading(database_url) as session:
         idle = destinations.idle(session, before)
-    if idle:
+        over = wanted == ALL and incidents.any_over(session, before)
+    if idle or over:
         with db.transaction(database_url) as session:
-            destinations.release(session, idle)
+            destinations.forget(session, idle)
+            if over:
+                incidents.forget(session, before)
+    if wanted == ALL:
+        _forget_actions(database_url, before)
+
+
+def _forget_actions(database_url: str, before: datetime) -> None:
+    """Delete the old actions that no job tells of any more."""
+    behind: actions.Place | None = None
+    while True:
+        with db.reading(database_url) as session:
+            untold, behind = actions.old(session, before, behind)
+        if untold:
+            with db.transaction(database_url) as session:
+                actions.forget(session, untold)
+        if behind is None:
+            return
 
 
 def survey(database_url: str, before: datetime, wanted: JobFilter = ALL) -> Survey:
-    """What `in_turns` would delete now, by account, model and state; times are those of ends."""
+    """What `in_batches` would delete now, by account, model and state; times are those of ends."""
     found = Survey(("account", "model", "state"))
     for rows in _chunks(database_url, before, wanted, PAGE):
         for row in rows:
@@ -83,7 +103,7 @@ def _chunks(
 
 def _old(ended: Ended, before: datetime, behind: Place | None) -> Select[Any]:
     """What follows in the order of ends: an index leads to it, also past what is deleted."""
-    owed = exists().where(Delivery.job_id == Job.id, Delivery.state == "pending")
+    owed = exists().where(Delivery.job_id == Job.id, PENDING)
     columns: tuple[Any, ...] = (Job.id, ended.label("ended"), Job.account, Job.model, Job.state)
     query = select(*columns).where(ended < before, _over(before), ~owed)
     if behind is not None:
@@ -92,7 +112,9 @@ def _old(ended: Ended, before: datetime, behind: Place | None) -> Select[Any]:
 
 
 def _over(before: datetime) -> ColumnElement[bool]:
-    return or_(Job.finished_at < before, and_(Job.state == "expired", Job.abandoned_at < before))
+    return or_(
+        Job.finished_at < before, and_(Job.state == State.EXPIRED, Job.abandoned_at < before)
+    )
 
 
 def _locked(session: Session, job_ids: Sequence[int], before: datetime) -> Sequence[int]:
@@ -108,6 +130,6 @@ def _settled(session: Session, job_ids: Sequence[int]) -> Sequence[int]:
     )
     all_of_them = session.execute(events).all()
     free = session.execute(events.with_for_update(skip_locked=True)).all()
-    told = {event_id for event_id, _, state in free if state != "pending"}
+    told = {event_id for event_id, _, state in free if state != DeliveryState.PENDING}
     owing = {job_id for event_id, job_id, _ in all_of_them if event_id not in told}
     return [job_id for job_id in job_ids if job_id not in owing]

@@ -1,13 +1,14 @@
-"""Taking in what producers say: track an id, stop tracking it, look at it again.
+"""Taking in what producers say: track an id, stop tracking it, poll it again.
 
 A job exists from the moment its row is committed. With the caller's own `session`, that is when
 the caller commits: the video id and the caller's own rows are then stored together or not at all.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import Executable, bindparam, select, true
@@ -18,11 +19,14 @@ from reelwatch.config.accounts import Account
 from reelwatch.errors import Refused
 from reelwatch.jobs import orders
 from reelwatch.jobs.orders import Order
-from reelwatch.rules import status
+from reelwatch.rules import states
+from reelwatch.rules.actions import BY_PYTHON, ActionName
 from reelwatch.rules.callback_url import check_url
+from reelwatch.rules.changes import Change
 from reelwatch.rules.events import DEFAULT_EVENTS
 from reelwatch.rules.video_ids import check_video_ids
-from reelwatch.storage import db, ledger
+from reelwatch.storage import actions, db, job_columns, ledger
+from reelwatch.storage.actions import Entry
 from reelwatch.storage.jobrows import (
     Row,
     chunks,
@@ -45,15 +49,17 @@ def track(
     metadata: Mapping[str, Any] | None = None,
     deadline: str | float | timedelta | None = None,
     events: Iterable[str] | None = DEFAULT_EVENTS,
+    channels: Mapping[str, str] | None = None,
     session: Session | None = None,
 ) -> Job:
     """Track one video until its fate is known; returns its job.
 
     Idempotent per (account, video_id): tracking again returns the same job, unchanged; its
     `created` attribute tells. Its `differs` names what this call says and the job has otherwise:
-    a list of `webhook_url`, `callback_task`, `callback_queue`, `metadata`, `deadline`, `events`;
-    `update` changes it. `deadline` is a span from now (`"45m"`, seconds, a timedelta). With
-    `session` the job becomes part of the caller's transaction, on the same database.
+    a list of `webhook_url`, `callback_task`, `callback_queue`, `metadata`, `deadline`, `events`,
+    `channels`; `update` changes it. `channels` names other ways to be told, by what each is to
+    reach: `{"stream": "videos"}`. `deadline` is a span from now (`"45m"`, seconds, a timedelta).
+    With `session` the job becomes part of the caller's transaction, on the same database.
 
     No secret is needed to hand in a `webhook_url`: the workers sign. Raises `Refused` with the
     reason for a bad value (`NotConfigured` where another configuration would accept it),
@@ -69,6 +75,7 @@ def track(
         metadata=metadata,
         deadline=deadline,
         events=events,
+        channels=channels,
         session=session,
     )[0]
 
@@ -83,6 +90,7 @@ def track_many(
     metadata: Mapping[str, Any] | None = None,
     deadline: str | float | timedelta | None = None,
     events: Iterable[str] | None = DEFAULT_EVENTS,
+    channels: Mapping[str, str] | None = None,
     session: Session | None = None,
 ) -> list[Job]:
     """Track many videos in one transaction; the jobs come in the order of the ids. See `track`."""
@@ -98,6 +106,7 @@ def track_many(
             deadline=deadline,
             # The default, and not the same names: those of a job that is known stay unasked.
             events=None if events is DEFAULT_EVENTS else events,
+            channels=channels,
         )
         return _insert(own, ids, upstream, said)
 
@@ -112,53 +121,92 @@ def check_order(session: Session, account: str, **given: Any) -> tuple[Account, 
     return upstream, said
 
 
-def cancel(video_id: str, *, account: str = "default", session: Session | None = None) -> Job:
-    """Stop tracking a video; a job that has ended already stays as it is. Raises `UnknownJob`."""
-    return cancel_many([video_id], account=account, session=session)[0]
+def cancel(
+    video_id: str,
+    *,
+    account: str = "default",
+    session: Session | None = None,
+    by: str = BY_PYTHON,
+) -> Job:
+    """Stop tracking a video. Raises `UnknownJob`.
+
+    A job that has ended already stays as it is, and the `changed` of what is returned is false.
+    `by`: who does it, as `actions` keeps it.
+    """
+    return cancel_many([video_id], account=account, session=session, by=by)[0]
 
 
 def cancel_many(
-    video_ids: Iterable[str], *, account: str = "default", session: Session | None = None
+    video_ids: Iterable[str],
+    *,
+    account: str = "default",
+    session: Session | None = None,
+    by: str = BY_PYTHON,
 ) -> list[Job]:
     """Stop tracking videos, all or, if one is unknown, none; in the order of the ids."""
     with joined(session) as own:
         rows = locked(own, video_ids, account)
-        _cancel(own, rows)
-        return [job_now(own, row["id"]) for row in rows]
+        return _jobs_now(own, rows, _cancel(own, rows, Entry(ActionName.CANCEL, by)))
 
 
-def cancel_chosen(url: str, job_ids: Iterable[int], state: str | None = None) -> Iterator[int]:
+def cancel_chosen(
+    url: str,
+    job_ids: Iterable[int],
+    state: str | None = None,
+    *,
+    by: str = BY_PYTHON,
+    chosen_by: Mapping[str, Any] | None = None,
+) -> Iterator[int]:
     """Stop tracking the jobs with these row ids, some hundreds in one transaction after another.
 
     Gives the number of those that were cancelled after each: whoever stops asking for more leaves
     the others as they are. Those that have ended or are gone meanwhile are left out, and those that
     are not in `state` any more, where one is named.
     """
-    return _in_turns(url, job_ids, _cancel, state)
+    entry = Entry(ActionName.CANCEL, by, chosen_by=chosen_by)
+    return map(Counter.total, _in_batches(url, job_ids, partial(_cancel, entry=entry), state))
 
 
-def recheck(video_id: str, *, account: str = "default", session: Session | None = None) -> Job:
-    """Look at a video now; take an `expired` or `cancelled` one, or one `not_found`, up again.
+def recheck(
+    video_id: str,
+    *,
+    account: str = "default",
+    session: Session | None = None,
+    by: str = BY_PYTHON,
+) -> Job:
+    """Poll a video now; take an `expired` or `cancelled` one, or one `not_found`, up again.
 
     A job that is taken up gets its deadline's span anew. One that was completed without a URL stays
-    so and is asked for it once more. A job with another end stays as it is. Raises `UnknownJob`.
+    so and is asked for it once more. A job with another end stays as it is, and the `changed` of
+    what is returned is false. Raises `UnknownJob`.
     """
-    return recheck_many([video_id], account=account, session=session)[0]
+    return recheck_many([video_id], account=account, session=session, by=by)[0]
 
 
 def recheck_many(
-    video_ids: Iterable[str], *, account: str = "default", session: Session | None = None
+    video_ids: Iterable[str],
+    *,
+    account: str = "default",
+    session: Session | None = None,
+    by: str = BY_PYTHON,
 ) -> list[Job]:
-    """Look at videos now, at all or, if one is unknown, at none; in the order of the ids."""
+    """Poll videos now, at all or, if one is unknown, at none; in the order of the ids."""
     with joined(session) as own:
         rows = locked(own, video_ids, account)
-        _recheck(own, rows)
-        return [job_now(own, row["id"]) for row in rows]
+        return _jobs_now(own, rows, _recheck(own, rows, Entry(ActionName.RECHECK, by)))
 
 
-def recheck_chosen(url: str, job_ids: Iterable[int], state: str | None = None) -> Iterator[int]:
-    """Look at the jobs with these row ids now, as `recheck` does; in turns as `cancel_chosen`."""
-    return _in_turns(url, job_ids, _recheck, state)
+def recheck_chosen(
+    url: str,
+    job_ids: Iterable[int],
+    state: str | None = None,
+    *,
+    by: str = BY_PYTHON,
+    chosen_by: Mapping[str, Any] | None = None,
+) -> Iterator[Counter[str]]:
+    """`recheck` the jobs with these row ids, in batches as `cancel_chosen`; counts by account."""
+    entry = Entry(ActionName.RECHECK, by, chosen_by=chosen_by)
+    return _in_batches(url, job_ids, partial(_recheck, entry=entry), state)
 
 
 def sync_accounts(configured: settings.Settings) -> None:
@@ -191,16 +239,16 @@ def _insert(session: Session, ids: Sequence[str], account: Account, order: Order
 @cache
 def _insertion(dialect: str) -> Executable:
     """One statement for all ids: what they share is sent once, and they as one parameter."""
-    columns = ledger.jobs.c
+    columns = job_columns.jobs.c
     shared = (
         columns.account, columns.state, columns.metadata, columns.tracked_at, columns.next_poll_at,
         columns.deadline_at, columns.deadline_seconds, columns.webhook_url, columns.callback_task,
-        columns.callback_queue, columns.events,
+        columns.callback_queue, columns.channels, columns.events,
     )  # fmt: skip
     video_id, model = db.listed(dialect, "ids", width=2)
     values = [bindparam(column.name, type_=column.type) for column in shared]
     rows = select(video_id, model, *values).where(true())  # without it SQLite takes ON for a join's
-    made = db.insert_if_absent(dialect, ledger.jobs, "account", "video_id").from_select(
+    made = db.insert_if_absent(dialect, job_columns.jobs, "account", "video_id").from_select(
         [columns.video_id, columns.model, *shared], rows
     )
     return select(Job).from_statement(made.returning(*columns))
@@ -213,7 +261,7 @@ def _values(account: Account, order: Order, now: datetime) -> dict[str, Any]:
     default = account.webhook_url and check_url(account.webhook_url, configured.allowlist)
     return {
         "account": account.name,
-        "state": status.State.PENDING.value,
+        "state": states.State.PENDING.value,
         "metadata": order.metadata or {},
         "tracked_at": now,
         "next_poll_at": now,
@@ -222,6 +270,7 @@ def _values(account: Account, order: Order, now: datetime) -> dict[str, Any]:
         "webhook_url": order.webhook_url or default,
         "callback_task": order.callback_task,
         "callback_queue": order.callback_queue,
+        "channels": order.channels or None,
         "events": list(DEFAULT_EVENTS if order.events is None else order.events),
     }
 
@@ -237,41 +286,53 @@ def _find(session: Session, account: str, ids: Iterable[str]) -> Iterator[Job]:
         yield from session.execute(query).scalars()
 
 
-def _in_turns(
+def _in_batches(
     url: str,
     job_ids: Iterable[int],
-    change: Callable[[Session, Sequence[Row]], int],
+    change: Callable[[Session, Sequence[Row]], Sequence[int]],
     state: str | None,
-) -> Iterator[int]:
+) -> Iterator[Counter[str]]:
     for chunk in chunks(sorted(job_ids)):
         with db.transaction(url) as session:
             rows = locked_by_id(session, chunk)
-            count = change(session, [row for row in rows if state in (None, row["state"])])
-        yield count
+            changed = {*change(session, [row for row in rows if state in (None, row["state"])])}
+        yield Counter(row["account"] for row in rows if row["id"] in changed)
 
 
-def _cancel(session: Session, rows: Sequence[Row]) -> int:
-    """Stop tracking what has not ended; the rows are locked. Returns how many."""
-    decided = [(row, status.cancelled(ledger.job_of(row))) for row in rows]
-    changes = [ledger.Change(row, decision) for row, decision in decided if decision]
-    ledger.write(session, changes, db.now(session))
-    return len(changes)
+def _jobs_now(session: Session, rows: Sequence[Row], changed: Sequence[int]) -> list[Job]:
+    jobs = [job_now(session, row["id"]) for row in rows]
+    for job in jobs:
+        job.changed = job.id in changed
+    return jobs
 
 
-def _recheck(session: Session, rows: Sequence[Row]) -> int:
-    """Look now at what can change; the rows are locked. Returns how many."""
+def _cancel(session: Session, rows: Sequence[Row], entry: Entry) -> Sequence[int]:
+    """Stop tracking what has not ended; the rows are locked. Returns the ids of those."""
+    decided = [(row, states.cancelled(job_columns.job_of(row))) for row in rows]
+    changes = [Change(row, decision) for row, decision in decided if decision]
+    now = db.now(session)
+    ledger.write(session, changes, now)
+    changed = [change.row["id"] for change in changes]
+    entry.note(session, now, actions.of_jobs(changed))
+    return changed
+
+
+def _recheck(session: Session, rows: Sequence[Row], entry: Entry) -> Sequence[int]:
+    """Have polled now what can change; the rows are locked. Returns the ids of those."""
     now = db.now(session)
     changes, due = [], []
     for row in rows:
-        job = ledger.job_of(row)
-        decision = status.reopened(job, now)
+        job = job_columns.job_of(row)
+        decision = states.reopened(job, now)
         if decision is not None:
-            changes.append(ledger.Change(row, decision, deadline_at=now + _span(row)))
+            changes.append(Change(row, decision, deadline_at=now + _span(row)))
         elif not job.final or job.lacks_result:
             due.append(row["id"])
     ledger.write(session, changes, now)
-    _look_now(session, due, now)
-    return len(changes) + len(due)
+    _poll_now(session, due, now)
+    changed = [*(change.row["id"] for change in changes), *due]
+    entry.note(session, now, actions.of_jobs(changed))
+    return changed
 
 
 def _span(row: Row) -> timedelta:
@@ -280,8 +341,8 @@ def _span(row: Row) -> timedelta:
     )
 
 
-def _look_now(session: Session, job_ids: Sequence[int], now: datetime) -> None:
-    jobs = ledger.jobs
+def _poll_now(session: Session, job_ids: Sequence[int], now: datetime) -> None:
+    jobs = job_columns.jobs
     values = {"next_poll_at": now, "lease_token": None, "errors_in_row": 0, "errors_since": None}
     for chunk in chunks(job_ids):
         session.execute(jobs.update().where(jobs.c.id.in_(chunk)).values(values))

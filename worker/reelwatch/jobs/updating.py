@@ -10,12 +10,20 @@ from sqlalchemy.orm import Session
 from reelwatch.config import settings
 from reelwatch.errors import HasEnded, Refused
 from reelwatch.jobs import orders
-from reelwatch.rules.status import FINAL, State
-from reelwatch.storage import db, ledger
+from reelwatch.rules import actions
+from reelwatch.rules.actions import BY_PYTHON
+from reelwatch.rules.states import FINAL, State
+from reelwatch.storage import db, job_columns
+from reelwatch.storage.actions import Entry
 from reelwatch.storage.jobrows import Row, chunks, job_now, joined, locked
 from reelwatch.storage.models import Job
 
-jobs = ledger.jobs
+jobs = job_columns.jobs
+
+RECORDED = (
+    "webhook_url", "callback_task", "callback_queue", "channels", "metadata", "events",
+    "deadline_at",
+)  # fmt: skip
 
 
 def update(
@@ -28,14 +36,17 @@ def update(
     metadata: Mapping[str, Any] | None = None,
     deadline: str | float | timedelta | None = None,
     events: Iterable[str] | None = None,
+    channels: Mapping[str, str] | None = None,
     session: Session | None = None,
+    by: str = BY_PYTHON,
 ) -> Job:
     """Change an open job: what is None stays as it is; returns the job.
 
     The values are those of `track`, with the same checks. `metadata` takes the place of what was
     there; `deadline` is a span from now, also for a later `recheck`. Events that are owed already
-    keep their receiver and their text. Raises `HasEnded` for a job that has ended, `UnknownJob`,
-    and `Refused` for a bad value, or none at all; nothing is changed then.
+    keep their receiver and their text. `by`: who does it, as `actions` keeps it. Raises `HasEnded`
+    for a job that has ended, `UnknownJob`, and `Refused` for a bad value, or none at all; nothing
+    is changed then.
     """
     return update_many(
         [video_id],
@@ -46,7 +57,9 @@ def update(
         metadata=metadata,
         deadline=deadline,
         events=events,
+        channels=channels,
         session=session,
+        by=by,
     )[0]
 
 
@@ -55,6 +68,7 @@ def update_many(
     *,
     account: str = "default",
     session: Session | None = None,
+    by: str = BY_PYTHON,
     **given: Any,
 ) -> list[Job]:
     """Change open jobs, all or, if one can't be, none; in the order of the ids. See `update`."""
@@ -65,9 +79,13 @@ def update_many(
         rows = locked(own, video_ids, account)
         for row in rows:
             _check(row, said)
-        values = _values(said, db.now(own))
+        now = db.now(own)
+        values = _values(said, now)
         for chunk in chunks(row["id"] for row in rows):
             own.execute(jobs.update().where(jobs.c.id.in_(chunk)).values(values))
+        ordered = {name: values[name] for name in RECORDED if name in values}
+        done = {row["id"]: actions.changes(row, ordered) for row in rows}
+        Entry(actions.ActionName.UPDATE, by).note(own, now, done)
         return [job_now(own, row["id"]) for row in rows]
 
 
@@ -89,6 +107,8 @@ def _check(row: Row, said: orders.Order) -> None:
 def _values(said: orders.Order, now: datetime) -> dict[str, Any]:
     """The columns to write. A poll under way decided by the old ones: it is made anew."""
     values = dict(said.said)
+    if "channels" in values:
+        values["channels"] = values["channels"] or None
     leased, due = jobs.c.lease_token.is_not(None), jobs.c.next_poll_at
     seconds = values.pop("deadline", None)
     if seconds is None:

@@ -6,11 +6,10 @@ import os
 import re
 import select
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import pycurl
-from requests.utils import select_proxy
 
 from reelwatch.net.inflating import PACKED, DamagedBody, inflated
 from reelwatch.net.transfer import (
@@ -22,6 +21,7 @@ from reelwatch.net.transfer import (
     Outcome,
     Request,
     Response,
+    first_status,
     header_lines,
     parted,
     read_head,
@@ -54,6 +54,7 @@ class Exchange:
         self._client = client
         self._kept = kept
         self._manner: tuple[str, bool] | None = None  # what the handle is set up for
+        self._lines: list[bytes] | None = None
         self.curl = pycurl.Curl()
         self.curl.exchange = self
         self.clear()
@@ -93,13 +94,16 @@ class Exchange:
         if request.body is not None:
             curl.setopt(pycurl.POSTFIELDS, request.body)
         curl.setopt(pycurl.URL, f"{self._place}{target}")
-        curl.setopt(pycurl.HTTPHEADER, header_lines(tuple(request.headers.items()), request.decode))
+        lines = header_lines(tuple(request.headers.items()), request.decode)
+        if lines is not self._lines:  # those that it was given last
+            curl.setopt(pycurl.HTTPHEADER, lines)
+            self._lines = lines
         curl.setopt(pycurl.TIMEOUT_MS, max(1, round(request.deadline_seconds * 1000)))
         curl.setopt(pycurl.FRESH_CONNECT, 0)
-        self._proxy = client.proxies and select_proxy(request.url, client.proxies)
+        self._proxy = _proxy_for(request.url, client.proxies) if client.proxies else None
         curl.setopt(pycurl.PROXY, self._proxy or "")
-        is_literal = _address(self._place.host) is not None
-        found = self._resolve(resolver) if resolver and not (self._proxy or is_literal) else []
+        asks = resolver and not self._proxy and _address(self._place.host) is None
+        found = self._resolve(resolver) if resolver and asks else []
         # Each connection goes to where the name points now. What we have looked up is for this
         # exchange, and expires after it; where libcurl looks up itself, nothing it keeps counts.
         kept_seconds = math.ceil(request.deadline_seconds) + 1 if found else 0
@@ -110,6 +114,7 @@ class Exchange:
         """Begin with what holds for all requests like this one: of others nothing is left."""
         curl = self.curl
         curl.reset()
+        self._lines = None
         for option, value in self._client.options.items():
             curl.setopt(option, value)
         curl.setopt(pycurl.HEADERFUNCTION, self._on_header)
@@ -179,6 +184,8 @@ class Exchange:
 
     def keep(self) -> None:
         """Remember the connection, which may be used again."""
+        if not self._is_new:  # it is known
+            return
         fd = self.curl.getinfo(pycurl.ACTIVESOCKET)
         if fd >= 0:
             if len(self._kept) > MOST_KEPT:
@@ -187,11 +194,11 @@ class Exchange:
 
     def outcome(self, code: int, text: str) -> Outcome:
         """The answer, or why there is none. `text` is libcurl's, and may quote the peer."""
-        if self._head_left < 0:
-            return ConnectFailed(f"the head of the answer is larger than {HEAD_BYTES} bytes")
+        if self._head_left < 0 or code == TOO_LARGE:
+            return self._of_large_head()
         if code in CODES_OF_HEADS and self._head:  # which libcurl may take for whole
             try:
-                status, headers = read_head(self._head)
+                status, headers = read_head(self._head, truncate=self._request.truncate)
             except ValueError as error:
                 return ConnectFailed(str(error))
             if code == pycurl.E_OK or self._body_left < 0:
@@ -203,6 +210,14 @@ class Exchange:
             return AddressBlocked(f"{at}, which is not a permitted address")
         return ConnectFailed(self._reason(code, text))
 
+    def _of_large_head(self) -> Outcome:
+        """Who has a body cut off has no need of all headers either: the status came first."""
+        if self._request.truncate and (status := first_status(self._head)) is not None:
+            return self._answer(status, Headers())
+        return ConnectFailed(
+            f"the head of the answer is larger than {HEAD_BYTES} bytes, or has thousands of headers"
+        )
+
     def _answer(self, status: int, headers: Headers) -> Outcome:
         request, is_cut = self._request, self._body_left < 0
         pieces: Iterable[bytes] = self._pieces
@@ -212,11 +227,10 @@ class Exchange:
             body, is_larger = _bounded(pieces, request.max_bytes)
         except DamagedBody as error:
             return ConnectFailed(str(error))
-        truncated = is_cut or is_larger
-        if truncated and not request.truncate:
+        if (is_cut or is_larger) and not request.truncate:
             return BodyTooLarge(f"the answer is larger than {request.max_bytes} bytes")
         took: float = self.curl.getinfo(pycurl.TOTAL_TIME)
-        return Response(status, headers, body, truncated, took)
+        return Response(status, headers, body, took)
 
     def _too_late(self) -> DeadlinePassed:
         return DeadlinePassed(f"no complete answer within {self._request.deadline_seconds:g} s")
@@ -264,6 +278,7 @@ ENDS = (pycurl.PRIMARY_IP, pycurl.LOCAL_IP, pycurl.PRIMARY_PORT, pycurl.LOCAL_PO
 # Not named by pycurl.
 SUPPRESS_CONNECT_HEADERS = 265
 WEIRD_SERVER_REPLY = 8
+TOO_LARGE = 100
 
 # One request must not be held against others: nothing is kept but connections.
 OPTIONS: dict[int, Any] = {
@@ -296,6 +311,13 @@ def _bounded(pieces: Iterable[bytes], most: int) -> tuple[bytes, bool]:
         if len(content) > most:
             return bytes(content[:most]), True
     return bytes(content), False
+
+
+def _proxy_for(url: str, proxies: Mapping[str, str]) -> str | None:
+    """The proxy of them that such a URL is asked through."""
+    from requests.utils import select_proxy  # noqa: PLC0415 - 5 MiB, and most have no proxy
+
+    return select_proxy(url, dict(proxies))
 
 
 def _is_readable(fd: int) -> bool:

@@ -12,14 +12,14 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pycurl
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from reelwatch.config import trust
 from reelwatch.net.exchange import OPTIONS, AddressFilter, Ends, Exchange, Resolver
@@ -99,14 +99,6 @@ class Client:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
-
-    def perform(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Outcome | Exception]]:
-        """All of them at once, in this thread; each with its outcome, as they come."""
-        with self.line() as line:
-            for request in requests:
-                line.send(request, request)
-            while line.under_way:
-                yield from line.results(60.0)
 
     @contextlib.contextmanager
     def line(self) -> Iterator["Line"]:
@@ -286,9 +278,7 @@ def _trusted(verify: bool | str, *, has_proxy: bool) -> dict[int, Any]:
     """
     if not verify:
         return {pycurl.SSL_VERIFYPEER: 0, pycurl.SSL_VERIFYHOST: 0}
-    files, folders = (
-        trust.places(DEFAULT_CA_BUNDLE_PATH) if verify is True else trust.parted([verify])
-    )
+    files, folders = trust.places(certifi.where()) if verify is True else trust.parted([verify])
     options: dict[int, Any] = {pycurl.CAINFO: None}
     if files:
         bundle = b"\n".join(Path(path).read_bytes() for path in files)

@@ -1,7 +1,7 @@
 """HTTP to strangers: a sender that reaches nothing private (`callback_url` says what that is)."""
 
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 
 from reelwatch.errors import Refused
 from reelwatch.net.http import AddressBlocked, Client, Request, Resolver, Response
@@ -22,24 +22,26 @@ class Sender:
         resolver: Resolver | None = None,
     ) -> None:
         """`timeout_seconds` is for a whole exchange, name look-up included."""
-        self._allow = allow
+        self._checked = lru_cache(256)(partial(check_url, allow=allow))  # for 0.1 ms each
         self._timeout_seconds = timeout_seconds
         self.client = Client(
             address_filter=partial(_may_reach, allow), verify=verify, resolver=resolver
         )
 
-    def request(self, url: str, body: bytes, headers: Mapping[str, str]) -> Request:
-        """A post of which the answer's first 64 KiB are kept as sent. Redirects are answers.
+    def request(
+        self, url: str, body: bytes, headers: Mapping[str, str], method: str = "POST"
+    ) -> Request:
+        """A request of which the answer's first 64 KiB are kept as sent. Redirects are answers.
 
         Raises AddressBlocked for a URL that is no longer accepted.
         """
         try:
-            target = check_url(url, self._allow)
+            target = self._checked(url)
         except Refused as error:
             raise AddressBlocked(str(error)) from None
         return Request(
             target,
-            "POST",
+            method,
             headers,
             body,
             deadline_seconds=self._timeout_seconds,

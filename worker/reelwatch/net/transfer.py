@@ -71,19 +71,14 @@ class Headers(dict[str, str]):
     def get(self, name: str, default: Any = None) -> Any:
         return super().get(name.lower(), default)
 
-    def add(self, name: str, value: str) -> None:
-        name = name.lower()
-        self[name] = f"{super().__getitem__(name)}, {value}" if name in self else value
-
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer, 3xx included; `truncated` says that the body went on."""
+    """An answer, 3xx included."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-    truncated: bool
     elapsed_seconds: float
 
 
@@ -136,8 +131,16 @@ def header_lines(given: tuple[tuple[str, str], ...], decode: bool) -> list[bytes
     return [line.encode("latin-1") for line in lines]
 
 
-def read_head(lines: Sequence[bytes]) -> tuple[int, Headers]:
+def first_status(lines: Sequence[bytes]) -> int | None:
+    """The status of an answer whose head may be cut off; None if no more than interim ones came."""
+    found = (STATUS_LINE.fullmatch(line) for line in lines)
+    return next((int(each[1]) for each in found if each and each[1] >= b"200"), None)
+
+
+def read_head(lines: Sequence[bytes], *, truncate: bool = False) -> tuple[int, Headers]:
     """Status and headers of an answer; interim ones (1xx) before it are left out.
+
+    More headers than there may be are an error, or, with `truncate`, left out.
 
     What stands behind the head are trailers, which nobody wants. Raises ValueError where there is
     no whole answer: libcurl takes a head that is cut off for one.
@@ -153,10 +156,13 @@ def read_head(lines: Sequence[bytes]) -> tuple[int, Headers]:
             is_whole = True
         elif not is_whole:
             count += 1
+            if count > MOST_HEADERS and truncate:
+                continue
             if count > MOST_HEADERS:
                 raise ValueError("the answer is not valid HTTP: too many headers")
             name, _, value = line.decode("latin-1").partition(":")
-            headers.add(name, value.strip())
+            name, value = name.lower(), value.strip()
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
     if status == 101:
         raise ValueError("the answer is a change of protocol that nobody asked for")
     if status < 200 or not is_whole:

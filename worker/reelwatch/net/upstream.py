@@ -1,4 +1,4 @@
-"""The API: one look at one job. Every failure to look is a value, never an exception."""
+"""The API: one poll of one job. Every failure to poll is a value, never an exception."""
 
 import os
 from collections.abc import Mapping
@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from urllib.parse import quote
-
-from requests.utils import get_environ_proxies
+from urllib.request import getproxies
 
 from reelwatch.config.accounts import Account
 from reelwatch.net.http import (
@@ -19,7 +18,7 @@ from reelwatch.net.http import (
     Request,
     TransferError,
 )
-from reelwatch.rules.answers import Answer, ErrorKind, Trouble, interpret
+from reelwatch.rules.answers import Answer, AnswerError, ErrorKind, interpret
 
 ROUTE = "/v1/video/query"
 DEADLINE_SECONDS = 15.0  # for everything: name, connection, TLS, headers, body
@@ -29,15 +28,15 @@ KEY_LENGTH = 16  # characters; a shorter key is a made-up one, and part of other
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What one look brought, and how long it took."""
+class Poll:
+    """What one poll brought, and how long it took."""
 
     answer: Answer
     http_status: int | None
     duration_ms: int
 
 
-def look(account: Account, video_id: str, now: datetime) -> Look:
+def poll(account: Account, video_id: str, now: datetime) -> Poll:
     """Ask upstream about `video_id` with the account's key. Never raises for what a peer does.
 
     `now` is the time that a Retry-After date is measured from.
@@ -49,7 +48,7 @@ def look(account: Account, video_id: str, now: datetime) -> Look:
         outcome = error
     except ValueError as error:  # a proxy that can't be used
         outcome = TransferError(str(error))
-    return look_of(account, video_id, outcome, now)
+    return poll_of(account, video_id, outcome, now)
 
 
 def request(account: Account, video_id: str) -> Request:
@@ -62,13 +61,13 @@ def request(account: Account, video_id: str) -> Request:
     )
 
 
-def look_of(account: Account, video_id: str, outcome: Outcome, now: datetime) -> Look:
-    """What has come of a request, as a look; `now` as in `look`."""
+def poll_of(account: Account, video_id: str, outcome: Outcome, now: datetime) -> Poll:
+    """What has come of a request, as a poll; `now` as in `poll`."""
     if isinstance(outcome, TransferError):
-        return Look(_trouble(outcome), None, round(outcome.elapsed_seconds * 1000))
+        return Poll(_error(outcome), None, round(outcome.elapsed_seconds * 1000))
     body = _without_key(account.api_key, outcome.body)
     answer = interpret(video_id, outcome.status, outcome.headers, body, now)
-    return Look(answer, outcome.status, round(outcome.elapsed_seconds * 1000))
+    return Poll(answer, outcome.status, round(outcome.elapsed_seconds * 1000))
 
 
 @cache
@@ -77,7 +76,14 @@ def client_for(base_url: str, pid: int) -> Client:
 
     Raises ValueError for a proxy or certificates that can't be used.
     """
-    return Client(proxies=get_environ_proxies(base_url))
+    return Client(proxies=_proxies(base_url) if getproxies() else None)
+
+
+def _proxies(base_url: str) -> dict[str, str]:
+    """Those of the environment, but for one that has this host among its exceptions."""
+    from requests.utils import get_environ_proxies  # noqa: PLC0415 - 5 MiB, and most have no proxy
+
+    return get_environ_proxies(base_url)
 
 
 def _root(base_url: str) -> str:
@@ -101,9 +107,9 @@ def _without_key(key: str | None, body: bytes) -> bytes:
     return body.replace(key.encode(), MASK)
 
 
-def _trouble(error: TransferError) -> Trouble:
+def _error(error: TransferError) -> AnswerError:
     if isinstance(error, DeadlinePassed):
-        return Trouble(ErrorKind.TIMEOUT, str(error))
+        return AnswerError(ErrorKind.TIMEOUT, str(error))
     if isinstance(error, BodyTooLarge):
-        return Trouble(ErrorKind.TOO_LARGE, str(error))
-    return Trouble(ErrorKind.CONNECTION, str(error))
+        return AnswerError(ErrorKind.TOO_LARGE, str(error))
+    return AnswerError(ErrorKind.CONNECTION, str(error))

@@ -9,6 +9,10 @@ what several endpoints share; it has a limit. Both are rows, so that all workers
 - *Half-open*: when that is over, one call decides, for the event that has failed least: a single
   event that is always refused must not keep the others from being tried.
 
+Calls take long to fail where nothing answers. So a failure counts by when its call began: what
+began before a call that was answered, or before the end of a rest, tells of a failure that is known
+or over. Else calls that hung and end together would rest an endpoint that answers again.
+
 A new host gets few calls and twice as many with every answer, so that one that hangs binds few
 threads.
 """
@@ -39,12 +43,16 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """An endpoint's standing. `openings`: how often it opened since it last worked."""
+    """An endpoint's standing. `openings`: how often it opened since it last worked.
+
+    `failing_since`: when the first attempt began that it did not accept, since it accepted one.
+    """
 
     failures: int = 0
     openings: int = 0
     allowance: int = ALLOWANCE_MAX  # calls at once, where its host has room for them
     open_until: datetime | None = None
+    failing_since: datetime | None = None
 
 
 WELL = Breaker()
@@ -65,24 +73,46 @@ def allowed(breaker: Breaker, now: datetime) -> int:
     return 1 if now >= breaker.open_until else 0
 
 
-def after(breaker: Breaker, verdict: Verdict, now: datetime) -> Breaker:
-    """The endpoint's standing after one attempt more."""
+def after(
+    breaker: Breaker,
+    verdict: Verdict,
+    now: datetime,
+    began: datetime,
+    answered: datetime | None = None,
+) -> Breaker:
+    """The endpoint's standing after one attempt more, which `began` then.
+
+    `answered`: when the latest call began that the endpoint answered, of those that are known.
+    """
     if verdict is Verdict.FAILED:
-        return _after_failure(breaker, now)
-    if verdict is Verdict.REFUSED or breaker.open_until is not None:
-        return Breaker(allowance=1)  # what had piled up is sent in growing portions
+        is_news = _is_news(breaker, began, answered)
+        return _after_failure(breaker, now, began) if is_news else breaker
+    since = breaker.failing_since or began if verdict is Verdict.REFUSED else None
+    if verdict is Verdict.REFUSED or breaker.open_until is not None:  # in growing portions
+        return Breaker(allowance=1, failing_since=since)
     return Breaker(allowance=min(ALLOWANCE_MAX, breaker.allowance * 2))
 
 
-def _after_failure(breaker: Breaker, now: datetime) -> Breaker:
+def _is_news(breaker: Breaker, began: datetime, answered: datetime | None) -> bool:
+    """Does the failure of a call that began then say what was not known, or is over?"""
+    if breaker.open_until is not None and began < breaker.open_until:
+        return False  # under way when it opened
+    return answered is None or began > answered
+
+
+def released(breaker: Breaker) -> Breaker:
+    """The standing of an endpoint that is said to be repaired: it has taken nothing so far."""
+    return Breaker(failing_since=breaker.failing_since)
+
+
+def _after_failure(breaker: Breaker, now: datetime, began: datetime) -> Breaker:
     """The last of so many failures in a row, or one while half-open, opens it."""
-    failures = breaker.failures + 1
-    if breaker.open_until is not None and now < breaker.open_until:
-        return breaker  # a call that was under way when it opened
+    failures, since = breaker.failures + 1, breaker.failing_since or began
     if breaker.open_until is None and failures < FAILURES:
-        return Breaker(failures, breaker.openings, max(1, breaker.allowance // 2))
+        fewer = max(1, breaker.allowance // 2)
+        return Breaker(failures, breaker.openings, fewer, failing_since=since)
     span = min(OPEN_MAX, OPEN_FIRST * 2.0 ** min(breaker.openings, 16))
-    return Breaker(failures, breaker.openings + 1, 1, now + timedelta(seconds=span))
+    return Breaker(failures, breaker.openings + 1, 1, now + timedelta(seconds=span), since)
 
 
 def host_allowance(allowance: int, *, answered: bool) -> int:
@@ -168,7 +198,7 @@ class Wait(Enum):
     """What an event that is owed waits for."""
 
     SCHEDULE = "the schedule of its attempts"
-    RESTING = "its endpoint, which failed again and again and is left alone"
+    RESTING = "its endpoint, which failed again and again and rests"
     TURN = "its turn"
     ANSWER = "the answer to an attempt under way"
 

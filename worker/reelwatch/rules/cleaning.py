@@ -5,6 +5,7 @@ Nothing here raises for what a peer sends, but `parse`, which says what it refus
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -17,9 +18,10 @@ TEXT_LIMIT = 2_000  # characters of one error text
 BODY_LIMIT = 65_536  # characters of the JSON that `transitions.answer` keeps
 DEPTH_LIMIT = 40
 VALUE_LIMIT = 100_000  # values of one body; 4 MiB of empty lists would take 200 MiB and seconds
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 QUOTES = "`'\"\u2018\u2019\u201c\u201d \t\r\n"
 FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-RETRY_AFTER_LIMIT = 3_600.0  # seconds; a relay that says ten years is not believed
+RETRY_AFTER_LIMIT = 3_600.0  # seconds; an upstream that says ten years is not believed
 
 
 class ContradictoryBodyError(Exception):
@@ -44,6 +46,29 @@ def parse(body: bytes, *, once: frozenset[str] = frozenset()) -> Json:
 def clean_text(text: str) -> str:
     """The text without what databases refuse: NUL characters and lone surrogates."""
     return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def unstorable(value: Json, path: str = "", depth: int = 0) -> str | None:
+    """What of a JSON value no database stores as it is, where `clean` changes it; None: nothing.
+
+    The first such place is told, as `x[0].y: character 2 is U+0000`.
+    """
+    at = f"{path}: " if path else ""
+    if isinstance(value, str):
+        found = _UNSTORABLE.search(value)
+        return found and f"{at}character {found.start() + 1} is U+{ord(found[0]):04X}"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{at}{value} is no number in JSON"
+    if not isinstance(value, dict | list):
+        return None
+    if depth >= DEPTH_LIMIT:
+        return f"it is nested deeper than {DEPTH_LIMIT} levels"
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        place = f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}".removeprefix(".")
+        in_key = isinstance(key, str) and unstorable(key, f"{at}the key {key!a}")
+        if told := in_key or unstorable(item, place, depth + 1):
+            return told
+    return None
 
 
 def clean(value: Json, depth: int = 0) -> Json:
@@ -110,6 +135,20 @@ def number(value: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def progress(value: Json) -> float | None:
+    """A progress as 0 to 1: what lies between is one already, all else is per cent.
+
+    `1` is one per cent and `1.0` all of it: who writes fractions ends with that.
+    """
+    text = value.strip() if isinstance(value, str) else value
+    percent = isinstance(text, str) and text.endswith("%")
+    found = number(text.removesuffix("%") if isinstance(text, str) else text)
+    if found is None or not 0 <= found <= 100:
+        return None
+    whole = percent or found > 1 or (found == 1 and str(text) == "1")
+    return found / 100 if whole else found
+
+
 def moment(value: object) -> datetime | None:
     """A time that upstream gave in seconds or milliseconds (both occur, even for one job)."""
     found = number(value)
@@ -121,17 +160,19 @@ def moment(value: object) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def asked_to_wait(headers: Mapping[str, str], now: datetime) -> float | None:
+def asked_to_wait(
+    headers: Mapping[str, str], now: datetime, most: float = RETRY_AFTER_LIMIT
+) -> float | None:
     """Seconds that an answer's Retry-After asks for, as `retry_after` has it.
 
     A date in it is measured by the answer's own `Date`, which comes from the same clock; by `now`
     where it has none.
     """
-    return retry_after(headers.get("Retry-After"), _date(headers.get("Date")) or now)
+    return retry_after(headers.get("Retry-After"), _date(headers.get("Date")) or now, most)
 
 
-def retry_after(value: str | None, now: datetime) -> float | None:
-    """Seconds that a Retry-After header asks for, at most an hour; None where it makes no sense."""
+def retry_after(value: str | None, now: datetime, most: float = RETRY_AFTER_LIMIT) -> float | None:
+    """Seconds that a Retry-After header asks for, at most `most`; None where it makes no sense."""
     if not value:
         return None
     try:
@@ -141,13 +182,13 @@ def retry_after(value: str | None, now: datetime) -> float | None:
         seconds = math.nan if until is None else until.timestamp() - now.timestamp()
     if not math.isfinite(seconds) or seconds < 0:
         return None
-    return min(seconds, RETRY_AFTER_LIMIT)
+    return min(seconds, most)
 
 
 def _shortened(value: Json) -> Json:
     """The value with its huge texts cut, and marked: what works on them takes many times as much.
 
-    Without the mark, a word with an end far away could become a word that means something.
+    Without the mark, a status with an end far away could become one that means something.
     """
     if isinstance(value, str):
         return value if len(value) <= BODY_LIMIT else f"{value[:BODY_LIMIT]}…"

@@ -1,13 +1,15 @@
 """Spans of time as people write them. Pure."""
 
 import re
+from datetime import UTC, datetime, timedelta
 
-DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
 UNITS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 FORMS_WITH_UNIT = "500ms, 45s, 10m, 2h, 7d"
 DURATION_FORMS = f"{FORMS_WITH_UNIT}, or a number of seconds"
 LONGEST_WEBHOOK = 120.0  # seconds; the lease of an event and the limit of a batch are longer
 LONGEST_SECONDS = 3_650 * 86_400.0  # what is added to a time must leave one that can be stored
+MOMENT_FORMS = "2026-02-06T03:58:49Z, 2026-02-06, or a span before now such as 90m, 2h, 7d"
 LONGEST = f"{LONGEST_SECONDS / UNITS['d']:.0f}d"
 
 
@@ -20,6 +22,18 @@ def parse_duration(value: object) -> float:
     if seconds > LONGEST_SECONDS:
         raise ValueError(f"a duration of at most {LONGEST}")
     return seconds
+
+
+def parse_moment(text: str, now: datetime) -> datetime:
+    """A time in ISO 8601 (without a zone: UTC), or a span with its unit that ends `now`, as `2h`.
+
+    Raises `ValueError` or `OverflowError`.
+    """
+    span = DURATION.fullmatch(text.casefold())
+    if span and span[2]:  # without a unit it is a date, or a mistake
+        return now - timedelta(seconds=parse_duration(text))
+    at = datetime.fromisoformat(text)
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def parse_retry_schedule(value: object) -> tuple[float, ...]:

@@ -5,15 +5,15 @@ Form: Standard Webhooks (https://www.standardwebhooks.com): `type`, `timestamp`,
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from reelwatch.errors import Refused
+from reelwatch.rules.ages import duration_seconds
 from reelwatch.rules.answers import Failure, Report, bounded
-from reelwatch.rules.status import EventType
-from reelwatch.rules.timing.curves import Eta
-from reelwatch.rules.timing.remaining import as_json
+from reelwatch.rules.states import FINAL, EventType
+from reelwatch.rules.timing.eta import as_json
+from reelwatch.rules.timing.plan import Eta
 
 SHORT_NAMES: Mapping[str, EventType] = {
     event.value.removeprefix("video."): event for event in EventType
@@ -21,26 +21,7 @@ SHORT_NAMES: Mapping[str, EventType] = {
 ENDS_TOLD = frozenset({EventType.COMPLETED, EventType.FAILED, EventType.UPDATED})
 ANSWER_LIMIT = 16_384  # bytes of upstream's answer that an event holds
 DEFAULT_EVENTS = ("completed", "failed", "expired")
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What an event says of its job, as of the transition it belongs to."""
-
-    video_id: str
-    account: str
-    model: str | None
-    state: str
-    upstream_status: str | None
-    sequence: int
-    polls: int
-    tracked_at: datetime
-    upstream_created_at: datetime | None
-    upstream_finished_at: datetime | None
-    finished_at: datetime | None
-    late: bool
-    metadata: Mapping[str, Any]
-    eta: Eta | None = None
+_AS_STORED = ("video_id", "account", "model", "state", "upstream_status", "sequence")
 
 
 def subscribed(event: EventType | None, wanted: Iterable[str]) -> bool:
@@ -67,33 +48,32 @@ def check_events(events: Iterable[str]) -> list[str]:
 def body(
     event: EventType,
     at: datetime,
-    subject: Subject,
+    row: Mapping[str, Any],
     report: Report | None,
     failure: Failure | None,
+    eta: Eta | None = None,
 ) -> dict[str, Any]:
-    """The body of one event. `at` is when it happened: by upstream's clock where it said so."""
+    """The body of one event, of the job's `row` as the change leaves it.
+
+    `at` is when it happened: by upstream's clock where it said so.
+    """
     return {
         "type": event.value,
         "timestamp": timestamp(at),
         "data": {
-            "video_id": subject.video_id,
-            "account": subject.account,
-            "model": subject.model,
-            "state": subject.state,
-            "upstream_status": subject.upstream_status,
-            "sequence": subject.sequence,
+            **{name: row[name] for name in _AS_STORED},
             **_result(report),
             "error": _error(failure),
             "upstream_errors": list(report.errors) if report else [],
             "answer": _answer(report) if report and event in ENDS_TOLD else None,
-            "late": subject.late,
-            "metadata": dict(subject.metadata),
-            "tracked_at": timestamp(subject.tracked_at),
-            "upstream_created_at": timestamp(subject.upstream_created_at),
-            "finished_at": timestamp(subject.finished_at),
-            "duration_seconds": duration_seconds(subject),
-            "eta": as_json(subject.eta),
-            "polls": subject.polls,
+            "late": row["state"] in FINAL and row["expired_at"] is not None,
+            "metadata": dict(row["metadata"]),
+            "tracked_at": timestamp(row["tracked_at"]),
+            "upstream_created_at": timestamp(row["upstream_created_at"]),
+            "finished_at": timestamp(row["finished_at"]),
+            "duration_seconds": duration_seconds(row),
+            "eta": as_json(eta),
+            "polls": row["polls"],
         },
     }
 
@@ -101,16 +81,6 @@ def body(
 def encode(event_body: Mapping[str, Any]) -> str:
     """The JSON text that is stored, signed and sent, byte for byte the same on every attempt."""
     return json.dumps(event_body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def duration_seconds(subject: Subject) -> float | None:
-    """Seconds from creation to end, by upstream's clock if it gave both, else ours; None: open."""
-    if subject.finished_at is None:
-        return None
-    created, ended = subject.upstream_created_at, subject.upstream_finished_at
-    if created is None or ended is None or ended < created:
-        created, ended = subject.tracked_at, subject.finished_at
-    return round(max(0.0, (ended - created).total_seconds()), 3)
 
 
 def timestamp(at: datetime | None) -> str | None:

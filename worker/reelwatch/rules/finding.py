@@ -7,19 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-from reelwatch.rules.cleaning import Json
+from reelwatch.rules.cleaning import Json, excerpt
 from reelwatch.rules.places import (
+    ANY_STATUS,
     DEPTH_LIMIT,
     DETAIL,
     IDS,
-    INNER_STATUS,
     JOB_KEYS,
     NEVER,
     OTHER_FILES,
     RESULTS,
     SPEAKING,
-    STATUS,
-    VIDEO_FILES,
     WRAPPED_DEEPEST,
     WRAPPERS,
     as_object,
@@ -27,9 +25,9 @@ from reelwatch.rules.places import (
     first_url,
     only_text,
     parsed,
-    url,
     values,
 )
+from reelwatch.rules.result_urls import VIDEO_FILES, url
 
 WRAPPED = frozenset(WRAPPERS)
 
@@ -128,7 +126,7 @@ def _elsewhere(value: Json, video_id: str, depth: int) -> Iterator[dict[str, Jso
 
 def has_status(document: dict[str, Json]) -> bool:
     """Does it have a status, its own or in its detail?"""
-    return any(map(only_text, values(document, (*STATUS, *INNER_STATUS))))
+    return any(map(only_text, values(document, ANY_STATUS)))
 
 
 def speaks_of_a_job(document: dict[str, Json]) -> bool:
@@ -160,6 +158,12 @@ def names_another(document: dict[str, Json], video_id: str) -> bool:
         and any(each.strip().startswith(prefix + colon) for each in ids)
         and not any(same_id(each, video_id) for each in ids)
     )
+
+
+def foreign_id(video_id: str, document: dict[str, Json]) -> str | None:
+    """The id by which an object names its job, where none of its ids is the one asked for."""
+    answered = list(answered_ids(document))
+    return excerpt(answered[0]) if answered and not names(document, video_id) else None
 
 
 def same_id(one: str, other: str) -> bool:
@@ -197,9 +201,6 @@ def _searched(value: Json, video_id: str, key: str, depth: int) -> Iterator[str]
 def _could_be_a_result(key: str, found: str) -> bool:
     if len(found.split()) > 1:  # a sentence that begins with a URL
         return False
-    try:
-        file = urlsplit(found).path.casefold()
-    except ValueError:
-        return False
+    file = urlsplit(found).path.casefold()
     spoken = SPEAKING.search(key) is not None and not file.endswith(OTHER_FILES)
     return spoken or file.endswith(VIDEO_FILES)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from reelwatch.errors import Refused
+from reelwatch.errors import ReelwatchError, Refused
 from reelwatch.rules.redaction import HIDDEN, MASK
 from reelwatch.rules.video_ids import check_video_id, looks_usual
 
@@ -19,6 +19,7 @@ _OR_ID = f"{', '.join(NAMES[:-1])} or {NAMES[-1]}"
 # What an object may say besides; each as `track` takes it.
 ORDERS = (
     "account", "webhook_url", "callback_task", "callback_queue", "metadata", "deadline", "events",
+    "channels",
 )  # fmt: skip
 DELIMITERS = ",;\t"
 CSV_ENDS = (".csv", ".tsv")
@@ -49,8 +50,16 @@ class _Row(NamedTuple):
 
 
 def read(data: bytes, name: str) -> Found:
-    """The ids in a file of that name; each is checked. Raises `Refused`."""
+    """The ids in a file of that name; each is checked. Raises `Refused`.
+
+    An empty list, a header or a comment says that there are none. A file in which nothing stands
+    does not: what should have written it may have failed, so that is a `ReelwatchError`.
+    """
     text = _decoded(data, name)
+    if not text.strip():
+        raise ReelwatchError(
+            f"nothing stands in {name}: did what writes it fail? (`[]` says that there are no ids)"
+        )
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1)]
     lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if not lines:
@@ -75,7 +84,7 @@ def _checked(text: object, place: str, name: str) -> str:
     try:
         return check_video_id(text)
     except Refused as error:
-        raise Refused(f"{place} of {name}, {error}") from None
+        raise Refused(f"{place} of {name}, {error.said}") from None
 
 
 # --------------------------------------------------------------------- CSV
@@ -174,7 +183,7 @@ def _from_json(text: str, lines: Sequence[tuple[int, str]], name: str) -> Found:
     key = next((each for each in NAMES if each in keys), None)
     if keys and key is None:
         raise Refused(f"no key in {name} is named {_OR_ID}")
-    ids = [_checked(_of(value, key), place, name) for place, value in values]
+    ids = [_checked(_of(value, key, place, name), place, name) for place, value in values]
     orders = [_order(value, place, name) for place, value in values]
     return Found(ids, f"key {key}" if key else None, orders if any(orders) else [])
 
@@ -197,5 +206,13 @@ def _parsed(line: str, number: int, name: str) -> Any:
         raise Refused(f"line {number} of {name}: no JSON, as the file's first line is") from None
 
 
-def _of(value: object, key: str | None) -> object:
-    return value.get(key) if isinstance(value, dict) else value
+def _of(value: object, key: str | None, place: str, name: str) -> object:
+    if not isinstance(value, dict) or key is None:
+        return value
+    if value.get(key) is None:  # `id` may be of something else where others have a surer key
+        other = next((each for each in NAMES if value.get(each) is not None), None)
+        beside = (
+            f", only {other}; another one has {key}, and all are read by one key" if other else ""
+        )
+        raise Refused(f"{place} of {name} has no {key}{beside}")
+    return value[key]

@@ -1,20 +1,24 @@
 """When a job is polled next and when an event is sent next, and why not sooner. Pure.
 
 The columns `next_poll_at` and `next_attempt_at` say when it is due. Whether it happens then is up
-to more: the account may rest or be short of its rate, the endpoint may be left alone, and workers
+to more: the account may rest or be short of its rate, the endpoint may rest, and workers
 may not run at all.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from reelwatch.rules.breaker import Wait
-from reelwatch.rules.rests import Rest
+from reelwatch.rules.endpoints import in_a_row
+from reelwatch.rules.rests import Rest, by_hand
 from reelwatch.rules.wording import clock, span
 
 TICK_MISSED = timedelta(seconds=15)  # a tick comes every second; after this, workers do without
 SHORT = timedelta(seconds=2)  # what is due together for longer than that is a shortage
-LATE = timedelta(seconds=60)
+LATE = timedelta(seconds=60)  # what is due for longer is not just waiting for others
+BY_THEMSELVES = "workers poll and deliver by themselves"
+TICK = timedelta(seconds=1)  # what a rest holds back is polled by the first tick after its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +42,31 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Ticks:
-    """`last`: when the last tick was, None before the first."""
+    """`last`: when the last tick was, None before the first. `watched`: the same of the whole.
+
+    Ticks and standby both have the whole watched, every fifteen seconds.
+    """
 
     last: datetime | None
     now: datetime
+    watched: datetime | None = None
+
+    @property
+    def standby(self) -> str | None:
+        """That workers do the work by themselves, while no tick comes; None if that is not so."""
+        if self.watched is None or self.now - self.watched >= LATE:
+            return None
+        if self.last is None:
+            return f"no tick has come so far: {BY_THEMSELVES}"
+        if self.watched - self.last < TICK_MISSED or self.now - self.last < TICK_MISSED:
+            return None
+        return f"no tick for {span((self.now - self.last).total_seconds())}: {BY_THEMSELVES}"
 
     @property
     def missing(self) -> str | None:
-        """Why nothing may happen at all; None while ticks come."""
+        """Why nothing may happen at all; None while ticks come, or workers do without."""
+        if self.standby:
+            return None
         if self.last is None:
             return "no worker has run so far"
         age = self.now - self.last
@@ -68,7 +89,7 @@ def next_poll(due: datetime, traffic: Traffic, ticks: Ticks, *, leased: bool = F
 
 def _by_hand(account: str, reason: str) -> Expected:
     resume = f"`reelwatch accounts --resume {account}`"
-    return Expected(None, f"account {account} is paused {reason}: until {resume}")
+    return Expected(None, f"account {account} is paused {by_hand(reason, f'until {resume}')}")
 
 
 def _resting(due: datetime, traffic: Traffic, now: datetime) -> Expected | None:
@@ -78,7 +99,21 @@ def _resting(due: datetime, traffic: Traffic, now: datetime) -> Expected | None:
         return None
     if rest.until <= now:  # one of its jobs is the probe, and nobody knows which
         return Expected(None, f"{name} tries whether it works again: {rest.reason}")
-    return Expected(rest.until, f"{name} rests until {clock(rest.until, now)} UTC: {rest.reason}")
+    at = max(rest.until, now + TICK)  # as long as it rests that is not `now`
+    return Expected(at, f"{name} rests until {clock(rest.until, now)} UTC: {rest.reason}")
+
+
+def once_resumed(account: str, rest: Rest, now: datetime) -> str:
+    """When jobs of a paused account are polled that are to be polled at once."""
+    until = "" if rest.until is None else f", which is tried at {clock(rest.until, now)} UTC"
+    return f"when the account {account} is resumed{until}"
+
+
+def why_late(slowed: Sequence[str]) -> str:
+    """What polls that are late may want; `slowed`: those of their accounts that are."""
+    if slowed:  # a higher rate would be refused
+        return f"upstream answers 429 to more requests for {', '.join(slowed)}"
+    return "more workers, or a higher request rate?"
 
 
 def _in_turn(due: datetime, traffic: Traffic, now: datetime) -> Expected:
@@ -98,7 +133,7 @@ def _short(traffic: Traffic) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Hold:
     """What holds up an event: see `breaker.next_try`. `failures`: the endpoint's, in a row."""
 
     at: datetime
@@ -107,17 +142,17 @@ class Turn:
     failures: int = 0
 
 
-def next_attempt(due: datetime, turn: Turn, ticks: Ticks) -> Expected:
+def next_attempt(due: datetime, hold: Hold, ticks: Ticks) -> Expected:
     """When an event is sent next that is due at `due`."""
     now = ticks.now
-    if turn.wait is Wait.ANSWER:
+    if hold.wait is Wait.ANSWER:
         return Expected(now, "an attempt is under way")
     if ticks.missing:
         return Expected(due if due > now else None, ticks.missing)
-    if turn.wait is Wait.RESTING:
-        failed = f"{turn.failures} attempts failed in a row"
-        until = clock(turn.at, now)
-        return Expected(turn.at, f"{turn.endpoint} is not called until {until} UTC: {failed}")
+    if hold.wait is Wait.RESTING:
+        until = clock(hold.at, now)
+        why = in_a_row(hold.failures)
+        return Expected(hold.at, f"{hold.endpoint} rests until {until} UTC: {why}")
     return _when_due(due, now, "it waits for its turn at its host")
 
 

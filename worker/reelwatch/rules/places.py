@@ -10,16 +10,16 @@ Keys are written as here, `task_id`; `snaked` brings others (`taskId`, `Status`)
 import json
 import re
 from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 
-from reelwatch.rules.cleaning import Json, clean_text, unquoted
+from reelwatch.rules.cleaning import Json, unquoted
+from reelwatch.rules.result_urls import unusable, url
 
 Path = tuple[str | int, ...]
 
 STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 JSON_TEXT_LIMIT = 65_536  # characters; a longer text is not searched for an object inside it
-URL_LIMIT = 8_192
-URL_START = re.compile(r"https?://", re.IGNORECASE)
-URL_MARKED = re.compile(r"<(https?://[^\s<>]+)>|!?\[[^\]]*\]\((https?://[^\s()]+)\)", re.IGNORECASE)
 DEPTH_LIMIT = 12  # of what goes through all of an answer
 WORD_BEGINS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # within a key
 
@@ -29,8 +29,21 @@ def path(text: str) -> Path:
     return tuple(key or int(index) for key, index in STEP.findall(text))
 
 
-def _paths(*texts: str) -> tuple[Path, ...]:
-    return tuple(map(path, texts))
+class Places(tuple[Path, ...]):
+    """Some places, the best first."""
+
+    by_key: tuple[tuple[str, tuple[Path, ...]], ...]  # the key that some begin with, and their rest
+
+    def __new__(cls, paths: Iterable[Path]) -> "Places":
+        """Group those that follow each other and begin alike: a look-up for all of them."""
+        made = super().__new__(cls, paths)
+        groups = groupby(made, key=itemgetter(0))
+        made.by_key = tuple((key, tuple(each[1:] for each in group)) for key, group in groups)
+        return made
+
+
+def _paths(*texts: str) -> Places:
+    return Places(map(path, texts))
 
 
 # ------------------------------------------------------------------- table
@@ -45,12 +58,15 @@ STATUS = _paths(*STATUS_KEYS)
 INNER_STATUS = _paths(
     *(f"{record}.{key}" for record in ("detail", "detail.pending_info") for key in STATUS_KEYS)
 )
+ANY_STATUS = Places((*STATUS, *INNER_STATUS))
 IDS = _paths("id", "task_id")
 RUNNING = _paths("running", "is_running", "detail.running")
 DETAIL = path("detail")
 
-VIDEO_URLS = _paths("video_url", "detail.upsample_video_url", "detail.video_url", "detail.url")
-RESULTS = VIDEO_URLS + _paths(  # of a success; of any other status these may be anything
+VIDEO_URL_TEXTS = ("video_url", "detail.upsample_video_url", "detail.video_url", "detail.url")
+VIDEO_URLS = _paths(*VIDEO_URL_TEXTS)
+RESULTS = _paths(  # of a success; of any other status these may be anything
+    *VIDEO_URL_TEXTS,
     "url",
     "result_url",
     "video.url",
@@ -64,6 +80,8 @@ RESULTS = VIDEO_URLS + _paths(  # of a success; of any other status these may be
     "creations[0].url",
     "fail_reason",  # rows of an older version of the relay
 )
+# Where nothing but a URL is expected.
+URLS_ALONE = Places(each for each in RESULTS if each not in (("output",), ("fail_reason",)))
 NAMED_URLS = {
     "upsampled": _paths("detail.upsample_video_url"),
     "original": _paths("detail.video_url", "detail.url"),
@@ -102,6 +120,7 @@ HINTS = _paths("error.code", "error.type", "detail.error.code", "detail.draft_in
 
 PROGRESS_FRACTION = _paths("detail.pending_info.progress_pct")  # 0 to 1, an integer 1 included
 PROGRESS = _paths("detail.progress_pct", "progress_pct", "progress", "detail.progress")
+ANY_PROGRESS = Places((*PROGRESS_FRACTION, *PROGRESS))
 
 CREATED_AT = _paths("detail.created_at", "created_at", "submit_time")
 COMPLETED_AT = _paths("detail.completed_at", "completed_at", "finish_time")
@@ -127,7 +146,6 @@ NEVER = re.compile(
     re.IGNORECASE,
 )
 SPEAKING = re.compile(r"video|url|uri|output|result|download", re.IGNORECASE)
-VIDEO_FILES = (".mp4", ".mov", ".webm", ".m3u8")
 OTHER_FILES = (
     ".png", ".jpg", ".jpeg", ".gif", ".webp", ".mp3", ".wav", ".m4a", ".srt", ".vtt", ".json",
 )  # fmt: skip
@@ -145,14 +163,18 @@ def at(value: Json, where: Path) -> Json:
     return value
 
 
-def values(document: dict[str, Json], places: Iterable[Path]) -> Iterator[Json]:
+def values(document: dict[str, Json], places: Places) -> Iterator[Json]:
     """What stands at each place, in order, but for what is missing or null."""
-    for where in places:
-        if where[0] not in document:  # most of them, in most answers
+    for key, rests in places.by_key:
+        inner = document.get(key)
+        if inner is None:  # most of them, in most answers
             continue
-        value = at(document, where)
-        if value is not None:
-            yield value
+        for rest in rests:
+            if rest and type(inner) is dict and rest[0] not in inner:
+                continue
+            value = at(inner, rest)
+            if value is not None:
+                yield value
 
 
 def as_object(value: Json) -> dict[str, Json]:
@@ -170,23 +192,14 @@ def only_text(value: Json) -> str | None:
     return unquoted(value) or None if isinstance(value, str) else None
 
 
-def url(value: Json) -> str | None:
-    """The http(s) URL that a value is, if it is one: a text, the first in a list, or quoted.
-
-    Angle brackets and a Markdown link count as quotes.
-    """
-    for each in value if isinstance(value, list) else [value]:
-        text = clean_text(unquoted(each)) if isinstance(each, str) else ""
-        if marked := URL_MARKED.fullmatch(text):
-            text = marked[1] or marked[2]
-        if URL_START.match(text) and len(text) <= URL_LIMIT:
-            return text
-    return None
-
-
-def first_url(document: dict[str, Json], places: Iterable[Path]) -> str | None:
+def first_url(document: dict[str, Json], places: Places) -> str | None:
     """The first URL that stands at one of the places."""
     return next(filter(None, map(url, values(document, places))), None)
+
+
+def first_unusable(document: dict[str, Json]) -> str | None:
+    """The first that is given as the video's URL and that nobody can use, and why."""
+    return next(filter(None, map(unusable, values(document, URLS_ALONE))), None)
 
 
 def _stepped(value: Json, step: str | int) -> Json:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reelwatch.rules import places
+from reelwatch.rules.answer_errors import AnswerError, request_ids, text_of
 from reelwatch.rules.cleaning import TEXT_LIMIT, Json, clean, excerpt, text_or_none
 from reelwatch.rules.finding import Objects
-from reelwatch.rules.troubles import Trouble, request_ids, text_of
-from reelwatch.rules.words import Meaning
+from reelwatch.rules.status import Meaning
 
 POLICY = re.compile(
     r"unsafe prompt or images|may violate our guardrails|photorealistic person"
@@ -48,7 +48,7 @@ def errors_of(found: Objects) -> Iterator[str]:
     yield from filter(None, map(_without_text, silent))
 
 
-def _texts(document: dict[str, Json], where: tuple[places.Path, ...]) -> Iterator[str]:
+def _texts(document: dict[str, Json], where: places.Places) -> Iterator[str]:
     yield from filter(None, map(_text, places.values(document, where)))
 
 
@@ -68,7 +68,7 @@ def _without_text(value: Json) -> str | None:
 
 
 def reason_of(
-    found: Objects, word: str | None, meaning: Meaning, errors: tuple[str, ...]
+    found: Objects, status: str | None, meaning: Meaning, errors: tuple[str, ...]
 ) -> Failure | None:
     """Why the job failed, if it did; `errors` are the answer's error texts."""
     if meaning not in (Meaning.FAILURE, Meaning.EXPIRED):
@@ -79,20 +79,20 @@ def reason_of(
     hints = (text for each in told for text in _texts(each, places.HINTS))
     texts = (*errors, *messages, *codes)
     text = " | ".join((*texts, *hints))
-    message = excerpt(texts[0]) if texts else f"upstream gave no reason (status: {word})"
-    code = _failure_code(word, meaning, text)
+    message = excerpt(texts[0]) if texts else f"upstream gave no reason (status: {status})"
+    code = _failure_code(status, meaning, text)
     return Failure(code, message, code != "content_policy", request_ids(text))
 
 
-def failure_of(trouble: Trouble) -> Failure:
+def failure_of(error: AnswerError) -> Failure:
     """What an error about the job says when it has become the job's end."""
-    code = _failure_code("error", Meaning.FAILURE, trouble.message)
-    return Failure(code, trouble.message, code != "content_policy", trouble.request_id)
+    code = _failure_code("error", Meaning.FAILURE, error.message)
+    return Failure(code, error.message, code != "content_policy", error.request_id)
 
 
-def _failure_code(word: str | None, meaning: Meaning, text: str) -> str:
+def _failure_code(status: str | None, meaning: Meaning, text: str) -> str:
     if POLICY.search(text):
         return "content_policy"
     if meaning is Meaning.EXPIRED:
         return "upstream_expired"
-    return "upsampling_failed" if word == "video_upsampling_failed" else "upstream_failed"
+    return "upsampling_failed" if status == "video_upsampling_failed" else "upstream_failed"

@@ -5,15 +5,15 @@ is right. Only what the relay's own software says does: its codes and texts, the
 the request ids that it puts into them.
 """
 
-from reelwatch.rules.answers import Answer, ErrorKind, Report
-from reelwatch.rules.cleaning import dict_or_empty
-from reelwatch.rules.troubles import (
+from reelwatch.rules.answer_errors import (
     OWN_ERROR_TYPE,
     QUOTA_CODES,
     RELAY_FAILURE_CODES,
     SATURATION,
-    Trouble,
+    AnswerError,
 )
+from reelwatch.rules.answers import Answer, ErrorKind, Report
+from reelwatch.rules.cleaning import dict_or_empty
 
 # Errors on the way, or of a server of whatever kind: they say nothing for or against.
 SAY_NOTHING = frozenset(
@@ -34,7 +34,7 @@ def doubt(answer: Answer) -> str | None:
     A good answer does: who knows a job of such an id answers anything.
     """
     if isinstance(answer, Report):
-        return f"it tells of a job that there can't be (status {answer.word!r})"
+        return f"it tells of a job that there can't be (status {answer.status!r})"
     if _is_relays(answer) or answer.kind in SAY_NOTHING:
         return None
     if 300 <= (answer.http_status or 0) < 400:
@@ -46,12 +46,12 @@ def doubt(answer: Answer) -> str | None:
 
 def wrong_place(answer: Answer) -> bool:
     """Does it say that nothing is there to be asked, whoever says it?"""
-    return isinstance(answer, Trouble) and (
+    return isinstance(answer, AnswerError) and (
         answer.http_status in (404, 405) and answer.kind is not ErrorKind.NOT_FOUND
     )
 
 
-def _is_relays(answer: Trouble) -> bool:
+def _is_relays(answer: AnswerError) -> bool:
     if answer.kind is ErrorKind.NOT_FOUND or answer.request_id:
         return True
     document = dict_or_empty(answer.body)

@@ -9,6 +9,11 @@ HELD = "upstream asked to slow down"
 BY_HAND = "by hand"
 
 
+def by_hand(reason: str, until: str) -> str:
+    """`by hand, until …: a new key on Monday`, of the reason of a pause by hand."""
+    return f"{BY_HAND}, {until}{reason.removeprefix(BY_HAND)}"
+
+
 @dataclass(frozen=True, slots=True)
 class Rest:
     """Why an account's jobs are not polled now. `until` None: until somebody resumes it."""

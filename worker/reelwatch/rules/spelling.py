@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from difflib import get_close_matches
 from typing import NamedTuple
 
 # What Kubernetes and old Docker set for a service that is called `reelwatch` or `reelwatch-web`.
@@ -23,6 +22,8 @@ class Slip(NamedTuple):
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that `word` most resembles, if any does."""
+    from difflib import get_close_matches  # noqa: PLC0415 - for what is wrong, which is seldom
+
     return next(iter(get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
 
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from reelwatch.rules.lifecycle import ACCOUNT_SLOWS
+from reelwatch.rules import recovery
+from reelwatch.rules.answer_errors import ACCOUNT_SLOWS, AnswerError
 from reelwatch.rules.rests import BY_HAND
-from reelwatch.rules.status import Account as Effect
-from reelwatch.rules.timing import schedule
-from reelwatch.rules.troubles import Trouble
+from reelwatch.rules.states import Account as Effect
 
 REFUSALS = 3  # polls in a row, of whichever jobs, until the account rests for them
 LIMITED_SECONDS = 60.0  # two jobs that were well and get a 429 within it meet a limit
@@ -26,6 +25,13 @@ LONG_HOLD = 10.0  # seconds; who is told to wait for longer rests, and asks once
 PROBE_AGAIN = 5.0  # seconds until the next probe after one that proved nothing
 
 
+def row_now(row: Mapping[Any, Any], configured: float | None, now: datetime) -> dict[Any, Any]:
+    """A row of `accounts` as it stands at `now`; `configured` None: as far as is stored."""
+    stored = Standing.of(row)
+    standing = stored if configured is None else stored.now(configured, now)
+    return {**row, **standing.changed(stored)}
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What bears on the account of one poll's answer. `probe`: the account rested, this poll asked
@@ -34,7 +40,7 @@ class Asked:
 
     job_id: int
     effect: Effect
-    trouble: Trouble | None = None
+    error: AnswerError | None = None
     probe: bool = False
     in_row: int = 0  # errors of the job, this one included
     well: bool = True  # the job was answered well before, at any time
@@ -92,8 +98,8 @@ class Standing:
     def refused_seconds(self) -> float:
         """For how long it has been refused at least: what it has rested for that."""
         longest = 12  # pauses later all are as long
-        grown = sum(map(schedule.pause_seconds, range(1, min(self.pauses_in_row, longest) + 1)))
-        return grown + schedule.PAUSE_MAX * max(0, self.pauses_in_row - longest)
+        grown = sum(map(recovery.pause_seconds, range(1, min(self.pauses_in_row, longest) + 1)))
+        return grown + recovery.PAUSE_MAX * max(0, self.pauses_in_row - longest)
 
     def now(self, configured: float, now: datetime) -> Self:
         """With the rate that is in force at `now`: what was cut comes back while it is quiet."""
@@ -101,8 +107,8 @@ class Standing:
         if self.slowed_at is None:
             return full
         quiet = (now - self.slowed_at).total_seconds()
-        cut = schedule.Recovery(self.requests_per_second, quiet, self.refused_rate)
-        found = schedule.recovered(cut, configured)
+        cut = recovery.Recovery(self.requests_per_second, quiet, self.refused_rate)
+        found = recovery.recovered(cut, configured)
         if found.rate >= configured:
             return full
         since = self.slowed_at if quiet < 0 else now - timedelta(seconds=found.quiet_seconds)
@@ -123,10 +129,10 @@ class Standing:
         """
         if self.by_hand:
             return self
-        if asked.effect is Effect.PAUSE and asked.trouble is not None:
-            return self._refused(asked.trouble, now, probe=asked.probe)
-        if asked.effect is Effect.SLOW and asked.trouble is not None:
-            return self._limited(asked, asked.trouble, now)
+        if asked.effect is Effect.PAUSE and asked.error is not None:
+            return self._refused(asked.error, now, probe=asked.probe)
+        if asked.effect is Effect.SLOW and asked.error is not None:
+            return self._limited(asked, asked.error, now)
         if asked.effect is Effect.WORKS:
             return self._worked(now, probe=asked.probe)
         cleared = self._cleared() if self._was_alone(asked) else self
@@ -148,27 +154,27 @@ class Standing:
             return self
         return replace(self, paused_until=now + timedelta(seconds=PROBE_AGAIN))
 
-    def _refused(self, trouble: Trouble, now: datetime, *, probe: bool) -> Self:
+    def _refused(self, error: AnswerError, now: datetime, *, probe: bool) -> Self:
         if self.rests and not probe:  # it was under way, and counts once
             return self
         if not self.rests and self.refusals + 1 < REFUSALS:
             return replace(self, refusals=self.refusals + 1)
         pauses = self.pauses_in_row + 1
-        until = now + timedelta(seconds=schedule.pause_seconds(pauses))
-        reason = f"{trouble.kind.value}: {trouble.message}"
+        until = now + timedelta(seconds=recovery.pause_seconds(pauses))
+        reason = f"{error.kind.value}: {error.message}"
         return replace(
             self, paused_until=until, pause_reason=reason, pauses_in_row=pauses, refusals=0
         )
 
-    def _limited(self, asked: Asked, trouble: Trouble, now: datetime) -> Self:
+    def _limited(self, asked: Asked, error: AnswerError, now: datetime) -> Self:
         """After a 429: a short hold for one that may be a job's own, else the rate is cut as well.
 
         It shows that the key is accepted; what else a probe was to find out is found.
         """
         if self.rests and not asked.probe:
             return self
-        wait = schedule.HOLD_SECONDS if trouble.retry_after is None else trouble.retry_after
-        moment = now + timedelta(seconds=min(wait, schedule.HOLD_SECONDS))
+        wait = recovery.HOLD_SECONDS if error.retry_after is None else error.retry_after
+        moment = now + timedelta(seconds=min(wait, recovery.HOLD_SECONDS))
         noted = replace(self, limited_at=now, limited_by=asked.job_id if asked.well else None)
         if not asked.probe and not self._is_limited(asked, now):
             # However many odd jobs come, all of them together hold it for a moment in a minute.
@@ -177,18 +183,18 @@ class Standing:
             return noted if self._was_limited(now, LIMITED_SECONDS) else noted._held(moment)
         trusted = asked.probe or asked.well
         if not trusted:  # what jobs that were never well are told may be for them alone
-            if self._was_limited(now, schedule.HOLD_SECONDS):  # it was under way: one burst
+            if self._was_limited(now, recovery.HOLD_SECONDS):  # it was under way: one burst
                 return self
             if self.slowed_at is None or now <= self.slowed_at:
                 return noted._slowed(now, moment)._held(moment)
-        until = now + timedelta(seconds=min(wait, schedule.PAUSE_MAX))
+        until = now + timedelta(seconds=min(wait, recovery.PAUSE_MAX))
         slowed = noted._slowed(now, until)
         if wait <= LONG_HOLD:
             awake = replace(slowed, paused_until=None, pause_reason=None, pauses_in_row=0)
             return awake._held(until)
-        asked_for = f"{trouble.kind.value}: {trouble.message}; to be asked again in {wait:.0f} s"
+        asked_for = f"{error.kind.value}: {error.message}; to be asked again in {wait:.0f} s"
         # Whether nothing works for others either is asked soon; the probe's answer is believed.
-        until = until if trusted else now + timedelta(seconds=schedule.PAUSE_FIRST)
+        until = until if trusted else now + timedelta(seconds=recovery.PAUSE_FIRST)
         return replace(slowed, paused_until=until, pause_reason=asked_for)
 
     def _was_limited(self, now: datetime, seconds: float) -> bool:
@@ -222,7 +228,7 @@ class Standing:
         For one that was never well, another such stands: they came one after the other.
         """
         if self.limited_by is None:
-            limited = asked.trouble is not None and asked.trouble.kind in ACCOUNT_SLOWS
+            limited = asked.error is not None and asked.error.kind in ACCOUNT_SLOWS
             return limited and not asked.well and asked.in_row >= ALONE_NEW
         return asked.job_id == self.limited_by and asked.in_row >= ALONE
 
@@ -243,7 +249,7 @@ class Standing:
         refused = self.requests_per_second
         return replace(
             self,
-            requests_per_second=schedule.slower(refused),
+            requests_per_second=recovery.slower(refused),
             slowed_at=held_until,
             refused_rate=refused,
         )
@@ -264,7 +270,7 @@ class Standing:
         """
         rate, slowed_at = self.requests_per_second, None
         if self.slowed_at is not None and self.refused_rate is not None:
-            rate = max(rate, self.refused_rate * schedule.BELOW_REFUSED)
+            rate = max(rate, self.refused_rate * recovery.BELOW_REFUSED)
             slowed_at = min(self.slowed_at, now)
         return replace(
             self,

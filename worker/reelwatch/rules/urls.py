@@ -76,12 +76,12 @@ def _folds_to_delimiters(url: str) -> bool:
 
 def is_sqlite(url: str) -> bool:
     """Is this the URL of an SQLite database?"""
-    return re.match(r"sqlite(\+\w+)?:", url) is not None
+    return re.match(r"\s*sqlite(\+\w+)?:", url, re.IGNORECASE) is not None
 
 
 def sqlite_file(url: str) -> str | None:
     """The file of an SQLite database; None for another database, or one in memory."""
     if not is_sqlite(url):
         return None
-    path = unquote(url.partition("://")[2].partition("?")[0].removeprefix("/"))
+    path = unquote(url.strip().partition("://")[2].partition("?")[0].removeprefix("/"))
     return None if path in ("", ":memory:") else path

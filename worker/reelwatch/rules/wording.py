@@ -4,7 +4,11 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
+from urllib.parse import urlsplit
+
+from reelwatch.rules.channels import CELERY, WEBHOOK, named, task_and_queue
 
 
 def plain(text: object) -> str:
@@ -13,14 +17,17 @@ def plain(text: object) -> str:
 
 
 def span(seconds: float) -> str:
-    """A span of time in at most six characters: `42s`, `3m05s`, `5h12m`, `3d04h`."""
+    """A span of time in at most six characters: `42s`, `3m05s`, `5h12m`, `3d04h`.
+
+    By its two largest units, so that what is longer never looks shorter in a list.
+    """
     whole = max(0, int(seconds))
     minutes, hours = whole // 60, whole // 3_600
-    if whole < 100:
+    if not minutes:
         return f"{whole}s"
-    if minutes < 100:
+    if not hours:
         return f"{minutes}m{whole % 60:02}s"
-    if hours < 48:
+    if hours < 24:
         return f"{hours}h{minutes % 60:02}m"
     return f"{hours // 24}d{hours % 24:02}h"
 
@@ -39,21 +46,42 @@ def page_in_short(text: str, status: int | None) -> str:
     if not text.lstrip().startswith("<"):
         return text
     found = _TITLE.search(text)
-    return f"a page with status {status}" + (f", titled {found[1]!r}" if found else "")
+    page = "a page" if status is None else f"a page with status {status}"
+    return page + (f", titled {found[1]!r}" if found else "")
 
 
-def task_and_queue(target: str) -> tuple[str, str]:
-    """The parts of a Celery callback's target, `task@queue`: a queue's name may hold an `@` too."""
-    task, _, queue = target.partition("@")
-    return task, queue
+def host(url: str | None) -> str:
+    """The host of a URL: what may be shown of one that holds a secret."""
+    if not url:
+        return ""
+    try:
+        found = urlsplit(url)
+        port = f":{found.port}" if found.port else ""
+        return plain(f"{found.hostname}{port}") if found.hostname else plain(url)
+    except ValueError:
+        return "an address that can't be read"
+
+
+def short_name(url: str) -> str:
+    """A callback URL's host, and a mark that tells it from others there: `hooks.example.com/…3fa1`.
+
+    It holds no part of the URL that may be a secret.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return host(url)
+    if not parts.hostname or (parts.path in ("", "/") and not parts.query):
+        return host(url)
+    return f"{host(url)}/…{sha256(url.encode()).hexdigest()[:4]}"
 
 
 def receiver(channel: str, target: str) -> str:
     """Whom a delivery's target means."""
-    if channel == "webhook":
-        return target
-    task, queue = task_and_queue(target)
-    return f"Celery task {task} in queue {queue}"
+    if channel == CELERY:
+        task, queue = task_and_queue(target)
+        return f"Celery task {task} in queue {queue}"
+    return target if channel == WEBHOOK else f"{channel} {named(target)}"
 
 
 def destinations(job: Mapping[str, Any]) -> str:
@@ -64,4 +92,5 @@ def destinations(job: Mapping[str, Any]) -> str:
     if job["callback_task"]:
         queue = f" in queue {job['callback_queue']}" if job["callback_queue"] else ""
         ways.append(f"by Celery task {job['callback_task']}{queue}")
+    ways += [f"by {channel} {target}" for channel, target in (job["channels"] or {}).items()]
     return " and ".join(ways) if ways else "nobody: it has no webhook and no callback"

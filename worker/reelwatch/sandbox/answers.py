@@ -1,6 +1,6 @@
 """How the stand-in upstream words its answers: the shapes of real ones, per family of models.
 
-Pure: everything follows from the job, the number of the look and the job's age.
+Pure: everything follows from the job, the number of the poll and the job's age.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ UNSAFE = (
     "rejected by google, please change your prompt or images and try again"
 )
 
-# Per family: the share of the job's duration at which each of upstream's stage words begins.
+# Per family: the share of the job's duration at which each of upstream's statuses begins.
 _STAGES = {
     "veo": (
         (0.0, "pending"),
@@ -29,7 +29,7 @@ _STAGES = {
     "grok": ((0.0, "pending"), (0.1, "processing")),
 }
 _MIDDLE = (0.4, 0.6)
-_URL_DELAY_MILLIS = 104  # upstream writes the word first and its URL a little later
+_URL_DELAY_MILLIS = 104  # upstream writes the status first and its URL a little later
 _PROMPT = "A calm sea at dawn, seen from above"
 
 
@@ -63,8 +63,8 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """One look at a job: `number` counts all of them from 1, `past_end` those since its end.
+class Poll:
+    """One poll a job: `number` counts all of them from 1, `past_end` those since its end.
 
     `age` is in seconds since the job was first asked about, `started_at` that moment in unix
     seconds.
@@ -94,7 +94,7 @@ class Look:
 
     @property
     def seed(self) -> str:
-        """What tells this look from all others."""
+        """What tells this poll from all others."""
         return f"{self.job.video_id} {self.number}"
 
     def at(self, share: float) -> float:
@@ -145,74 +145,74 @@ def html_page(status: int, title: str, server: str) -> Answer:
     return Answer(status, {"Content-Type": "text/html; charset=utf-8"}, html.encode())
 
 
-def running(look: Look) -> Body:
+def running(poll: Poll) -> Body:
     """The body of a job on its usual way, in the shape of its family."""
-    share, word = _stage(look)
-    return _RUNNING[look.job.family](look, share, word)
+    share, status = _stage(poll)
+    return _RUNNING[poll.job.family](poll, share, status)
 
 
-def interrupted(look: Look, word: str, **facts: object) -> Body:
-    """The body of a running job with another status word than the usual."""
-    return _head(look, word, look.share) | {
+def interrupted(poll: Poll, status: str, **facts: object) -> Body:
+    """The body of a running job with another status than the usual."""
+    return _head(poll, status, poll.share) | {
         "video_url": None,
-        "detail": record(look, word, **facts),
+        "detail": record(poll, status, **facts),
     }
 
 
-def completed(look: Look) -> Body:
+def completed(poll: Poll) -> Body:
     """The body of a success, in the shape of its family."""
-    return _COMPLETED[look.job.family](look)
+    return _COMPLETED[poll.job.family](poll)
 
 
-def completed_with(look: Look, **facts: object) -> Body:
+def completed_with(poll: Poll, **facts: object) -> Body:
     """The body of a success that has no URL but what is among the facts of its record."""
-    detail = record(look, "completed", **facts)
-    return _head(look, "completed", 1.0) | {"video_url": None, "detail": detail}
+    detail = record(poll, "completed", **facts)
+    return _head(poll, "completed", 1.0) | {"video_url": None, "detail": detail}
 
 
-def failed(look: Look, word: str = "failed", **facts: object) -> Body:
-    """The body of a failure: nothing but the word and these facts."""
-    return _head(look, word, 1.0) | facts
+def failed(poll: Poll, status: str = "failed", **facts: object) -> Body:
+    """The body of a failure: nothing but the status and these facts."""
+    return _head(poll, status, 1.0) | facts
 
 
-def relayed(look: Look) -> Body:
+def relayed(poll: Poll) -> Body:
     """A body in an older relay's words, with what the channel answered inside."""
-    inner = completed(look) if look.over else running(look)
+    inner = completed(poll) if poll.over else running(poll)
     data: Body = {
-        "task_id": look.job.video_id,
-        "status": "SUCCESS" if look.over else "IN_PROGRESS",
+        "task_id": poll.job.video_id,
+        "status": "SUCCESS" if poll.over else "IN_PROGRESS",
         "fail_reason": "",
-        "progress": f"{int(look.share * 100)}%",
+        "progress": f"{int(poll.share * 100)}%",
         "data": inner,
     }
-    if look.over:
-        data["result_url"] = video_url(look.job)
+    if poll.over:
+        data["result_url"] = video_url(poll.job)
         inner.pop("video_url", None)
     return {"code": "success", "message": "", "data": data}
 
 
-def nested(look: Look) -> Body:
+def nested(poll: Poll) -> Body:
     """A body that has nothing but its id outside its detail."""
-    if not look.over:
-        pending = {"status": "processing", "progress_pct": round(look.share, 2)}
-        return {"id": look.job.answered_id, "detail": {"pending_info": pending}}
-    draft = {"downloadable_url": video_url(look.job)}
-    detail = {"status": "completed", "input": {"images": [video_url(look.job, "input")]}}
-    return {"id": look.job.answered_id, "detail": detail | {"draft_info": draft}}
+    if not poll.over:
+        pending = {"status": "processing", "progress_pct": round(poll.share, 2)}
+        return {"id": poll.job.answered_id, "detail": {"pending_info": pending}}
+    draft = {"downloadable_url": video_url(poll.job)}
+    detail = {"status": "completed", "input": {"images": [video_url(poll.job, "input")]}}
+    return {"id": poll.job.answered_id, "detail": detail | {"draft_info": draft}}
 
 
-def record(look: Look, word: str, **facts: object) -> Body:
+def record(poll: Poll, status: str, **facts: object) -> Body:
     """The relay's own record of a job; the image URLs in it are inputs, never the result."""
-    job = look.job
+    job = poll.job
     image = f"https://cdn.sandbox.example/{token(job.video_id, 'input')}.png"
     return {
         "id": job.video_id,
         "req": _request(job, image),
         "images": [{"url": image, "status": "completed", "mediaId": token(image)}],
-        "status": word,
-        "running": not look.over,
+        "status": status,
+        "running": not poll.over,
         "video_url": None,
-        "created_at": _millis(look.started_at),
+        "created_at": _millis(poll.started_at),
         "error_sleep": 5000,
         "max_retries": 3,
         "retry_count": 0,
@@ -241,57 +241,57 @@ def _millis(unix_seconds: float) -> int:
     return int(unix_seconds * 1000)
 
 
-def _stage(look: Look) -> tuple[float, str]:
-    """The stage that the job is in: the share at which it began, and its word."""
-    return [stage for stage in _STAGES[look.job.family] if stage[0] <= look.share][-1]
+def _stage(poll: Poll) -> tuple[float, str]:
+    """The stage that the job is in: the share at which it began, and its status."""
+    return [stage for stage in _STAGES[poll.job.family] if stage[0] <= poll.share][-1]
 
 
-def _head(look: Look, word: str, share: float) -> Body:
+def _head(poll: Poll, status: str, share: float) -> Body:
     """What every answer has; veo counts the time in milliseconds, the others in seconds."""
-    changed = look.at(share)
-    stamp = _millis(changed) if look.job.family == "veo" else int(changed)
-    return {"id": look.job.answered_id, "status": word, "status_update_time": stamp}
+    changed = poll.at(share)
+    stamp = _millis(changed) if poll.job.family == "veo" else int(changed)
+    return {"id": poll.job.answered_id, "status": status, "status_update_time": stamp}
 
 
-def _veo_running(look: Look, share: float, word: str) -> Body:
-    head = _head(look, word, share)
+def _veo_running(poll: Poll, share: float, status: str) -> Body:
+    head = _head(poll, status, share)
     if not share:  # just created: upstream says no more than this
         return head
-    detail = record(look, word, status_update_time=head["status_update_time"])
+    detail = record(poll, status, status_update_time=head["status_update_time"])
     return head | {"video_url": None, "enhanced_prompt": _PROMPT, "detail": detail}
 
 
-def _sora_running(look: Look, share: float, word: str) -> Body:
-    detail = _sora_detail(look, word, int(look.share * 100))
-    return _head(look, word, share) | {"video_url": None, "detail": detail}
+def _sora_running(poll: Poll, share: float, status: str) -> Body:
+    detail = _sora_detail(poll, status, int(poll.share * 100))
+    return _head(poll, status, share) | {"video_url": None, "detail": detail}
 
 
-def _sora_detail(look: Look, word: str, percent: int) -> Body:
-    job = look.job
-    return {"id": job.video_id, "model": job.model, "status": word, "progress_pct": percent}
+def _sora_detail(poll: Poll, status: str, percent: int) -> Body:
+    job = poll.job
+    return {"id": job.video_id, "model": job.model, "status": status, "progress_pct": percent}
 
 
-def _grok_running(look: Look, share: float, word: str) -> Body:
-    head = _head(look, word, share)
+def _grok_running(poll: Poll, share: float, status: str) -> Body:
+    head = _head(poll, status, share)
     if share:
-        return head | {"progress": int(look.share * 100)}
-    # The first word comes with milliseconds and the later ones with seconds, as upstream does it.
-    early = {"status_update_time": _millis(look.started_at)}
+        return head | {"progress": int(poll.share * 100)}
+    # The first status comes with milliseconds and the later ones with seconds, as upstream does it.
+    early = {"status_update_time": _millis(poll.started_at)}
     return head | {"video_url": None, "enhanced_prompt": _PROMPT} | early
 
 
-def _veo_completed(look: Look) -> Body:
-    completed_at = _millis(look.at(1.0))
+def _veo_completed(poll: Poll) -> Body:
+    completed_at = _millis(poll.at(1.0))
     detail = record(
-        look,
+        poll,
         "completed",
-        video_url=video_url(look.job, "original"),
-        upsample_video_url=video_url(look.job, "upsampled"),
+        video_url=video_url(poll.job, "original"),
+        upsample_video_url=video_url(poll.job, "upsampled"),
         completed_at=completed_at,
         upsample_status="MEDIA_GENERATION_STATUS_SUCCESSFUL",
         video_generation_status="MEDIA_GENERATION_STATUS_SUCCESSFUL",
     )
-    return _head(look, "completed", 1.0) | {
+    return _head(poll, "completed", 1.0) | {
         "video_url": detail["upsample_video_url"],
         "enhanced_prompt": _PROMPT,
         "status_update_time": completed_at + _URL_DELAY_MILLIS,
@@ -299,14 +299,14 @@ def _veo_completed(look: Look) -> Body:
     }
 
 
-def _sora_completed(look: Look) -> Body:
-    detail = _sora_detail(look, "completed", 100) | {"url": video_url(look.job)}
-    return _head(look, "completed", 1.0) | {"video_url": None, "detail": detail}
+def _sora_completed(poll: Poll) -> Body:
+    detail = _sora_detail(poll, "completed", 100) | {"url": video_url(poll.job)}
+    return _head(poll, "completed", 1.0) | {"video_url": None, "detail": detail}
 
 
-def _grok_completed(look: Look) -> Body:
-    result = {"video_url": video_url(look.job), "enhanced_prompt": _PROMPT, "error": ""}
-    return _head(look, "completed", 1.0) | result
+def _grok_completed(poll: Poll) -> Body:
+    result = {"video_url": video_url(poll.job), "enhanced_prompt": _PROMPT, "error": ""}
+    return _head(poll, "completed", 1.0) | result
 
 
 _RUNNING = {"veo": _veo_running, "sora": _sora_running, "grok": _grok_running}

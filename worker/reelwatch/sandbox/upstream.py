@@ -1,7 +1,7 @@
 """A local stand-in of the upstream, whose jobs are scripted by their ids.
 
 `GET /v1/video/query?id=…` answers as the relay does, `GET /stats[?id=…]` tells what was asked, and
-`POST /faults` makes every look go wrong until told otherwise.
+`POST /faults` makes every poll go wrong until told otherwise.
 """
 
 import hashlib
@@ -12,16 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from reelwatch.sandbox.answers import Answer, Job, Look, json_answer, plain_error
+from reelwatch.sandbox.answers import Answer, Job, Poll, json_answer, plain_error
+from reelwatch.sandbox.bodies import TOO_MANY, UNAUTHORIZED, fault_answer
+from reelwatch.sandbox.registry import SCRIPTS, Script
 from reelwatch.sandbox.scripts import (
-    SCRIPTS,
-    TOO_MANY,
-    UNAUTHORIZED,
-    Script,
     answer,
-    answer_look,
+    answer_poll,
     expected,
-    fault_answer,
     read_id,
     scripted_id,
 )
@@ -65,26 +62,26 @@ class Run:
     began: float  # monotonic
     started_at: float  # unix
     requests: int = 0
-    looks: int = 0
+    polls: int = 0
     past_end: int = 0
 
-    def look(self, now: float) -> Look:
-        """The next look at it, at `now` (monotonic seconds)."""
+    def poll(self, now: float) -> Poll:
+        """The next poll of it, at `now` (monotonic seconds)."""
         age = now - self.began
-        self.looks += 1
+        self.polls += 1
         self.past_end += age >= self.job.seconds
-        return Look(self.job, self.looks, age, self.started_at, self.past_end)
+        return Poll(self.job, self.polls, age, self.started_at, self.past_end)
 
 
 class Sandbox(LocalService):
     """The stand-in upstream; jobs and figures outlive a `stop` and `start`.
 
-    `on_look` is called with each id asked about, from the thread that serves the request.
+    `on_poll` is called with each id asked about, from the thread that serves the request.
     """
 
-    def __init__(self, on_look: Callable[[str], None] | None = None) -> None:
+    def __init__(self, on_poll: Callable[[str], None] | None = None) -> None:
         super().__init__()
-        self._on_look = on_look
+        self._on_poll = on_poll
         self._rate_limit: int | None = None
         self._fault: Answer | None = None
         self._lock = threading.Lock()
@@ -102,14 +99,14 @@ class Sandbox(LocalService):
         return super().start(host, port)
 
     def respond(self, request: Request) -> Answer:
-        """The answer to a look, or to a request for figures or faults."""
+        """The answer to a poll, or to a request for figures or faults."""
         route = self._routes.get((request.method, request.path))
         if route is None:
             return plain_error(404, "not_found", f"no route {request.method} {request.path}")
         return route(request)
 
     def set_fault(self, mode: str, retry_after: int | None = None) -> None:
-        """Gives every look from now on the same bad answer, or with `none` its own again.
+        """Gives every poll from now on the same bad answer, or with `none` its own again.
 
         Modes: none, 401, 403, 429, 500, html, garbage, hang; `retry_after` is in seconds.
         Raises ValueError for any other mode.
@@ -133,19 +130,19 @@ class Sandbox(LocalService):
         with self._lock:
             run = self._runs.get(video_id)
             if run is None:
-                return {"id": video_id, "requests": 0, "looks": 0}
+                return {"id": video_id, "requests": 0, "polls": 0}
             return {
                 "id": video_id,
                 "requests": run.requests,
-                "looks": run.looks,
+                "polls": run.polls,
                 "started_at": run.started_at,
                 "ends_at": run.started_at + run.job.seconds,
             }
 
     def _query(self, request: Request) -> Answer:
         video_id = request.parameter("id")
-        if video_id and self._on_look is not None:
-            self._on_look(video_id)
+        if video_id and self._on_poll is not None:
+            self._on_poll(video_id)
         key = _bearer(request.headers.get("authorization", ""))
         now = time.monotonic()
         with self._lock:
@@ -156,8 +153,8 @@ class Sandbox(LocalService):
             refusal = self._refusal(key, welcome=welcome)
             if refusal is not None:
                 return refusal
-            look = run.look(now)
-        return answer_look(look)
+            poll = run.poll(now)
+        return answer_poll(poll)
 
     def _run(self, video_id: str, now: float) -> Run:
         run = self._runs.get(video_id)

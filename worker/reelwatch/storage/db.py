@@ -1,12 +1,12 @@
 """The database: engines that suit SQLite and PostgreSQL, transactions, the clock, its revision."""
 
+import atexit
 import os
-import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Engine,
     Insert,
     Interval,
+    Pool,
     Select,
     String,
     Table,
@@ -33,37 +34,62 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from reelwatch import errors
 from reelwatch.config.naming import HERE
 from reelwatch.config.servers import IMPATIENT
-from reelwatch.storage import lists
+from reelwatch.storage import journal, list_parameters
 from reelwatch.storage.models import Base, UtcDateTime
-
-Item = TypeVar("Item")
 
 READ_ONLY = "reelwatch_read_only"
 BUSY_SECONDS = 30  # how long SQLite waits for another writer
 
-GIVE_WAY = ("40P01", "40001")  # SQLSTATEs: a deadlock, and what could not be serialized
-WRITE_TRIES = 4  # each loses once PostgreSQL's `deadlock_timeout`, a second
 
 CLOCK = select(func.clock_timestamp(type_=UtcDateTime()))
 
 
 _engines: dict[tuple[str, int], Engine] = {}
+_bound: dict[tuple[str, int, tuple[str, ...]], Engine] = {}  # with execution options; kept: making
+# one takes a third of a short transaction
+_left: list[Pool] = []  # the parent's connections
 _migrated: set[tuple[str, int]] = set()  # what this process has seen at a revision that will do
 
 
 def engine(url: str) -> Engine:
-    """This process's engine for `url`: made on first use, and anew in a forked child."""
+    """This process's engine for `url`: made on first use, or taken over from what forked it."""
     key = (url, os.getpid())
-    return _engines.get(key) or _engines.setdefault(key, _new_engine(url))
+    return _engines.get(key) or _engines.setdefault(key, _inherited(url) or _new_engine(url))
+
+
+def _inherited(url: str) -> Engine | None:
+    """The parent's engine with what it knows of the server and all statements that it compiled.
+
+    Not its connections: they are neither used here nor closed. None if it did not reach the server.
+    """
+    for known, pid in _migrated - {(url, os.getpid())}:
+        made = _engines.pop((known, pid), None) if known == url else None
+        if made is not None:
+            _left.append(made.pool)
+            made.dispose(close=False)
+            _migrated.add((url, os.getpid()))
+            return made
+    return None
+
+
+def _with(url: str, *options: str, isolation: str | None = None) -> Engine:
+    """The engine with these of our execution options set."""
+    key = (url, os.getpid(), (*options, isolation or ""))
+    if key not in _bound:
+        level = {"isolation_level": isolation} if isolation else {}
+        _bound[key] = engine(url).execution_options(**dict.fromkeys(options, True), **level)
+    return _bound[key]
 
 
 def _new_engine(url: str) -> Engine:
+    atexit.unregister(dispose)  # once is enough
+    atexit.register(dispose)
     if make_url(url).get_backend_name() == "sqlite":
         return _sqlite_engine(url)
     # As SQLAlchemy does: a driver is loaded for the database that is there, not for the other one.
@@ -85,7 +111,9 @@ def _sqlite_engine(url: str) -> Engine:
 def _only_existing(_dialect: object, _record: object, args: list[Any], _options: object) -> None:
     """Only migrating makes a file: who is in the wrong folder must not leave an empty one there."""
     if not Path(args[0]).exists():
-        raise sqlite3.OperationalError(
+        from sqlite3 import OperationalError  # noqa: PLC0415 - a driver that PostgreSQL does without
+
+        raise OperationalError(
             f"there is no database at {args[0]} (DATABASE_URL): "
             "`reelwatch up` or `reelwatch migrate` makes it"
         )
@@ -94,8 +122,8 @@ def _only_existing(_dialect: object, _record: object, args: list[Any], _options:
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     # None: the driver must not begin transactions by itself, `_begin_sqlite` does.
     connection.isolation_level = None
+    journal.use_wal(connection, BUSY_SECONDS)
     for pragma in (
-        "journal_mode = WAL",
         "synchronous = FULL",  # what was accepted must survive a power cut, not only a crash
         f"busy_timeout = {BUSY_SECONDS * 1000}",
         "foreign_keys = ON",
@@ -158,19 +186,22 @@ def _at_revision(url: str) -> Iterator[None]:
 @contextmanager
 def transaction(url: str) -> Iterator[Session]:
     """A session whose work is committed at the end, or rolled back by an exception."""
-    bound = engine(url).execution_options(**{IMPATIENT: True})
+    bound = _with(url, IMPATIENT)
     with _at_revision(url), Session(bound, expire_on_commit=False) as session, session.begin():
         yield session
 
 
 @contextmanager
-def at_once(url: str) -> Iterator[Session]:
-    """A session whose statements are each committed by themselves, where that saves any."""
+def at_once(url: str, *, only_reads: bool = False) -> Iterator[Session]:
+    """A session whose statements are each committed by themselves, where that saves any.
+
+    One that only reads takes no writer's lock.
+    """
     if make_url(url).get_backend_name() == "sqlite":
-        with transaction(url) as session:
+        with reading(url) if only_reads else transaction(url) as session:
             yield session
         return
-    bound = engine(url).execution_options(isolation_level="AUTOCOMMIT", **{IMPATIENT: True})
+    bound = _with(url, IMPATIENT, isolation="AUTOCOMMIT")
     with _at_revision(url), Session(bound, expire_on_commit=False) as session:
         yield session
 
@@ -178,7 +209,7 @@ def at_once(url: str) -> Iterator[Session]:
 @contextmanager
 def reading(url: str) -> Iterator[Session]:
     """A session that only reads: it takes no writer's lock."""
-    bound = engine(url).execution_options(**{READ_ONLY: True, IMPATIENT: True})
+    bound = _with(url, READ_ONLY, IMPATIENT)
     with _at_revision(url), Session(bound, expire_on_commit=False) as session, session.begin():
         yield session
 
@@ -238,7 +269,7 @@ def tokens_of(table: Table, *, key_share: bool = False) -> Select[Any]:
     What somebody else has locked is left out: whoever changes a row takes its token away, and a
     producer's open transaction must not hold up the results about other rows.
     """
-    rows = select(table.c.id, table.c.lease_token).where(lists.among(table.c.id, "ids"))
+    rows = select(table.c.id, table.c.lease_token).where(list_parameters.among(table.c.id, "ids"))
     return rows.order_by(table.c.id).with_for_update(key_share=key_share, skip_locked=True)
 
 
@@ -247,53 +278,6 @@ def tokens_now(session: Session, tokens: Select[Any], ids: Collection[Any]) -> M
     if not ids:
         return {}
     return {row.id: row.lease_token for row in session.execute(tokens, {"ids": list(ids)})}
-
-
-def is_away(error: Exception) -> bool:
-    """Is it the database that is away or can't be written to, and not a value that is odd?"""
-    if _gave_way(error):
-        return False
-    return isinstance(error, OperationalError) or (
-        isinstance(error, DBAPIError) and error.connection_invalidated
-    )
-
-
-def _gave_way(error: Exception) -> bool:
-    """Was it rolled back for another transaction's sake, and can it be done anew at once?"""
-    state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
-    return state in GIVE_WAY
-
-
-def write_all(
-    write: Callable[[Sequence[Item]], None],
-    items: Sequence[Item],
-    give_up: Callable[[Item], None],
-) -> None:
-    """Write a group as one; if one of it can't be written, the others all the same.
-
-    Raises what says that the database is away; for whatever else an item brings, it is given up.
-    What was rolled back for another transaction's sake is written again.
-    """
-    try:
-        _write_again(write, items)
-    except Exception as error:
-        if is_away(error):
-            raise
-        if len(items) == 1:
-            give_up(items[0])
-            return
-        for item in items:
-            write_all(write, [item], give_up)
-
-
-def _write_again(write: Callable[[Sequence[Item]], None], items: Sequence[Item]) -> None:
-    for _ in range(WRITE_TRIES - 1):
-        try:
-            return write(items)
-        except DBAPIError as error:
-            if not _gave_way(error):
-                raise
-    return write(items)
 
 
 def read_only(url: str) -> bool:
@@ -307,6 +291,7 @@ def read_only(url: str) -> bool:
 def dispose() -> None:
     """Close this process's connections; the engines are made anew on next use."""
     _migrated.clear()
+    _bound.clear()
     for url, pid in list(_engines):
         # What a fork inherited is its parent's: closing it here would end the parent's sessions.
         _engines.pop((url, pid)).dispose(close=pid == os.getpid())

@@ -1,75 +1,26 @@
-"""What is not as it should be: jobs without an end or without news, events that do not arrive.
+"""What is not as it should be: events that do not arrive.
 
-Counted in the database, by account and endpoint, as far as `COUNT_MOST` rows of each.
+Counted in the database, by endpoint, as far as `COUNT_MOST` rows of each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, literal, literal_column, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, literal, or_, select, union_all
 from sqlalchemy.orm import Session
 
+from reelwatch.rules.endpoints import How, how
+from reelwatch.storage import list_parameters
+from reelwatch.storage.counts import COUNT_MOST, counted
+from reelwatch.storage.event_states import DEAD, PENDING
 from reelwatch.storage.models import table_of
 
 jobs = table_of("jobs")
 deliveries = table_of("deliveries")
 attempts = table_of("attempts")
 endpoints = table_of("endpoints")
-
-COUNT_MOST = 10_000
-IN_VAIN_AFTER = timedelta(minutes=15)  # of errors alone; shorter troubles pass by themselves
-
-OPEN = and_(jobs.c.next_poll_at.is_not(None), jobs.c.finished_at.is_(None))
-DEAD = and_(  # said twice, for SQLite knows by the very words that an index holds the rows
-    deliveries.c.state == literal_column("'dead'"),
-    deliveries.c.state != literal_column("'pending'"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Stuck:
-    """Open jobs of one account whose last polls brought the same: `error` None for an answer.
-
-    `overdue` are past their deadline, `in_vain` have brought errors alone for a while; each with
-    the time since when the oldest has been so.
-    """
-
-    account: str
-    error: str | None
-    overdue: int
-    overdue_since: datetime | None
-    in_vain: int
-    in_vain_since: datetime | None
-
-
-def stuck(session: Session, now: datetime) -> list[Stuck]:
-    """By account, and by what their last polls brought, the most frequent first."""
-    overdue = jobs.c.deadline_at < now
-    in_vain = and_(jobs.c.errors_in_row > 0, jobs.c.errors_since < now - IN_VAIN_AFTER)
-    few = (
-        select(
-            jobs.c.account,
-            case((jobs.c.errors_in_row > 0, jobs.c.last_error)).label("error"),
-            case((overdue, jobs.c.deadline_at)).label("overdue"),
-            case((in_vain, jobs.c.errors_since)).label("in_vain"),
-        )
-        .where(OPEN, or_(overdue, in_vain))
-        .limit(COUNT_MOST)
-        .subquery()
-    )
-    count = func.count()
-    query = (
-        select(
-            few.c.account, few.c.error,
-            func.count(few.c.overdue), func.min(few.c.overdue),
-            func.count(few.c.in_vain), func.min(few.c.in_vain),
-        )
-        .group_by(few.c.account, few.c.error)
-        .order_by(few.c.account, count.desc(), few.c.error)
-    )  # fmt: skip
-    return [Stuck(*row) for row in session.execute(query)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,70 +56,119 @@ def _last_error(session: Session, target: str) -> str | None:
     return session.execute(query.limit(1)).scalar_one_or_none()
 
 
+FAILED_MOST = 200  # events of one endpoint, owed and dead, whose attempts are read
+
+
 @dataclass(frozen=True, slots=True)
-class Failing:
-    """An endpoint whose last attempts failed; `open_until`: it is left alone until then."""
+class Unwell:
+    """An endpoint that has taken nothing `since` then, and that events wait for or died of.
+
+    `last_http_status` and `last_error` are of the last attempt; both None: it is not known.
+    """
 
     endpoint: str
+    host: str
     failures: int  # in a row
-    open_until: datetime | None
-    waiting: int  # events
+    open_until: datetime | None  # it rests until then
+    how: How
+    since: datetime
+    waiting: int  # events, at most `COUNT_MOST`
+    dead: int  # the same
+    last_http_status: int | None
+    last_error: str | None
 
 
-def failing(session: Session, most: int) -> list[Failing]:
-    """Those that have failed most often in a row, `most` of them."""
-    bad = or_(endpoints.c.failures > 0, endpoints.c.open_until.is_not(None))
-    query = select(endpoints).where(bad).order_by(endpoints.c.failures.desc(), endpoints.c.name)
-    rows: Sequence[Any] = session.execute(query.limit(most)).all()
-    return [
-        Failing(row.name, row.failures, row.open_until, _waiting(session, row.host, row.name))
-        for row in rows
-    ]
+def unwell(
+    session: Session,
+    now: datetime,
+    most: int,
+    names: Collection[str] | None = None,
+    count_most: int | None = None,
+) -> list[Unwell]:
+    """The endpoints that are not well, `most` of them, the most failures in a row first.
+
+    `names`: of these only. Events are counted up to `count_most`, or `COUNT_MOST`.
+    """
+    query = select(endpoints).where(_IS_UNWELL)
+    if names is not None:
+        query = query.where(list_parameters.among(endpoints.c.name, "names"))
+    query = query.order_by(endpoints.c.failures.desc(), endpoints.c.name).limit(most)
+    rows: Sequence[Any] = session.execute(query, {"names": sorted(names or ())}).all()
+    return [_unwell(session, row, now, count_most) for row in rows]
 
 
-def _waiting(session: Session, host: str, endpoint: str) -> int:
-    owed: Sequence[ColumnElement[bool]] = (
-        deliveries.c.state == literal_column("'pending'"),
-        deliveries.c.destination == host,
-        deliveries.c.target == endpoint,
+_MINE = deliveries.c.target == endpoints.c.name
+_IS_UNWELL = or_(
+    endpoints.c.failures > 0,
+    endpoints.c.open_until.is_not(None),
+    and_(
+        endpoints.c.failing_since.is_not(None),
+        or_(
+            exists().where(
+                PENDING,
+                deliveries.c.destination == endpoints.c.host,
+                _MINE,
+                deliveries.c.failures > 0,
+            ),
+            exists().where(DEAD, _MINE),
+        ),
+    ),
+)
+
+
+def _unwell(session: Session, row: Any, now: datetime, count_most: int | None) -> Unwell:
+    waiting, dead = undelivered(session, row.host, row.name, count_most)
+    return Unwell(
+        row.name,
+        row.host,
+        row.failures,
+        row.open_until,
+        how(row.failures, row.open_until, now, refuses=True),
+        row.failing_since or row.changed_at,  # a worker of the release before wrote it
+        waiting,
+        dead,
+        *_last_answer(session, row.host, row.name),
     )
-    few = select(literal(1)).select_from(deliveries).where(*owed).limit(COUNT_MOST).subquery()
-    return session.execute(select(func.count()).select_from(few)).scalar_one()
 
 
-@dataclass(frozen=True, slots=True)
-class Refusing:
-    """An endpoint that works and whose last attempt it refused; it accepted none since."""
-
-    endpoint: str
-    waiting: int  # events that it refused
-    http_status: int | None  # of its last refusal
-
-
-def refusing(session: Session, most: int) -> list[Refusing]:
-    """Those with events that they refused, and which they are to be sent again; `most` of them."""
-    refuses = and_(
-        endpoints.c.failures == 0, endpoints.c.open_until.is_(None), endpoints.c.allowance == 1
+def undelivered(
+    session: Session, host: str, endpoint: str, most: int | None = None
+) -> tuple[int, int]:
+    """How many events wait for an endpoint, and how many are dead; each at most `most`."""
+    waiting, dead = (
+        session.execute(
+            counted(select(literal(1)).select_from(deliveries).where(*which), most)
+        ).scalar_one()
+        for which in (_owed_to(host, endpoint), (DEAD, deliveries.c.target == endpoint))
     )
-    owed = and_(
-        deliveries.c.state == literal_column("'pending'"),
-        deliveries.c.destination == endpoints.c.host,
-        deliveries.c.target == endpoints.c.name,
-        deliveries.c.failures > 0,
-    )
-    few = (
-        select(endpoints.c.name, deliveries.c.id)
-        .join_from(endpoints, deliveries, owed)
-        .where(refuses)
-        .limit(COUNT_MOST)
-        .subquery()
-    )
-    count = func.count()
-    query = select(few.c.name, count, func.max(few.c.id)).group_by(few.c.name)
-    rows = session.execute(query.order_by(count.desc(), few.c.name).limit(most)).all()
-    return [Refusing(name, total, _last_status(session, newest)) for name, total, newest in rows]
+    return waiting, dead
 
 
-def _last_status(session: Session, delivery: str) -> int | None:
-    query = select(attempts.c.http_status).where(attempts.c.delivery_id == delivery)
-    return session.execute(query.order_by(attempts.c.id.desc()).limit(1)).scalar_one_or_none()
+def _last_answer(session: Session, host: str, endpoint: str) -> tuple[int | None, str | None]:
+    """Status and error of the last attempt for events that are still owed, or dead."""
+    owed = (
+        select(deliveries.c.id)
+        .where(*_owed_to(host, endpoint), deliveries.c.failures > 0)
+        .order_by(deliveries.c.failures.desc(), deliveries.c.next_attempt_at.desc())
+        .limit(FAILED_MOST)
+    )
+    gone = (
+        select(deliveries.c.id)
+        .where(DEAD, deliveries.c.target == endpoint)
+        .order_by(deliveries.c.created_at.desc())
+        .limit(FAILED_MOST)
+    )
+    tried = union_all(select(owed.subquery()), select(gone.subquery())).subquery()
+    query = (
+        select(attempts.c.http_status, attempts.c.error)
+        .join_from(tried, attempts, attempts.c.delivery_id == tried.c.id)
+        .where(attempts.c.error.is_not(None))
+        .order_by(attempts.c.id.desc())
+        .limit(1)
+    )
+    row = session.execute(query).first()
+    return (row.http_status, row.error) if row else (None, None)
+
+
+def _owed_to(host: str, endpoint: str) -> Sequence[ColumnElement[bool]]:
+    return (PENDING, deliveries.c.destination == host, deliveries.c.target == endpoint)

@@ -1,26 +1,34 @@
 """What has been learned of durations, as every worker reads it: the table `duration_curves`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, func, literal, select, update
 from sqlalchemy.orm import Session
 
-from reelwatch.rules.timing import curves
-from reelwatch.rules.timing.curves import Known
+from reelwatch.rules.states import State
+from reelwatch.rules.timing import eta, hazard
+from reelwatch.rules.timing.hazard import Curve
+from reelwatch.rules.timing.plan import ETA_JOBS, Plan, from_json
 from reelwatch.storage import db
+from reelwatch.storage.counts import counted
 from reelwatch.storage.models import DurationCurve, table_of
 
 table = table_of("duration_curves")
+jobs = table_of("jobs")
+
+# Ends that upstream did not set a time to, or that are none of a video.
+NO_DURATION = ("not_found", "no_result")
 
 KINDS_MOST = 100  # of an account: a producer may make up a prefix for each id
 
-_read: dict[tuple[str, str, datetime], Known | None] = {}  # a curve is read once, not at every turn
+_read: dict[tuple[str, str, datetime], Plan | None] = {}  # a plan is read once, not for every batch
 
 
-def kinds(session: Session, account: str) -> Mapping[str, Known]:
-    """What is known of the account's models, by model; models without finished jobs are missing."""
+def kinds(session: Session, account: str) -> Mapping[str, Plan]:
+    """The plans of the account's models, by model; models without finished jobs are missing."""
     stamps = select(table.c.model, table.c.learned_at).where(table.c.account == account)
     wanted = {(account, model, at) for model, at in session.execute(stamps)}
     for key in list(_read):  # a copy: other threads read on
@@ -37,17 +45,49 @@ def kinds(session: Session, account: str) -> Mapping[str, Known]:
 
 
 def _load(session: Session, account: str, models: set[str]) -> None:
-    query = select(table).where(table.c.account == account, table.c.model.in_(models))
-    for row in session.execute(query).mappings():
-        _read[account, row["model"], row["learned_at"]] = _known(row["curve"])
+    query = select(table.c.model, table.c.learned_at, table.c.plan).where(
+        table.c.account == account, table.c.model.in_(models)
+    )
+    for model, learned_at, plan in session.execute(query):
+        _read[account, model, learned_at] = plan and from_json(plan)
 
 
-def _known(body: Mapping[str, Any]) -> Known | None:
-    curve = curves.from_json(body)
-    return None if curve is None else Known(curve, body["price"])
+def has_duration() -> Sequence[ColumnElement[bool]]:
+    """The conditions for a job to have ended upstream."""
+    return (
+        jobs.c.finished_at.is_not(None),
+        jobs.c.state.in_([State.COMPLETED, State.FAILED]),
+        func.coalesce(jobs.c.error_code, "").not_in(NO_DURATION),
+    )
 
 
-def keep(session: Session, account: str, model: str, known: Known, now: datetime) -> None:
+def why_none(session: Session, job: Mapping[str, Any]) -> str:
+    """Why a job that goes on has no `eta`, where that is as too few of its kind have ended."""
+    if job["eta"] or job["state"] not in eta.FORETOLD or job["model"] is None:
+        return ""
+    kind = (jobs.c.account == job["account"], jobs.c.model == job["model"])
+    few = counted(select(literal(1)).where(*kind, *has_duration()), ETA_JOBS)
+    ended = session.execute(few).scalar_one()
+    return eta.too_few(ended) if ended < ETA_JOBS else ""
+
+
+def curve(session: Session, account: str, model: str) -> Curve | None:
+    """The curve that a plan was solved from, for those who draw it."""
+    query = select(table.c.curve).where(table.c.account == account, table.c.model == model)
+    body = session.execute(query).scalar_one_or_none()
+    return None if body is None else hazard.from_json(body)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What was learned of a kind: its curve, the plan, and what that was solved for."""
+
+    curve: Curve
+    plan: Plan
+    solved_for: str
+
+
+def keep(session: Session, account: str, model: str, known: Forecast, now: datetime) -> None:
     """Store what was learned in place of what was known before.
 
     Of an account's kinds the `KINDS_MOST` that were learned last stay. What is dropped costs
@@ -56,7 +96,9 @@ def keep(session: Session, account: str, model: str, known: Known, now: datetime
     values = {
         "learned_at": now,
         "jobs": known.curve.jobs,
-        "curve": {**known.curve.to_json(), "price": known.price},
+        "curve": known.curve.to_json(),
+        "plan": known.plan.to_json(),
+        "solved_for": known.solved_for,
     }
     mine = (table.c.account == account, table.c.model == model)
     old = session.execute(update(table).where(*mine).values(values).returning(table.c.model))

@@ -6,10 +6,12 @@ from typing import Any
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
+from reelwatch.rules.outlook import Ticks
 from reelwatch.storage import db
 from reelwatch.storage.models import Heartbeat
 
 TICK = "tick"
+WATCH = "watch"  # of the whole, by one of all processes
 
 
 def beat(
@@ -40,6 +42,14 @@ def age(session: Session, name: str, now: datetime | None = None) -> timedelta |
     query = select(Heartbeat.at, db.clock(session)).where(Heartbeat.name == name)
     row = session.execute(query).one_or_none()
     return None if row is None else (now or row[1]) - row[0]
+
+
+def ticks(session: Session, now: datetime) -> Ticks:
+    """When the last tick was, and whether workers do without."""
+    names = Heartbeat.name.in_((TICK, WATCH))
+    query = select(Heartbeat.name, Heartbeat.at).where(names)
+    at = {row.name: row.at for row in session.execute(query)}
+    return Ticks(at.get(TICK), now, at.get(WATCH))
 
 
 def last(session: Session, name: str) -> datetime | None:

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from reelwatch.config import accounts, settings
 from reelwatch.config.naming import HERE, VARIABLE
-from reelwatch.errors import SettingsError, UnknownJob, first_line
-from reelwatch.storage import db, ledger
+from reelwatch.errors import SettingsError, first_line
+from reelwatch.rules.video_ids import several
+from reelwatch.storage import db, job_columns
 from reelwatch.storage.filters import unknown
 from reelwatch.storage.models import Account, Job
 
@@ -85,14 +86,14 @@ def _add_account(session: Session, account: accounts.Account) -> None:
 
 def locked(session: Session, video_ids: Iterable[str], account: str) -> list[Row]:
     """The jobs' rows in the order of the ids, locked in the one order in which all lock them."""
-    jobs, wanted = ledger.jobs, list(dict.fromkeys(video_ids))
+    jobs, wanted = job_columns.jobs, list(dict.fromkeys(several(video_ids)))
     found: dict[str, int] = {}
     for chunk in chunks(wanted):
         query = select(jobs.c.video_id, jobs.c.id).where(jobs.c.account == account)
         found.update(map(tuple, session.execute(query.where(jobs.c.video_id.in_(chunk)))))
     for video_id in wanted:
         if video_id not in found:
-            raise UnknownJob(unknown(session, video_id, account))
+            raise unknown(session, video_id, account)
     rows: dict[str, Row] = {}
     for job_ids in chunks(sorted(found.values())):
         rows.update((row["video_id"], row) for row in locked_by_id(session, job_ids))
@@ -101,7 +102,7 @@ def locked(session: Session, video_ids: Iterable[str], account: str) -> list[Row
 
 def locked_by_id(session: Session, job_ids: Sequence[int]) -> list[Row]:
     """The rows that are there, locked in the order of their ids."""
-    jobs = ledger.jobs
+    jobs = job_columns.jobs
     these = select(jobs).where(jobs.c.id.in_(job_ids)).order_by(jobs.c.id)
     return [dict(row) for row in session.execute(these.with_for_update(key_share=True)).mappings()]
 

@@ -4,9 +4,13 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
-from reelwatch.errors import Refused
+from reelwatch.errors import NotMigrated, Refused
+from reelwatch.storage import holders
 from reelwatch.storage.db import engine, make_file, migrations, revision
+
+LOCK_SECONDS = 10.0  # behind one that waits for a table's lock everybody else has to wait as well
 
 
 def alembic_config(connection: Connection) -> Config:
@@ -30,13 +34,19 @@ def migrate(url: str, to: str = "head") -> list[str]:
     """Bring the database to the newest revision, or `to` another; harmless at once from several.
 
     `base` removes all tables. Returns what is worth telling besides. Raises `NotOurs` where
-    somebody else's tables are in the way, nothing is changed then; `Refused` for an unknown one.
+    somebody else's tables are in the way, `NotMigrated` where an index of ours is being built, or
+    somebody uses a table for too long: nothing is changed then; `Refused` for an unknown one.
     """
     back = goes_back(url, to)
     with engine(url).connect() as connection:
         config = alembic_config(connection)
         move = command.downgrade if back else command.upgrade
-        move(config, to)
+        try:
+            move(config, to)
+        except DBAPIError as error:
+            if said := holders.refusal(connection, error, LOCK_SECONDS):
+                raise NotMigrated(said) from None
+            raise
         connection.commit()
         return list(config.attributes["notes"])
 

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import BindParameter, Row, bindparam, or_, select
 from sqlalchemy.orm import Session
 
-from reelwatch.rules.answers import Answer, ErrorKind, Report, Trouble
-from reelwatch.rules.words import ENDS
-from reelwatch.storage.ledger import jobs
+from reelwatch.rules.answers import Answer, AnswerError, ErrorKind, Report
+from reelwatch.rules.status import ENDS
+from reelwatch.storage.job_columns import jobs
 
 IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 OWNERS = select(jobs.c.id, jobs.c.video_id, jobs.c.upstream_id).where(
@@ -74,4 +74,4 @@ def _is_anothers(
 def _another(answer: Answer) -> Answer:
     assert isinstance(answer, Report)
     message = f"the answer is about another tracked job: {answer.foreign_id}"
-    return Trouble(ErrorKind.BAD_SHAPE, message, answer.http_status, body=answer.body)
+    return AnswerError(ErrorKind.BAD_SHAPE, message, answer.http_status, body=answer.body)

@@ -16,10 +16,10 @@ import psycopg
 from psycopg import pq
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from reelwatch.config.libpq import without_environment
+from reelwatch.config.libpq import unheard, without_environment
 from reelwatch.config.servers import IMPATIENT, OWN_PARAMETERS
 from reelwatch.errors import SettingsError
 
@@ -27,6 +27,12 @@ IDLE_SECONDS = 10  # how long PostgreSQL lets a transaction of ours do nothing
 SILENCE_SECONDS = 30.0  # how long PostgreSQL may take to answer a statement within a transaction
 POOL_SIZE = 5
 PROVEN_SECONDS = 2.0  # a connection that has worked so lately need not be tried first
+ENCODING = "UTF8"  # as PostgreSQL calls it
+# What a URL may say otherwise, of a server that does not answer.
+PATIENCE = {
+    "connect_timeout": "10", "keepalives_idle": "10", "keepalives_interval": "5",
+    "keepalives_count": "3", "tcp_user_timeout": "20000",
+}  # fmt: skip
 PREPARE_AFTER = 5  # executions of a statement, psycopg's own default
 
 NAME = "reelwatch"  # as `pg_stat_activity.application_name` shows it
@@ -41,6 +47,10 @@ READ_ONLY = "25006"  # read_only_sql_transaction: a standby, or a primary that h
 USELESS = (READ_ONLY, "57P", "08", "25P03")
 
 T = TypeVar("T")
+
+
+class WrongEncoding(SettingsError, SQLAlchemyError):
+    """Most of what upstream says could not be stored in this database, ever."""
 
 
 class _Pipeline(psycopg.Pipeline):
@@ -63,6 +73,11 @@ class PostgresConnection(psycopg.Connection[Any]):
 
     silence: float | None = None  # seconds until an OperationalError
     pooled = False
+
+    @classmethod
+    def _connect_gen(cls, *args: Any, **options: Any) -> Any:
+        """The driver has no other place where single steps can be reached."""
+        return unheard(super()._connect_gen(*args, **options))
 
     @property
     def _pipeline(self) -> Any:
@@ -103,9 +118,9 @@ def new_engine(url: str) -> Engine:
     """
     address, prepare = _read_query(make_url(url))
     made = create_engine(
-        address, pool_size=POOL_SIZE, max_overflow=20, pool_use_lifo=True, pool_recycle=1_800,
-        connect_args={"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5,
-                      "keepalives_count": 3, "tcp_user_timeout": 20_000},
+        # Were it another by the role's or database's own setting, half of all texts would be lost.
+        address.update_query_dict({**PATIENCE, **address.query, "client_encoding": ENCODING}),
+        pool_size=POOL_SIZE, max_overflow=20, pool_use_lifo=True, pool_recycle=1_800,
     )  # fmt: skip
 
     def connect(_dialect: object, _record: object, args: list[Any], options: dict[str, Any]) -> Any:
@@ -155,6 +170,7 @@ def _threshold(said: str | None) -> int | None:
 def _connect(args: list[Any], options: dict[str, Any], prepare: int | None) -> PostgresConnection:
     made = PostgresConnection.connect(*args, **without_environment(options), autocommit=True)
     try:
+        _check_encoding(made)
         made.silence = SILENCE_SECONDS
         # A pooler makes up the number that it tells a client at the beginning.
         (number,) = made.execute("SELECT pg_backend_pid()").fetchone() or (0,)
@@ -162,14 +178,26 @@ def _connect(args: list[Any], options: dict[str, Any], prepare: int | None) -> P
         if not made.pooled:
             named = made.info.parameter_status("application_name")
             made.execute(
-                f"SET {IDLE_LIMIT}" + ("" if named else f"; SET application_name = {NAME}")
+                f"SET {IDLE_LIMIT}; SET timezone = 'UTC'"  # the zone of what is read: ours is UTC
+                + ("" if named else f"; SET application_name = {NAME}")
             )
         made.prepare_threshold = None if made.pooled else prepare
         made.autocommit = False
-    except psycopg.Error:
+    except (psycopg.Error, WrongEncoding):
         made.close()
         raise
     return made
+
+
+def _check_encoding(connection: PostgresConnection) -> None:
+    """By what the server says of itself to each client: it costs no statement."""
+    found = connection.info.parameter_status("server_encoding")
+    if found not in (ENCODING, None):  # None: a pooler that does not hand it on
+        raise WrongEncoding(
+            f"DATABASE_URL: the encoding of the database {connection.info.dbname} is {found}, "
+            f"accepted: {ENCODING}",
+            at_command=f"make another: `createdb -T template0 -E {ENCODING} NAME`",
+        )
 
 
 def _begin(connection: Connection) -> None:

@@ -7,21 +7,20 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, literal, select
+from sqlalchemy import literal, select
 from sqlalchemy.orm import Session
 
 from reelwatch.rules import outlook
-from reelwatch.rules.outlook import Expected, Ticks, Traffic, Turn
+from reelwatch.rules.outlook import Expected, Hold, Ticks, Traffic
 from reelwatch.rules.rests import rest_of
-from reelwatch.storage import destinations, heartbeat
+from reelwatch.storage import destinations, heartbeat, standings
+from reelwatch.storage.counts import counted
 from reelwatch.storage.models import table_of
 
 Row = dict[str, Any]
 
 jobs = table_of("jobs")
-accounts = table_of("accounts")
 
-COUNT_MOST = 10_000  # jobs that are due: what is more is told as this many
 IDS_AT_ONCE = 500  # values in one IN list
 
 
@@ -30,7 +29,7 @@ def of_jobs(session: Session, rows: Sequence[Mapping[str, Any]], now: datetime) 
     waiting = [row for row in rows if row["next_poll_at"] is not None]
     if not waiting:
         return [_poll(None) for _ in rows]
-    ticks = _ticks(session, now)
+    ticks = heartbeat.ticks(session, now)
     leased = _leased(session, [row["id"] for row in waiting])
     traffic = _traffic(session, {row["account"] for row in waiting}, now)
     return [
@@ -49,17 +48,26 @@ def of_deliveries(session: Session, rows: Sequence[Mapping[str, Any]], now: date
     """For each row of `deliveries`: `next_attempt_expected_at` and `next_attempt_reason`."""
     owed = [row["id"] for row in rows if row["next_attempt_at"] is not None]
     tries = destinations.next_tries(session, owed, now) if owed else {}
-    ticks = _ticks(session, now) if owed else Ticks(None, now)
+    ticks = heartbeat.ticks(session, now) if owed else Ticks(None, now)
     found = []
     for row in rows:
         tried = tries.get(row["id"])
         expected = None
         if tried is not None:
             endpoint = destinations.shown(row["target"])
-            turn = Turn(tried.at, tried.wait, endpoint, tried.failures)
-            expected = outlook.next_attempt(row["next_attempt_at"], turn, ticks)
+            hold = Hold(tried.at, tried.wait, endpoint, tried.failures)
+            expected = outlook.next_attempt(row["next_attempt_at"], hold, ticks)
         found.append(_attempt(expected))
     return found
+
+
+def when_asked(session: Session, account: str, now: datetime) -> str:
+    """When a job of the account is polled that is to be polled at once: `now`, unless it pauses."""
+    for row in standings.rows_now(session, now, [account]):
+        pause = rest_of(row, now) if row["pause_reason"] is not None else None
+        if pause is not None:
+            return outlook.once_resumed(account, pause, now)
+    return "now"
 
 
 def _poll(expected: Expected | None) -> Row:
@@ -76,10 +84,6 @@ def _attempt(expected: Expected | None) -> Row:
     }
 
 
-def _ticks(session: Session, now: datetime) -> Ticks:
-    return Ticks(heartbeat.last(session, heartbeat.TICK), now)
-
-
 def _leased(session: Session, ids: Sequence[int]) -> set[int]:
     found: set[int] = set()
     for start in range(0, len(ids), IDS_AT_ONCE):
@@ -90,7 +94,6 @@ def _leased(session: Session, ids: Sequence[int]) -> set[int]:
 
 
 def _traffic(session: Session, names: set[str], now: datetime) -> dict[str, Traffic]:
-    query = select(accounts).where(accounts.c.name.in_(names))
     return {
         row["name"]: Traffic(
             row["name"],
@@ -99,11 +102,10 @@ def _traffic(session: Session, names: set[str], now: datetime) -> dict[str, Traf
             due=_due(session, row["name"], now),
             rest=rest_of(row, now),
         )
-        for row in session.execute(query).mappings()
+        for row in standings.rows_now(session, now, names)
     }
 
 
 def _due(session: Session, account: str, now: datetime) -> int:
     due = select(literal(1)).where(jobs.c.account == account, jobs.c.next_poll_at <= now)
-    few = due.limit(COUNT_MOST).subquery()
-    return session.execute(select(func.count()).select_from(few)).scalar_one()
+    return session.execute(counted(due)).scalar_one()

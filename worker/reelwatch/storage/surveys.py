@@ -14,19 +14,11 @@ from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from reelwatch.errors import Refused
-from reelwatch.rules.status import FINAL, State
+from reelwatch.rules.states import FINAL, State
 from reelwatch.storage import db
 from reelwatch.storage.destinations import shown
-from reelwatch.storage.filters import (
-    ENDED,
-    GIVEN_UP,
-    OPEN_JOBS,
-    EventFilter,
-    JobFilter,
-    deliveries,
-    jobs,
-)
-from reelwatch.storage.pages import Condition, Page, Place, Row, Sieve, page
+from reelwatch.storage.filters import EventFilter, JobFilter, deliveries, jobs
+from reelwatch.storage.paging import Condition, Page, Part, Place, Row, Sieve, both_of, page
 
 PAGE = 10_000  # rows read at once
 
@@ -46,6 +38,13 @@ class Survey:
         """How many there are."""
         return self.groups.total()
 
+    def by(self, title: str) -> Counter[str]:
+        """How many there are, by that part of their groups."""
+        place, found = self.titles.index(title), Counter[str]()
+        for group, count in self.groups.items():
+            found[group[place]] += count
+        return found
+
     def add(self, group: Sequence[str | None], at: datetime) -> None:
         """Count one."""
         self.groups[tuple(part or "" for part in group)] += 1
@@ -55,21 +54,14 @@ class Survey:
 
 def to_cancel(url: str, wanted: JobFilter) -> Survey:
     """The jobs of the filter that still go on. Raises `Refused` for a state that is an end."""
-    parts = [OPEN_JOBS]
-    if wanted.state is not None:
-        if wanted.state in FINAL:
-            raise Refused(f"state: what is {wanted.state} has ended: there is nothing to cancel")
-        parts = [and_(OPEN_JOBS, jobs.c.state == wanted.state)]
-    return _of_jobs(url, wanted, parts, None)
+    if wanted.state in FINAL:
+        raise Refused(f"state: what is {wanted.state} has ended: there is nothing to cancel")
+    return _of_jobs(url, wanted, wanted.open_parts, None)
 
 
 def to_recheck(url: str, wanted: JobFilter) -> Survey:
     """The jobs of the filter that a recheck does something about."""
-    parts = wanted.parts()
-    if wanted.state is None:
-        ends = [and_(ENDED, jobs.c.state == state) for state in sorted(FINAL)]
-        parts = [OPEN_JOBS, GIVEN_UP, *ends]
-    return _of_jobs(url, wanted, parts, _changed_by_recheck)
+    return _of_jobs(url, wanted, wanted.parts, _changed_by_recheck)
 
 
 def _changed_by_recheck(row: Any) -> Iterator[Condition]:
@@ -79,19 +71,25 @@ def _changed_by_recheck(row: Any) -> Iterator[Condition]:
     yield or_(row.state.not_in(stays), lost, lacking)
 
 
-def _of_jobs(url: str, wanted: JobFilter, parts: Sequence[Condition], more: Sieve | None) -> Survey:
+def _of_jobs(
+    url: str,
+    wanted: JobFilter,
+    parts: Callable[[Session], Sequence[Part]],
+    more: Sieve | None,
+) -> Survey:
     columns = (
         jobs.c.id, jobs.c.tracked_at, jobs.c.account, jobs.c.model, jobs.c.state, jobs.c.video_id,
-        jobs.c.metadata, jobs.c.error_code,
+        jobs.c.metadata, jobs.c.error_code, jobs.c.error_request_id, jobs.c.upstream_id,
+        jobs.c.next_poll_at, jobs.c.finished_at,
     )  # fmt: skip
 
-    def turn(session: Session, before: Place | None) -> Page:
+    def read(session: Session, before: Place | None) -> Page:
         query = select(*columns).where(*wanted.indexed(session))
-        sieve = _both(wanted.sieve(session), more)
-        return page(session, query, parts, sieve, limit=PAGE, before=before)
+        sieve = both_of(wanted.sieve(session), more)
+        return page(session, query, parts(session), sieve, limit=PAGE, before=before)
 
     found = Survey(("account", "model", "state"))
-    for row in _rows(url, turn):
+    for row in _rows(url, read):
         found.ids.append(row["id"])
         found.add((row["account"], row["model"], row["state"]), row["tracked_at"])
     return found
@@ -99,35 +97,41 @@ def _of_jobs(url: str, wanted: JobFilter, parts: Sequence[Condition], more: Siev
 
 def to_redeliver(url: str, wanted: EventFilter) -> Survey:
     """The events of the filter, by where they go."""
-    columns = (
-        deliveries.c.id, deliveries.c.created_at, deliveries.c.channel, deliveries.c.target,
-        deliveries.c.state, jobs.c.account,
-    )  # fmt: skip
-    query = select(*columns).join(jobs, jobs.c.id == deliveries.c.job_id).where(*wanted.indexed())
-
-    def turn(session: Session, before: Place | None) -> Page:
-        parts, sieve = wanted.parts(), wanted.sieve()
-        return page(session, query, parts, sieve, time="created_at", limit=PAGE, before=before)
-
     found = Survey(("endpoint", "account", "state"))
-    for row in _rows(url, turn):
+    for row in _events(url, wanted):
         found.ids.append(row["id"])
         group = (shown(row["target"]), row["account"], row["state"])
         found.add(group, row["created_at"])
     return found
 
 
-def _both(one: Sieve | None, other: Sieve | None) -> Sieve | None:
-    sieves = [sieve for sieve in (one, other) if sieve]
-    return (lambda row: [asked for sieve in sieves for asked in sieve(row)]) if sieves else None
+def count_of_events(url: str, wanted: EventFilter) -> int:
+    """How many events the filter has."""
+    return sum(1 for _ in _events(url, wanted))
 
 
-def _rows(url: str, turn: Callable[[Session, Place | None], Page]) -> Iterator[Row]:
+def _events(url: str, wanted: EventFilter) -> Iterator[Row]:
+    return _rows(url, lambda session, before: events(session, wanted, before, PAGE))
+
+
+def events(session: Session, wanted: EventFilter, before: Place | None, limit: int) -> Page:
+    """A page of the filter's events, the newest first."""
+    columns = (
+        deliveries.c.id, deliveries.c.created_at, deliveries.c.channel, deliveries.c.target,
+        deliveries.c.state, jobs.c.account,
+    )  # fmt: skip
+    of_jobs = deliveries.outerjoin(jobs, jobs.c.id == deliveries.c.job_id)  # or the operator's
+    query = select(*columns).select_from(of_jobs).where(*wanted.indexed())
+    parts, sieve = wanted.parts(), wanted.sieve()
+    return page(session, query, parts, sieve, time="created_at", limit=limit, before=before)
+
+
+def _rows(url: str, read: Callable[[Session, Place | None], Page]) -> Iterator[Row]:
     """Page by page, each in a transaction of its own: a long one would hold up what is vacuumed."""
     before: Place | None = None
     while True:
         with db.reading(url) as session:
-            found = turn(session, before)
+            found = read(session, before)
         yield from found.rows
         before = found.next
         if before is None:

@@ -1,0 +1,38 @@
+"""Accounts as they stand at a moment: their rows, with the rate that is in force then.
+
+A row is written when the account is claimed for. While none of its jobs is due nobody claims, and
+the rate that upstream's 429s have cut comes back all the same.
+"""
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from reelwatch.config import settings
+from reelwatch.rules.standing import row_now
+from reelwatch.storage.models import table_of
+
+accounts = table_of("accounts")
+
+
+def rows_now(
+    session: Session, now: datetime, names: Collection[str] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of all accounts, or of these, by name, as they stand at `now`.
+
+    `configured_rate` is that of the workers, who may be configured otherwise than this process; its
+    own before any has claimed. Of an account that neither knows it is None, and the rate is the one
+    that was written down last.
+    """
+    query = select(accounts).order_by(accounts.c.name)
+    if names is not None:
+        query = query.where(accounts.c.name.in_(names))
+    own, rows = settings.handing_in().accounts, []
+    for row in session.execute(query).mappings():
+        here = own.get(row["name"])
+        rate = row["configured_rate"] or (here.requests_per_second if here else None)
+        rows.append(row_now(row, rate, now) | {"configured_rate": rate})
+    return rows
