@@ -595,6 +595,17 @@ def test_watch_of_ids_ends_when_they_have(commands: pytest.MonkeyPatch, database
     assert json.loads(done("watch", "a", "--json"))["state"] == "completed"
 
 
+@pytest.mark.parametrize("why", ["", ": a new key on Monday"])
+def test_watch_says_which_account_somebody_paused(
+    commands: pytest.MonkeyPatch, database_url: str, why: str
+) -> None:
+    with db.transaction(database_url) as session:
+        seeding.add_account(session, pause_reason=f"by hand{why}")
+        seeding.add_job(session, "completed", video_id="a")
+    shown = on_screen(commands, "watch", "a")
+    assert f"account default is paused by hand, its jobs wait{why}\n" in re.sub(" +\n", "\n", shown)
+
+
 def test_watch_tells_of_no_rest_that_is_over(
     commands: pytest.MonkeyPatch, database_url: str
 ) -> None:

@@ -19,6 +19,7 @@ from reelwatch.cli import board, known, options, render
 from reelwatch.cli.errors import database_text
 from reelwatch.jobs import history
 from reelwatch.rules import wording
+from reelwatch.rules.rests import BY_HAND
 from reelwatch.rules.video_ids import unknown_id
 from reelwatch.storage import db
 from reelwatch.storage.counts import at_most
@@ -167,8 +168,12 @@ def _footer(figures: dict[str, Any]) -> Iterator[str]:
 def _resting(figures: dict[str, Any]) -> Iterator[str]:
     """Why jobs do not move, where an account is the reason."""
     for account in figures["resting"]:
-        rests = "rests" if account["paused_until"] else "is paused"
-        yield f"account {account['name']} {rests}, its jobs wait: {account['pause_reason']}"
+        why = account["pause_reason"]
+        by_hand = why.startswith(BY_HAND)
+        rests, why = (
+            ("is paused by hand", why.removeprefix(BY_HAND)) if by_hand else ("rests", f": {why}")
+        )
+        yield f"account {account['name']} {rests}, its jobs wait{why}"
 
 
 def _print(what: Any, as_json: bool) -> None:

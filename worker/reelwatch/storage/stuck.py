@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from reelwatch.rules.answer_errors import MEANINGS, ErrorKind
@@ -100,9 +100,11 @@ def _places(session: Session, now: datetime, most: int) -> Iterator[Select[Any]]
         yield _counted(in_error.order_by(*newest).limit(most), now, states=State)
     expired = select(*OF_JOB).where(in_state(State.EXPIRED)).order_by(*newest).limit(most)
     yield _counted(expired, now, states=[State.EXPIRED], errors=False)
-    for name in session.scalars(select(accounts.c.name)).all():
-        # Whoever is polled past the deadline is expired: those that are not were not polled.
-        due = select(*OF_JOB).where(jobs.c.account == name, jobs.c.next_poll_at < now)
+    # Whoever is polled past the deadline is expired: those that are not were not polled.
+    is_due = jobs.c.next_poll_at < now
+    due_now = exists().where(jobs.c.account == accounts.c.name, is_due)
+    for name in session.scalars(select(accounts.c.name).where(due_now)).all():
+        due = select(*OF_JOB).where(jobs.c.account == name, is_due)
         states = [State.PENDING, State.RUNNING]
         due = due.order_by(jobs.c.next_poll_at).limit(most)
         yield _counted(due, now, states=states, errors=False)
