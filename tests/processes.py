@@ -22,6 +22,8 @@ from typing import IO, Any, Self, TypeVar
 
 ROOT = Path(__file__).parent.parent
 STOP_SECONDS = 30.0
+# Times as long until a test gives up: for those that get little of the processor beside others.
+PATIENCE = float(os.environ.get("REELWATCH_TEST_PATIENCE", "1"))
 
 # For children whose coverage nobody needs: being counted makes them half as fast.
 UNCOUNTED = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
@@ -101,6 +103,7 @@ def eventually(
     message: str | Callable[[], str] = "",
 ) -> T:
     """The first truthy value of the condition; an AssertionError with the message if none comes."""
+    deadline_seconds *= PATIENCE
     give_up_at = time.monotonic() + deadline_seconds
     pause = 0.005
     while not (value := condition()):
@@ -240,7 +243,7 @@ class Process:
     def wait(self, deadline_seconds: float = STOP_SECONDS) -> int:
         """Its exit code, once it has ended."""
         try:
-            code = self._child.wait(deadline_seconds)
+            code = self._child.wait(deadline_seconds * PATIENCE)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running: {self._last_words()}") from None
         self._end_family()
