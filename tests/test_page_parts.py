@@ -116,6 +116,14 @@ def test_only_what_changed_in_an_answer_is_told() -> None:
     ]
 
 
+def test_no_text_turns_the_json_around_it() -> None:
+    """A mark that makes what follows run from right to left is written out, all else as it is."""
+    shown = words.document({"a\u202e": ["\u2066b", "\u05e9\u05dc\u05d5\u05dd \U0001f3ac"]})
+    assert '"a\\u202e"' in shown
+    assert '"\\u2066b"' in shown
+    assert "\u05e9\u05dc\u05d5\u05dd \U0001f3ac" in shown
+
+
 def test_an_answer_without_end_brings_differences_with_one() -> None:
     huge = {str(number): "x" * 5_000 for number in range(1_000)}
     found = differences.differences({}, huge)

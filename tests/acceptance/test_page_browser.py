@@ -391,6 +391,38 @@ def test_what_somebody_writes_is_not_overwritten(browser: Browser, web: Web, lit
     page.close()
 
 
+def test_a_form_that_is_refused_says_so_on_a_page_that_lives_on(
+    browser: Browser, web: Web, lite: str
+) -> None:
+    """Its reason stays and what was typed too, at the address of the job."""
+    job = track("grok:1770350082-trii1OXZc3")
+    page = browser.page()
+    page.go(f"{web.url}/jobs/{job.id}")
+    page.click(".actions details summary")
+    page.click("input[name=webhook_url]")
+    page.type("http://10.0.0.1/in")
+    page.press("Enter")
+    page.until(lambda: "refused" in page.text("[role=alert]"), "it is refused")
+    assert page.run("location.pathname") == f"/jobs/{job.id}"
+    assert page.run("[document.activeElement.name, document.activeElement.value]") == [
+        "webhook_url", "http://10.0.0.1/in"
+    ]  # fmt: skip
+    page.run("document.activeElement.blur()")
+    move(lite, job.id, "video_generating")
+    page.until(lambda: "video_generating" in page.text(".verdict"), "the change is told")
+    assert "10.0.0.1 is not a public address" in page.text("[role=alert]")
+    page.close()
+
+
+def test_no_line_of_a_story_stands_apart(browser: Browser, web: Web, lite: str) -> None:
+    page = browser.page()
+    page.go(f"{web.url}/jobs/{owed(lite)['job_id']}")
+    margins = "[...document.querySelectorAll('.story li')].map(e => getComputedStyle(e).margin)"
+    assert page.run("document.querySelectorAll('.story .event').length") > 0
+    assert set(page.run(margins)) == {"0px"}
+    page.close()
+
+
 def webhook_of(url: str, job_id: int) -> str | None:
     with db.reading(url) as session:
         return session.get_one(Job, job_id).webhook_url

@@ -5,6 +5,7 @@ That no other site's page posts them is the gate's business (`reelwatch.web.gate
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 from urllib.parse import parse_qs, quote, urlencode
 
@@ -62,11 +63,16 @@ async def update(request: Request, caller: Operator, job_id: Number, form: Poste
         lambda name, account: updating.update(
             name, account=account, webhook_url=url, by=caller.name
         ),
+        typed=url,
     )
 
 
 async def _to_job(
-    request: Request, caller: access.Caller, job_id: int, do: Callable[[str, str], Job]
+    request: Request,
+    caller: access.Caller,
+    job_id: int,
+    do: Callable[[str, str], Job],
+    typed: str = "",
 ) -> Response:
     """Do it to the job, and show its page again: with the reason, if nothing was changed."""
 
@@ -82,7 +88,7 @@ async def _to_job(
     try:
         await anyio.to_thread.run_sync(done)
     except (Refused, HasEnded) as error:
-        page = routes.page_of(job_id, request)
+        page = replace(routes.page_of(job_id, request), typed=typed)
         return await frame.show(request, caller, page, status=422, problem=error.said)
     return _back(request, f"/jobs/{job_id}")
 
@@ -150,6 +156,7 @@ async def redeliver_all(
             "Send again",
             (),
             lambda session: deliveries.order_view(session, asked),
+            at=f"/deliveries/redeliver?{asked.query}",
         )
         return await frame.show(request, caller, page, status=422, problem=error.said)
     return _back(request, f"/redeliveries/{number}")

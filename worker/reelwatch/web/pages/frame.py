@@ -56,6 +56,8 @@ class Page:
     topics: Sequence[str]
     read: Callable[[Session], Any]
     media: str = "'none'"
+    at: str = ""  # its own address, where it may be shown in answer to a form
+    typed: str = ""  # into the form that is refused, to be corrected
 
 
 @cache

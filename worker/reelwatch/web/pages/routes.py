@@ -83,6 +83,7 @@ def page_of(job_id: int, request: Request) -> Page:
         topics,
         lambda session: job.view(session, job_id, until_end=until_end),
         media=ANYWHERE if playing else "'none'",
+        at=f"/jobs/{job_id}",
     )
 
 
@@ -160,6 +161,7 @@ def page_of_accounts(request: Request) -> Page:
         "Accounts",
         ("accounts", "jobs", "transitions", "time"),
         standing.view,
+        at="/accounts",
     )
 
 

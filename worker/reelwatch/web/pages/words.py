@@ -17,6 +17,8 @@ from reelwatch.rules.wording import host as host  # noqa: PLC0414 - templates us
 from reelwatch.rules.wording import plain, short_name, span
 from reelwatch.storage.destinations import shown
 
+# Marks of Unicode that change the direction of what stands around them, and are not seen.
+TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 NOTHING = "–"  # noqa: RUF001 - as books print it
 SIGNS: Mapping[str, str] = {  # colour alone would not do: not everybody sees it
     "pending": "○",
@@ -147,8 +149,9 @@ def answered(target: str, http_status: int | None, error: str | None) -> str:
 
 
 def document(value: Any) -> str:
-    """JSON for reading."""
-    return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False, default=str)
+    """JSON for reading: what would turn the text around it is written as an escape."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False, default=str)
+    return TURNING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def number(count: int, most: int | None = None) -> str:

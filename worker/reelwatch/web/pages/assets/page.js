@@ -2,6 +2,9 @@
 (() => {
   'use strict';
   const page = () => document.getElementById('page');
+  // What answers a form stands at the form's address, which nothing can be got from.
+  const at = document.querySelector('[data-at]')?.dataset.at;
+  if (at) history.replaceState(history.state, '', at);
   const ahead = Date.parse(page().dataset.now) - Date.now(); // the server's clock and this one's
 
   // ------------------------------------------------------------- times
