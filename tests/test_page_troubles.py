@@ -1,6 +1,7 @@
 """What a browser is shown where something goes wrong: a page that says what, and leads on."""
 
 import re
+from datetime import UTC, datetime
 from html import unescape
 from typing import Any
 
@@ -10,12 +11,17 @@ from structlog.testing import capture_logs
 
 from reelwatch.config import settings
 from reelwatch.storage import db
+from reelwatch.storage.models import Endpoint
 from reelwatch.web.pages import listing, now
+from tests import scenes, seeding
 from tests.web import TOKENS, Web
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 PROGRAM = {"Accept": "*/*"}
 PROBLEM = "application/problem+json"
+BEGAN = datetime(2026, 2, 6, tzinfo=UTC)
+FAILS = {"host": "a.example:443", "failures": 4, "openings": 0, "allowance": 1,
+         "failing_since": BEGAN, "changed_at": BEGAN}  # fmt: skip
 
 
 def asked(web: Web, method: str, path: str, **options: Any) -> Response:
@@ -150,3 +156,42 @@ def test_a_tab_whose_job_was_pruned_says_so_in_its_place(web: Web) -> None:
     answer = asked(web, "GET", "/jobs/4711", headers={"HX-Request": "true"})
     assert answer.status_code == 404
     assert answer.text.lstrip().startswith('<main id="page" tabindex="-1" data-topics=""')
+
+
+def test_a_form_that_is_refused_keeps_what_was_typed(web: Web, url: str) -> None:
+    """And its links lead on from the job: nothing can be got from the form's own address."""
+    with db.transaction(url) as session:
+        seeding.add_account(session, "default")
+        number = seeding.add_job(session, "running")["id"]
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    typed = "webhook_url=http%3A%2F%2F10.0.0.1%2F%3Fa%3D%22%3E"
+    page = asked(web, "POST", f"/jobs/{number}/update", data=typed, headers=form).text
+    assert 'value="http://10.0.0.1/?a=&#34;&gt;"' in page
+    assert "<details open>" in page
+    assert 'href="?' not in page
+    assert f'data-at="/jobs/{number}"' in page
+    whole = asked(web, "GET", f"/jobs/{number}").text
+    assert "<details open>" not in whole
+    assert "data-at" not in whole
+
+
+def test_a_model_that_nobody_knows_is_not_said_to_be_the_only_one(web: Web, url: str) -> None:
+    assert "Nothing is known so far" in read(asked(web, "GET", "/models"))
+    with db.transaction(url) as session:
+        scenes.quiet(session)
+    page = read(asked(web, "GET", "/models?account=default&model=none"))
+    assert "Nothing is known of that model at that account" in page
+    assert "Other models" in page
+
+
+def test_now_says_that_more_endpoints_fail_than_it_names(web: Web, url: str) -> None:
+    more = "More endpoints are not well"
+    with db.transaction(url) as session:
+        for number in range(now.ENDPOINTS_MOST):
+            seeding.add(session, Endpoint, {**FAILS, "name": f"https://a.example/{number}"})
+    assert more not in read(asked(web, "GET", "/"))
+    with db.transaction(url) as session:
+        seeding.add(session, Endpoint, {**FAILS, "name": "https://a.example/one-more"})
+    page = asked(web, "GET", "/?ids=")
+    assert more in read(page)
+    assert len(re.findall("It has taken nothing since", page.text)) == now.ENDPOINTS_MOST

@@ -231,8 +231,8 @@ def _errors(session: Session, now: datetime) -> Iterator[Fact]:
 
 
 def _endpoints(session: Session, now: datetime) -> Iterator[Fact]:
-    unwell = findings.unwell(session, now, ENDPOINTS_MOST)
-    for each in unwell:
+    unwell = findings.unwell(session, now, ENDPOINTS_MOST + 1)
+    for each in unwell[:ENDPOINTS_MOST]:
         status = each.last_http_status
         text = f"{named(each.endpoint)} {said(each.how, each.failures, status)}. That began"
         answer = answered(each.endpoint, status, each.last_error)
@@ -244,6 +244,9 @@ def _endpoints(session: Session, now: datetime) -> Iterator[Fact]:
         until = each.open_until if each.how is How.RESTING else None
         of = f"unwell {named(each.endpoint)}"
         yield Fact(KINDS[each.how], text, detail, "/endpoints", each.since, until, of=of)
+    for each in unwell[ENDPOINTS_MOST:]:
+        text = "More endpoints are not well: all are on the page Endpoints."
+        yield Fact(KINDS[each.how], text, "", "/endpoints", of="unwell others")
     if not unwell:
         text = "Every endpoint takes what it is sent."
         yield Fact("well", text, "", "/endpoints", of="endpoints")
