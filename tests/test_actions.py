@@ -1,7 +1,7 @@
 """Whatever is done by hand is a row: who, what, on what, how many; together with the change."""
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -274,6 +274,26 @@ def test_an_order_notes_true_as_true_and_knows_that_of_the_release_before(
     assert row["chosen_by"] == {"state": "dead", "release": True}
     with db.transaction(database_url) as session:
         session.execute(update(RedeliveryOrder).values(wanted={"state": "dead", "release": "True"}))
+    assert redelivery.order(database_url, wanted, by="ops", key="k") == number
+
+
+def test_an_order_tells_times_as_all_else_does_and_knows_those_of_the_release_before(
+    database_url: str,
+) -> None:
+    with db.transaction(database_url) as session:
+        seeding.add_owed(session, state="dead", next_attempt_at=None)
+    since = datetime(2026, 2, 6, 3, 58, 49, tzinfo=UTC)
+    wanted = redelivery.Wanted(since=since)
+    number = redelivery.order(database_url, wanted, by="ops", key="k")
+    order = redelivery.progress(database_url, number)
+    assert order is not None
+    assert order["wanted"] == {"since": "2026-02-06T03:58:49.000000Z"}
+    redelivery.work(database_url, number)
+    [row] = rows(database_url)
+    assert row["chosen_by"] == {"since": "2026-02-06T03:58:49.000000Z"}
+    before = {"since": "2026-02-06 03:58:49+00:00"}
+    with db.transaction(database_url) as session:
+        session.execute(update(RedeliveryOrder).values(wanted=before))
     assert redelivery.order(database_url, wanted, by="ops", key="k") == number
 
 

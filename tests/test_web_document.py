@@ -1,5 +1,6 @@
 """The document of the API, and the page that shows it."""
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, get_args
 
@@ -7,9 +8,11 @@ import pytest
 
 from reelwatch.rules.retry import DeliveryState
 from reelwatch.rules.states import State
+from reelwatch.storage import db
 from reelwatch.storage.events import INTERNAL
-from reelwatch.storage.models import table_of
+from reelwatch.storage.models import RedeliveryOrder, table_of
 from reelwatch.web.api import shapes
+from tests import seeding
 from tests.web import Web
 
 
@@ -69,3 +72,23 @@ def test_the_page_of_it_needs_nobody_elses_help(web: Web) -> None:
     assert "<script" not in page
     assert "style=" not in page
     assert web.get("/api/v1/docs.css").headers["content-type"].startswith("text/css")
+
+
+def test_times_have_the_one_form_that_show_gives_whole_seconds_too(web: Web, url: str) -> None:
+    at = datetime(2026, 2, 6, 3, 58, 49, tzinfo=UTC)
+    with db.transaction(url) as session:
+        seeding.add_account(session, paused_until=at, pause_reason="quota")
+        job = seeding.add_job(session, "completed", tracked_at=at, upstream_finished_at=at)
+        seeding.add_transition(session, job, to_state="completed", at=at, upstream_at=at)
+        order = {"ordered_by": "ann", "wanted": {}, "state": "done", "created_at": at}
+        seeding.add(session, RedeliveryOrder, order | {"worked_at": at, "finished_at": at})
+    told = "2026-02-06T03:58:49.000000Z"
+    shown = web.get(f"/api/v1/jobs/{job['id']}").json()
+    assert shown["transitions"][0].items() >= {"at": told, "upstream_at": told}.items()
+    again = web.post("/api/v1/jobs", {"video_id": job["video_id"]}).json()["jobs"]
+    for row in (shown["job"], *web.get("/api/v1/jobs").json()["jobs"], *again):
+        assert row.items() >= {"tracked_at": told, "upstream_finished_at": told}.items()
+    [account] = web.get("/api/v1/accounts").json()["accounts"]
+    assert account["paused_until"] == told
+    told_of = web.get("/api/v1/redeliveries/1").json()
+    assert told_of.items() >= {"created_at": told, "worked_at": told}.items()

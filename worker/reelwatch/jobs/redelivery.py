@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from reelwatch.errors import Refused
 from reelwatch.rules.actions import BY_PYTHON, ActionName
+from reelwatch.rules.events import timestamp
 from reelwatch.rules.retry import DeliveryState
 from reelwatch.storage import db, destinations, surveys
 from reelwatch.storage.actions import Entry
@@ -30,6 +31,7 @@ LEFT_AFTER = timedelta(seconds=60)  # an order that nobody has worked at for so 
 LEFT_AT_ONCE = 10  # orders
 LEFT_SECONDS = 30.0  # of going on with them, then others have their turn
 RUNNING = redeliveries.c.state == "running"
+TIMES = ("since", "until")  # of what an order chooses
 
 
 def redeliver(
@@ -152,11 +154,7 @@ def order(url: str, wanted: Wanted, *, by: str, key: str | None = None) -> int:
     `Refused` for what can't be looked for, and for a key that another order has.
     """
     wanted.events()
-    said = {
-        name: value if value is True else str(value)
-        for name, value in asdict(wanted).items()
-        if value
-    }
+    said = {name: _said(value) for name, value in asdict(wanted).items() if value}
     with db.transaction(url) as session:
         now = db.now(session)
         if wanted.since and wanted.since >= now:
@@ -169,14 +167,22 @@ def order(url: str, wanted: Wanted, *, by: str, key: str | None = None) -> int:
         if made is not None:
             return int(made)
         [known] = session.execute(select(redeliveries).where(redeliveries.c.key == key)).mappings()
-    if _texts(known["wanted"]) != _texts(said):
+    if _comparable(known["wanted"]) != _comparable(said):
         raise Refused("Idempotency-Key: another order had this key")
     return int(known["id"])
 
 
-def _texts(said: Mapping[str, Any]) -> dict[str, str]:
-    """To compare: the release before wrote true as a text."""
-    return {name: str(value) for name, value in said.items()}
+def _said(value: Any) -> str | bool:
+    """A value of a choice as it is stored, and told to who asks for the order."""
+    if isinstance(value, datetime):
+        return str(timestamp(value))
+    return value if value is True else str(value)
+
+
+def _comparable(said: Mapping[str, Any]) -> dict[str, Any]:
+    """To compare: the release before wrote true as a text, and times in another form."""
+    times = {name: datetime.fromisoformat(said[name]) for name in TIMES if name in said}
+    return {name: str(value) for name, value in said.items()} | times
 
 
 def _unless_known(session: Session) -> Any:
@@ -296,9 +302,7 @@ def _changed(session: Session, number: int, place: Place | None, values: Mapping
 
 def _of_row(said: Mapping[str, Any], ordered_at: datetime) -> Wanted:
     """What was wanted; of events that were there when it was ordered."""
-    times = {
-        name: datetime.fromisoformat(said[name]) for name in ("since", "until") if name in said
-    }
+    times = {name: datetime.fromisoformat(said[name]) for name in TIMES if name in said}
     until = min(times.get("until", ordered_at), ordered_at)
     texts = {name: said.get(name) for name in ("state", "endpoint", "account")}
     return Wanted(**texts, since=times.get("since"), until=until, release="release" in said)

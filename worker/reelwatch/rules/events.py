@@ -85,7 +85,7 @@ def encode(event_body: Mapping[str, Any]) -> str:
 
 def timestamp(at: datetime | None) -> str | None:
     """ISO 8601 in UTC with microseconds and `Z`."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if at else None
+    return at.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z" if at else None
 
 
 def _answer(report: Report) -> Any:

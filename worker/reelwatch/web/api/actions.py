@@ -10,13 +10,14 @@ from reelwatch.storage import db
 from reelwatch.storage.actions import NO_ID
 from reelwatch.web.access import ReadCaller
 from reelwatch.web.api import params, shapes
+from reelwatch.web.api.bases import Given
 
 router = APIRouter(prefix="/api/v1", tags=["actions"])
 
 LIMIT_MOST = 500
 
 
-class NamedJob(shapes.Given):
+class NamedJob(Given):
     """Which job it is."""
 
     id: int
@@ -33,7 +34,7 @@ class Action(shapes.JobAction):
     )
 
 
-class Actions(shapes.Given):
+class Actions(Given):
     """Actions, the newest first."""
 
     actions: list[Action]

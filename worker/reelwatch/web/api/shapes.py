@@ -3,13 +3,13 @@
 Rows have the names of their columns, see `docs/history.md`; a release may add some.
 """
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import Field, TypeAdapter, field_validator
 
 from reelwatch.rules.cleaning import DEPTH_LIMIT, unstorable
 from reelwatch.rules.durations import DURATION_FORMS
+from reelwatch.web.api.bases import Asked, Given, Moment
 
 IDS_MOST = 10_000
 STORABLE = (
@@ -22,18 +22,6 @@ Asking = Literal["open", "pending", "running", "completed", "failed", "expired",
 DeliveryState = Literal["pending", "delivered", "dead"]
 VideoId = Annotated[str, Field(examples=["veo3.1-fast:1770350082-trii1OXZc3"])]
 SPAN = "A span from now: `45m`, `2h`, or seconds."
-
-
-class Asked(BaseModel):
-    """What is sent: no other fields, and no value of another kind."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Given(BaseModel):
-    """What is answered."""
-
-    model_config = ConfigDict(extra="allow", defer_build=True)
 
 
 class Order(Asked):
@@ -98,17 +86,17 @@ class Job(Given):
     sequence: int
     polls: int
     progress: float | None = None
-    progress_at: datetime | None = None
-    tracked_at: datetime
-    upstream_created_at: datetime | None
-    upstream_finished_at: datetime | None = None
-    finished_at: datetime | None
-    next_poll_at: datetime | None
-    last_polled_at: datetime | None
-    deadline_at: datetime
+    progress_at: Moment | None = None
+    tracked_at: Moment
+    upstream_created_at: Moment | None
+    upstream_finished_at: Moment | None = None
+    finished_at: Moment | None
+    next_poll_at: Moment | None
+    last_polled_at: Moment | None
+    deadline_at: Moment
     deadline_seconds: float | None = None
-    expired_at: datetime | None = None
-    abandoned_at: datetime | None = None
+    expired_at: Moment | None = None
+    abandoned_at: Moment | None = None
     webhook_url: str | None
     callback_task: str | None
     callback_queue: str | None
@@ -124,7 +112,7 @@ class Job(Given):
         description="In how many seconds half, and nine of ten, of such jobs have ended; null: "
         "that makes it older than the longest of those that were measured.",
     )
-    next_poll_expected_at: datetime | None = None
+    next_poll_expected_at: Moment | None = None
     next_poll_reason: str | None = None
 
 
@@ -151,8 +139,8 @@ class Transition(Given):
     to_state: State
     from_status: str | None
     to_status: str | None
-    at: datetime
-    upstream_at: datetime | None
+    at: Moment
+    upstream_at: Moment | None
     answer: Any = Field(None, description="The JSON body behind it.")
 
 
@@ -165,8 +153,8 @@ class PollError(Given):
     http_status: int | None
     message: str
     request_id: str | None
-    first_at: datetime
-    last_at: datetime
+    first_at: Moment
+    last_at: Moment
     count: int
 
 
@@ -175,7 +163,7 @@ class Attempt(Given):
 
     id: int
     delivery_id: str
-    at: datetime
+    at: Moment
     http_status: int | None
     error: str | None
     duration_ms: int
@@ -200,14 +188,14 @@ class Delivery(Given):
     body: str = Field(description="As it is sent.")
     state: DeliveryState
     attempts: int
-    created_at: datetime
-    next_attempt_at: datetime | None
-    delivered_at: datetime | None
+    created_at: Moment
+    next_attempt_at: Moment | None
+    delivered_at: Moment | None
     video_id: str | None = None
     account: str | None = None
     last_attempt: Attempt | None = None
     attempts_log: list[Attempt] | None = None
-    next_attempt_expected_at: datetime | None = None
+    next_attempt_expected_at: Moment | None = None
     next_attempt_reason: str | None = None
 
 
@@ -215,7 +203,7 @@ class JobAction(Given):
     """What somebody did about a job (`details` is what was changed of it), or its account."""
 
     id: int
-    at: datetime
+    at: Moment
     who: str = Field(description="A token's name, `cli:USER`, `task` for a message, or `python`.")
     action: str = Field(examples=["cancel"])
     chosen_by: dict[str, Any] | None = Field(description="The filter, if many were chosen by one.")
@@ -265,15 +253,15 @@ class Account(Given):
         description="The rate without 429s, as workers are configured; null: none has polled yet."
     )
     paused: bool = Field(description="True: its jobs are not polled until it is resumed.")
-    paused_until: datetime | None = Field(description="null: somebody has to resume it, if paused.")
+    paused_until: Moment | None = Field(description="null: somebody has to resume it, if paused.")
     pause_reason: str | None
-    paused_since: datetime | None = Field(
+    paused_since: Moment | None = Field(
         description="When its pause began, by whatever reason; null: it polls, or nobody knows."
     )
-    slowed_since: datetime | None = Field(
+    slowed_since: Moment | None = Field(
         description="When the first of the 429s came for which the rate is lower than configured."
     )
-    slowed_at: datetime | None = Field(description="When that rate was last lowered or raised.")
+    slowed_at: Moment | None = Field(description="When that rate was last lowered or raised.")
     open_jobs: int
 
 
@@ -299,10 +287,10 @@ class Endpoint(Given):
         "since `failing_since`; what it refused waits or is dead."
     )
     failures: int = Field(description="In a row, over all its events.")
-    failing_since: datetime | None = Field(
+    failing_since: Moment | None = Field(
         description="It has taken nothing since an attempt that began then. null: it is well."
     )
-    open_until: datetime | None = Field(description="It rests until then.")
+    open_until: Moment | None = Field(description="It rests until then.")
     last_http_status: int | None = Field(
         description="Of the last attempt, if it is not well. null: it did not answer."
     )
@@ -346,5 +334,7 @@ class Redelivery(Given):
     total: int = Field(description="So many were found.")
     done: int = Field(description="So many of them are owed again.")
     left_out: int = Field(description="So many had changed meanwhile.")
-    created_at: datetime
-    finished_at: datetime | None
+    created_at: Moment
+    finished_at: Moment | None
+    worked_at: Moment | None = Field(description="When somebody last went on with it.")
+    place_at: Moment | None = Field(description="The last event that is done was made then.")

@@ -1,6 +1,5 @@
 """How things stand: accounts, endpoints and figures; and accounts paused and resumed by hand."""
 
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path
@@ -11,6 +10,7 @@ from reelwatch.jobs import history, pausing
 from reelwatch.storage import db, figures
 from reelwatch.web.access import OperateCaller, ReadCaller
 from reelwatch.web.api import params, shapes
+from reelwatch.web.api.bases import Given, Moment
 from reelwatch.web.problems import Problem, described
 
 router = APIRouter(prefix="/api/v1", tags=["standing"])
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/api/v1", tags=["standing"])
 Name = Annotated[str, Path(description="The account's name.", max_length=64)]
 
 
-class Delay(shapes.Given):
+class Delay(Given):
     """From upstream's end of a job to our notice, in seconds, of the last hour."""
 
     jobs: int
@@ -27,18 +27,18 @@ class Delay(shapes.Given):
     p99: float | None
 
 
-class Stats(shapes.Given):
+class Stats(Given):
     """How things stand. Nothing is counted beyond 10000, which then means so many or more."""
 
     open: int
     due: int = Field(description="Jobs to be polled now, of accounts that may be asked.")
-    oldest_due_at: datetime | None
+    oldest_due_at: Moment | None
     jobs: dict[str, int] = Field(description="By state.")
     pending_deliveries: int
     dead_deliveries: int
-    oldest_undelivered_at: datetime | None
+    oldest_undelivered_at: Moment | None
     delay_seconds: Delay
-    last_tick_at: datetime | None
+    last_tick_at: Moment | None
 
 
 @router.get("/accounts", response_model=shapes.Accounts, summary="List accounts")
