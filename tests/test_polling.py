@@ -1457,9 +1457,7 @@ class TestBatch:
         told = ("account", "http_status", "status", "error", "decision")
         assert {name: tuple(line[key] for key in told) for name, line in lines.items()} == {
             "veo3:ok.0s-a": ("default", 200, "completed", None, "completed"),
-            "veo3:unknown-b": (
-                "default", 400, None, "not_found: task_not_exist", "poll_again",
-            ),
+            "veo3:unknown-b": ("default", 400, None, "not_found: task_not_exist", "poll_again"),
             "veo3:forever.9s-c": ("default", 200, "pending", None, "status_changed"),
             "veo3:forever-d": ("default", 200, "pending", None, "abandoned"),
         }  # fmt: skip
@@ -1525,7 +1523,8 @@ class TestBatch:
             batch = pool.submit(polling.poll, made, "default", batch_seconds=2.0)
             try:
                 eventually(lambda: time.monotonic() > over and sorted(polls())[1] > 0, 120.0)
-                eventually(lambda before=sum(polls()): sum(polls()) >= before + 9, 120.0)
+                by_then = sum(polls())
+                eventually(lambda: sum(polls()) >= by_then + 9, 120.0)
                 assert not batch.done()
                 assert job(database_url, "veo3:silence-x")["polls"] == 0
             finally:
