@@ -76,6 +76,22 @@ def test_any_job_has_one_time(row: dict[str, Any], seconds: float) -> None:
     assert ages.time_seconds(row, TRACKED + timedelta(seconds=300)) == seconds
 
 
+@pytest.mark.parametrize(
+    ("ended", "noticed", "seconds"),
+    [
+        pytest.param(100, 103, 3.0, id="noticed-after-the-end"),
+        pytest.param(-86_400, 2, 2.0, id="had-ended-before-it-was-tracked"),
+        pytest.param(205, 200, 0.0, id="their-clock-ahead"),
+    ],
+)
+def test_the_delay_of_a_notice_begins_when_it_could_be_had(
+    ended: float, noticed: float, seconds: float
+) -> None:
+    """Old jobs that are handed in say nothing about how late ends are noticed now."""
+    times = (TRACKED + timedelta(seconds=each) for each in (ended, 0, noticed))
+    assert ages.notice_delay(*times) == seconds
+
+
 offsets = st.none() | st.floats(-1e6, 1e6)
 
 

@@ -25,6 +25,7 @@ FAILURE = Failure("content_policy", "refused", False)
 def change(answer: Answer | None, state: State = State.RUNNING, **more: Any) -> Change:
     polls = more.pop("polls", 3)
     row = {"account": "a", "state": more.pop("before", "running"), "polls": polls}
+    row["tracked_at"] = NOW - timedelta(seconds=more.pop("tracked_ago", 60))
     return Change(row, Decision(state, None, None, **more), answer)
 
 
@@ -74,6 +75,12 @@ def test_a_job_is_polled_for_the_first_time_once() -> None:
             {("a", "completed", "none"): 1},
             7.0,
             id="by when upstream last touched it",
+        ),
+        pytest.param(
+            change(DONE, State.COMPLETED, tracked_ago=1),
+            {("a", "completed", "none"): 1},
+            1.0,
+            id="it had ended before it was tracked",
         ),
         pytest.param(
             change(BARE, State.COMPLETED),

@@ -5,7 +5,7 @@ import threading
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from unittest.mock import Mock
 from urllib.parse import quote
@@ -378,6 +378,18 @@ def test_endpoints_and_figures_say_how_things_stand(web: Web, seeded: dict[str, 
     assert stats["delay_seconds"] == {"jobs": 0, "p50": None, "p95": None, "p99": None}
     assert stats["oldest_due_at"] is not None
     assert stats["jobs"]["completed"] == 1
+
+
+def test_old_jobs_that_are_handed_in_spoil_no_delay(web: Web, url: str) -> None:
+    with db.transaction(url) as session:
+        noticed = db.now(session)
+        seeding.add_account(session)
+        seeding.add_job(
+            session, "completed", tracked_at=noticed - timedelta(seconds=3), finished_at=noticed,
+            upstream_finished_at=noticed - timedelta(days=300),
+        )  # fmt: skip
+    delay = web.get("/api/v1/stats").json()["delay_seconds"]
+    assert delay == {"jobs": 1, "p50": 3.0, "p95": 3.0, "p99": 3.0}
 
 
 def test_an_endpoint_that_refuses_its_events_is_not_called_well(web: Web, url: str) -> None:

@@ -59,6 +59,11 @@ def time_seconds(row: Row, now: datetime) -> float:
     return age_seconds(row, row["finished_at"] or now) if took is None else took
 
 
+def notice_delay(ended: datetime, tracked: datetime, noticed: datetime) -> float:
+    """Seconds from upstream's end, or from when it was tracked if that was later, to our notice."""
+    return max(0.0, (noticed - max(ended, tracked)).total_seconds())
+
+
 def told_late(job: Row, event: Row, at: datetime) -> str:
     """`13m31s after its end`, where an event that was told at `at` tells of the job's last end.
 

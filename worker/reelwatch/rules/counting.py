@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from reelwatch.rules import metrics
+from reelwatch.rules.ages import notice_delay
 from reelwatch.rules.breaker import Verdict
 from reelwatch.rules.changes import Change
 from reelwatch.rules.metrics import Tally
@@ -47,7 +48,8 @@ def _count_transition(tally: Tally, change: Change, at: datetime) -> None:
     report = change.report
     ended = report and (report.completed_at or report.updated_at)
     if decision.final and ended:
-        tally.observe_all(metrics.NOTICE_SECONDS, [(at - ended).total_seconds()], account)
+        delay = notice_delay(ended, change.row["tracked_at"], at)
+        tally.observe_all(metrics.NOTICE_SECONDS, [delay], account)
 
 
 def of_events(rows: Iterable[Mapping[str, Any]]) -> Tally:

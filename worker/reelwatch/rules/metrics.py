@@ -88,7 +88,8 @@ POLL_SECONDS = Metric(
 )  # fmt: skip
 NOTICE_SECONDS = Metric(
     "reelwatch_notice_delay_seconds", Kind.HISTOGRAM,
-    "From a job's end, by upstream's clock, to the commit that notes it.", ("account",), SLOW,
+    "From a job's end, by upstream's clock, or from when it was tracked if that was later, to the "
+    "commit that notes it.", ("account",), SLOW,
 )  # fmt: skip
 ATTEMPT_SECONDS = Metric(
     "reelwatch_delivery_attempt_seconds", Kind.HISTOGRAM,

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, literal, or_, select
 from sqlalchemy.orm import Session
 
+from reelwatch.rules.ages import notice_delay
 from reelwatch.rules.endpoints import How
 from reelwatch.rules.outlook import LATE
 from reelwatch.rules.states import OPEN, State
@@ -164,12 +165,12 @@ def oldest_undelivered(session: Session) -> datetime | None:
 
 def delays(session: Session, now: datetime, most: int) -> list[float]:
     """Seconds from upstream's end to our notice, of the last `most` ends of the last hour."""
-    columns = (jobs.c.finished_at, jobs.c.upstream_finished_at)
+    columns = (jobs.c.upstream_finished_at, jobs.c.tracked_at, jobs.c.finished_at)
     query = select(*columns).where(
         jobs.c.finished_at > now - DELAY_OF, jobs.c.upstream_finished_at.is_not(None)
     )
     rows = session.execute(query.order_by(jobs.c.finished_at.desc()).limit(most)).all()
-    return [max(0.0, (noticed - ended).total_seconds()) for noticed, ended in rows]
+    return [notice_delay(*row) for row in rows]
 
 
 # ---------------------------------------------------------------- endpoints

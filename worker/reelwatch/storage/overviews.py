@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Table, and_, func, literal, select, union_
 from sqlalchemy.orm import Session
 
 from reelwatch.rules import metrics, notices
+from reelwatch.rules.ages import notice_delay
 from reelwatch.rules.retry import DeliveryState
 from reelwatch.storage.counts import counted
 from reelwatch.storage.event_states import DEAD, EVENT_STATES, PENDING, is_in
@@ -95,10 +96,6 @@ def polls_per_second(session: Session, now: datetime) -> float | None:
         if seconds > 0
     ]
     return sum(paces) if paces else None
-
-
-def _seconds(later: datetime, earlier: datetime) -> float:
-    return max(0.0, (later - earlier).total_seconds())
 
 
 def latest_changes(session: Session, most: int, ids: Sequence[int] | None = None) -> list[Row]:
@@ -185,15 +182,15 @@ def delays_by_day(
     """For each of these days, by its first moment: the delays of the jobs that ended last on it."""
     parts = [_of_day(account, model, number, day, most) for number, day in enumerate(days)]
     found: list[list[float]] = [[] for _ in days]
-    for number, noticed, ended in session.execute(union_all(*parts)):
+    for number, ended, tracked, noticed in session.execute(union_all(*parts)):
         if ended is not None:
-            found[number].append(_seconds(noticed, ended))
+            found[number].append(notice_delay(ended, tracked, noticed))
     return found
 
 
 def _of_day(account: str, model: str, number: int, day: datetime, most: int) -> Any:
     query = (
-        select(literal(number), jobs.c.finished_at, jobs.c.upstream_finished_at)
+        select(literal(number), jobs.c.upstream_finished_at, jobs.c.tracked_at, jobs.c.finished_at)
         .where(ENDED, jobs.c.account == account, jobs.c.model == model)
         .where(jobs.c.finished_at >= day, jobs.c.finished_at < day + timedelta(days=1))
         .order_by(jobs.c.finished_at.desc())
