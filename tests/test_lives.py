@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import func, insert, select, update
 
 from reelwatch.config.accounts import Account as Configured
-from reelwatch.jobs import applying, claiming, pruning
+from reelwatch.jobs import applying, claiming, overdue, pruning
 from reelwatch.net.upstream import Poll
 from reelwatch.rules.answers import Answer, AnswerError, ErrorKind, Meaning, Report
 from reelwatch.rules.deadlines import Rules
@@ -55,6 +55,8 @@ def live(url: str, answers: Answers, begin: datetime, end: datetime) -> datetime
     """Poll what is due, whenever something is; returns the time of the last poll."""
     now = begin
     while True:
+        with db.transaction(url) as session:
+            overdue.tell_of_resting(session, "default", RULES, now)
         with db.transaction(url) as session:
             claimed = claiming.claim(session, CONFIGURED, 64, now=now, rules=RULES).items
         results = [

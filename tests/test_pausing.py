@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 import reelwatch
 from reelwatch.config import settings
 from reelwatch.config.accounts import Account as Configured
-from reelwatch.jobs import applying, claiming, history
+from reelwatch.jobs import applying, claiming, history, watching
 from reelwatch.jobs.applying import Polled
 from reelwatch.jobs.claiming import Claimed
 from reelwatch.net.upstream import Poll
@@ -120,6 +120,7 @@ class TestPaused:
         with db.transaction(url) as session:
             past = db.now(session) - timedelta(seconds=1)
             session.execute(update(Job).values(deadline_at=past, callback_task="shop.done"))
+        watching.watch(settings.current())
         assert claim(url) == []
         with db.reading(url) as session:
             told = session.scalars(select(Delivery.event_type)).all()
@@ -153,9 +154,8 @@ class TestPaused:
         assert since(url) is None
         assert since(url, "studio") is not None
 
-    def test_the_database_is_asked_for_it_once_a_minute(self, url: str) -> None:
+    def test_a_tick_begins_no_batch_for_it(self, url: str) -> None:
         reelwatch.pause_account("default")
-        claim(url)
         with db.reading(url) as session:
             assert session.scalars(due_jobs.due_accounts(db.now(session))).all() == []
 

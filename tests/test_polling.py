@@ -1293,22 +1293,22 @@ class TestPausing:
 class TestDeadlinesOfAnAccountThatRests:
     """Its jobs are polled one at a time; that others' deadlines pass is told all the same."""
 
-    def rests(self, url: str, reason: str = "unauthorized: invalid token") -> None:
-        add_account(url, paused_until=after(-1), pause_reason=reason, pauses_in_row=3)
-        for number in range(3):
-            add_jobs(url, [f"over-{number}"], after(-5), callback_task="shop.done")
+    def rests(self, url: str) -> None:
+        reason, over = "unauthorized: invalid token", [f"over-{number}" for number in range(3)]
+        add_account(url, paused_until=after(600), pause_reason=reason, pauses_in_row=3)
+        add_jobs(url, over, after(-5), callback_task="shop.done", deadline_at=after(-1))
         add_jobs(url, ["early"], after(-4))
-        with db.transaction(url) as session:
-            over = update(Job).where(Job.video_id.startswith("over"))
-            session.execute(over.values(deadline_at=after(-1)))
 
     def told(self, url: str) -> dict[str, tuple[str, str | None]]:
         return {row["video_id"]: (row["state"], row["error_code"]) for row in rows(url, Job)}
 
-    def test_are_told_when_the_next_poll_is_claimed(self, database_url: str) -> None:
+    def tell(self, url: str, now: datetime = NOW) -> None:
+        with db.transaction(url) as session:
+            overdue.tell_of_resting(session, "default", RULES, now)
+
+    def test_are_told(self, database_url: str) -> None:
         self.rests(database_url)
-        (probe,) = claim(database_url).items
-        assert probe.row["video_id"] == "early"
+        self.tell(database_url)
         over = ("expired", "deadline")
         assert self.told(database_url) == {
             "over-0": over, "over-1": over, "over-2": over, "early": ("pending", None),
@@ -1322,14 +1322,14 @@ class TestDeadlinesOfAnAccountThatRests:
 
     def test_are_told_once(self, database_url: str) -> None:
         self.rests(database_url)
-        claim(database_url)
-        set_account(database_url, paused_until=after(3_000))
-        claim(database_url, now=after(3_600))
+        self.tell(database_url)
+        self.tell(database_url, after(3_600))
         assert len(rows(database_url, Delivery)) == 3
 
     def test_are_left_to_the_polls_while_it_works(self, database_url: str) -> None:
         add_account(database_url)
         add_jobs(database_url, ["over"], after(-5), deadline_at=after(-1))
+        self.tell(database_url)
         (claimed,) = claim(database_url).items
         assert (claimed.row["video_id"], claimed.row["state"]) == ("over", "pending")
 

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection
@@ -17,10 +17,8 @@ from sqlalchemy.orm import Session
 
 from reelwatch.config.accounts import Account as Configured
 from reelwatch.jobs import fanout
-from reelwatch.jobs.overdue import UNATTENDED, tell_overdue
 from reelwatch.rules import deadlines
 from reelwatch.rules.account import HORIZON, reserve, room
-from reelwatch.rules.rests import BY_HAND
 from reelwatch.rules.standing import Standing
 from reelwatch.rules.timing import priority
 from reelwatch.rules.timing.planner import Plans
@@ -32,7 +30,6 @@ from reelwatch.storage.due_jobs import (
     account_now,
     lease,
     taken_by,
-    write_account,
 )
 
 LEASE = timedelta(seconds=30)  # longer than waiting for a slot, asking and writing down together
@@ -89,14 +86,10 @@ def claim(
     connection = session.connection()
     row, clock = _begin(connection, account.name, now)
     stored = Standing.of(row)
-    if stored.by_hand:
-        return _tend_paused(session, row, clock.now)
-    if stored.paused_until is not None and stored.paused_until > clock.now:
-        return fanout.Batch([], (stored.paused_until - clock.now).total_seconds())
+    until = stored.paused_until or datetime.max.replace(tzinfo=UTC)  # as long as nobody resumes it
+    if stored.rests and until > clock.now:
+        return fanout.Batch([], (until - clock.now).total_seconds())
     probe = stored.rests
-    if probe:
-        why, refused_for = f"its account rests, {row['pause_reason']}", stored.refused_seconds
-        tell_overdue(session, account.name, why, clock.now, rules, refused_for=refused_for)
     standing = stored.now(account.requests_per_second, clock.now)
     free = room(standing, clock.now, lead)
     wanted = min(1 if probe else limit, free.count)
@@ -119,16 +112,6 @@ def claim(
     ]
     ahead = free.first + free.distance * len(taken) - clock.now
     return fanout.Batch(claimed, _again(claimed, wanted, ahead))
-
-
-def _tend_paused(session: Session, row: RowMapping, now: datetime) -> fanout.Batch[Claimed]:
-    """Tell the deadlines of an account that nobody polls; once a minute."""
-    until = row["next_slot_at"]
-    if until is None or until <= now:
-        # Why somebody paused it is the operator's affair: producers read this.
-        tell_overdue(session, row["name"], f"its account rests, {BY_HAND}", now)
-        write_account(session, row, {"next_slot_at": now + UNATTENDED})
-    return fanout.Batch([], UNATTENDED.total_seconds())
 
 
 @dataclass(frozen=True, slots=True)

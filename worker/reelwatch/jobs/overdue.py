@@ -8,16 +8,44 @@ import structlog
 from sqlalchemy.orm import Session
 
 from reelwatch.config.accounts import Account as Configured
+from reelwatch.config.planning import rules_of
 from reelwatch.config.settings import Settings
 from reelwatch.rules import deadlines, lifecycle
 from reelwatch.rules.changes import Change
+from reelwatch.rules.rests import BY_HAND
+from reelwatch.rules.standing import Standing
 from reelwatch.storage import db, job_columns, ledger
-from reelwatch.storage.due_jobs import NEVER, OVERDUE, locked_account
+from reelwatch.storage.due_jobs import NEVER, OVERDUE, locked_account, resting_accounts
 
 log = structlog.get_logger(__name__)
 UNATTENDED = timedelta(
     seconds=60
 )  # an account nobody polls for so long is looked after all the same
+
+
+def tell_at_rest(settings: Settings) -> None:
+    """Tell the deadlines of the jobs of all accounts that rest, whatever they rest for.
+
+    But for one at a time nobody polls them.
+    """
+    rules = rules_of(settings)
+    with db.reading(settings.database_url) as session:
+        names = session.scalars(resting_accounts(db.now(session))).all()
+    for name in names:
+        with db.transaction(settings.database_url) as session:
+            tell_of_resting(session, name, rules)
+
+
+def tell_of_resting(
+    session: Session, name: str, rules: deadlines.Rules, now: datetime | None = None
+) -> None:
+    """Tell the deadlines of one account's jobs, if it rests at `now`."""
+    account = Standing.of(locked_account(session, name))
+    if account.rests:
+        # Why somebody paused it is the operator's affair: producers read this.
+        why = f"its account rests, {BY_HAND if account.by_hand else account.pause_reason}"
+        refused_for = account.refused_seconds
+        tell_overdue(session, name, why, now or db.now(session), rules, refused_for=refused_for)
 
 
 def tell_overdue(
@@ -30,8 +58,8 @@ def tell_overdue(
     due_for: timedelta = timedelta(0),
     refused_for: float = 0.0,
 ) -> None:
-    """Expire the jobs, due for so long, of an account that rests: but for one at a time nobody
-    polls them. Give up those that have expired once it has been refused for long enough.
+    """Expire the jobs, due for so long, of an account that nobody polls. Give up those that have
+    expired once it has been refused for long enough.
     """
     rules = rules or deadlines.Rules()
     over = refused_for >= rules.abandon_after

@@ -1,4 +1,5 @@
-"""Watching the whole: upstream's outages and short budgets, told to the operator; and the ping.
+"""Watching the whole: upstream's outages and short budgets, told to the operator; what passes
+while nobody polls; and the ping.
 
 Once in a while, by one of all processes: what no single answer shows is judged by what the counters
 have gained since the last time.
@@ -13,6 +14,7 @@ from sqlalchemy import exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from reelwatch.config.settings import Settings
+from reelwatch.jobs import overdue
 from reelwatch.net.http import TransferError
 from reelwatch.net.outbound import Sender
 from reelwatch.rules import metrics, notices
@@ -38,7 +40,9 @@ TOLD = (State.COMPLETED, State.FAILED)
 
 
 def watch(settings: Settings, *, ticking: bool = True, now: datetime | None = None) -> None:
-    """Judge what the counters say, if nobody has lately; ping, if ticks and polls go on."""
+    """If nobody has lately: judge what the counters say, tell deadlines that pass while accounts
+    rest, and ping, if ticks and polls go on.
+    """
     with db.transaction(settings.database_url) as session:
         now = heartbeat.beat(session, heartbeat.WATCH, APART, now)
         if now is None:
@@ -52,6 +56,7 @@ def watch(settings: Settings, *, ticking: bool = True, now: datetime | None = No
         )
         if heartbeat.beat(session, FOLD, FOLD_APART, now):
             counters.fold(session)
+    overdue.tell_at_rest(settings)
     if pings:
         ping(settings)
 

@@ -115,10 +115,16 @@ def due_accounts(now: datetime | ColumnElement[datetime]) -> Select[str]:
     """The accounts that have jobs due, may ask, and whose present no worker has reserved."""
     due = exists().where(jobs.c.account == accounts.c.name, jobs.c.next_poll_at <= now)
     return select(accounts.c.name).where(
-        or_(accounts.c.paused_until.is_(None), accounts.c.paused_until <= now),
+        or_(accounts.c.pause_reason.is_(None), accounts.c.paused_until <= now),
         or_(accounts.c.next_slot_at.is_(None), accounts.c.next_slot_at <= now),
         due,
     )
+
+
+def resting_accounts(now: datetime | ColumnElement[datetime]) -> Select[str]:
+    """The accounts that rest while they have jobs due."""
+    due = exists().where(jobs.c.account == accounts.c.name, jobs.c.next_poll_at <= now)
+    return select(accounts.c.name).where(accounts.c.pause_reason.is_not(None), due)
 
 
 def locked_account(session: Session, name: str) -> RowMapping:
