@@ -140,6 +140,9 @@ def test_too_few_jobs_are_told_as_such(url: str, ended: int, said: bool) -> None
         assert forecasts.why_none(session, job) == (few if said else "")
         assert forecasts.why_none(session, job | {"eta": {"p50_seconds": 1.0}}) == ""
         assert forecasts.why_none(session, job | {"state": "expired"}) == ""
+        unheard = "no estimate while its polls bring no news: it may have ended since"
+        failing = forecasts.why_none(session, job | {"errors_in_row": 2})
+        assert failing == (few if said else unheard)
 
 
 # ----------------------------------------------------------------- history

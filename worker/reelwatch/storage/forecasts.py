@@ -62,13 +62,15 @@ def has_duration() -> Sequence[ColumnElement[bool]]:
 
 
 def why_none(session: Session, job: Mapping[str, Any]) -> str:
-    """Why a job that goes on has no `eta`, where that is as too few of its kind have ended."""
+    """Why a job that goes on has no `eta`: too few of its kind have ended, or its polls fail."""
     if job["eta"] or job["state"] not in eta.FORETOLD or job["model"] is None:
         return ""
     kind = (jobs.c.account == job["account"], jobs.c.model == job["model"])
     few = counted(select(literal(1)).where(*kind, *has_duration()), ETA_JOBS)
     ended = session.execute(few).scalar_one()
-    return eta.too_few(ended) if ended < ETA_JOBS else ""
+    if ended < ETA_JOBS:
+        return eta.too_few(ended)
+    return eta.UNHEARD if job["errors_in_row"] else ""
 
 
 def curve(session: Session, account: str, model: str) -> Curve | None:

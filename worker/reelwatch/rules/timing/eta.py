@@ -20,6 +20,7 @@ from reelwatch.rules.wording import span
 FORETOLD = frozenset({State.PENDING, State.RUNNING})
 _DIGITS = 1  # of seconds
 _ANY_MOMENT = "may end any moment"
+UNHEARD = "no estimate while its polls bring no news: it may have ended since"
 _OVER = "has probably ended since its last poll"
 
 Row = Mapping[str, Any]
