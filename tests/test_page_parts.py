@@ -218,3 +218,18 @@ def test_all_assets_together_weigh_at_most_60_kilobytes() -> None:
 )
 def test_a_callback_url_is_named_by_its_host_and_a_mark(url: str, name: str) -> None:
     assert wording.short_name(url) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<!DOCTYPE html><title>502 Bad Gateway</title>", "a page, titled '502 Bad Gateway'"),
+        (" <html><body>no</body></html>", "a page"),
+        ("<!-- made by a proxy --><html></html>", "a page"),
+        ("<b>size</b> must be 720p", "<b>size</b> must be 720p"),
+        ("<html is no text of ours", "a page"),
+        ("a > b <html>", "a > b <html>"),
+    ],
+)
+def test_a_page_is_named_by_its_title_and_a_text_with_marks_is_a_text(text: str, said: str) -> None:
+    assert wording.page_in_short(text, None) == said

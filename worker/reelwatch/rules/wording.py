@@ -38,12 +38,13 @@ def clock(at: datetime, beside: datetime) -> str:
     return at.strftime(form)
 
 
+_PAGE = re.compile(r"\s*<(!doctype|!--|\?xml|html|head|body|title)", re.I)
 _TITLE = re.compile(r"<title[^>]*>\s*(.*?)\s*</title", re.I | re.S)
 
 
 def page_in_short(text: str, status: int | None) -> str:
     """What an answer said; of an HTML page its status and title alone."""
-    if not text.lstrip().startswith("<"):
+    if not _PAGE.match(text):
         return text
     found = _TITLE.search(text)
     page = "a page" if status is None else f"a page with status {status}"
