@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from html import unescape
@@ -23,6 +22,7 @@ from reelwatch.storage.models import Account, Delivery, Endpoint, Heartbeat, Job
 from reelwatch.web.pages.watching import Watcher
 from reelwatch.web.pages.words import NOTHING, named
 from tests import scenes, seeding
+from tests.processes import eventually
 from tests.web import TOKENS, Web
 
 PAGES = ("/", "/jobs", "/deliveries", "/endpoints", "/accounts", "/models", "/search?q=nothing")
@@ -567,7 +567,7 @@ def test_all_that_match_are_sent_again_and_the_page_tells_how_far_it_is(
     answer = web.post(f"/deliveries/redeliver/all?{asked}")
     assert answer.status_code == 303
     order = answer.headers["location"]
-    eventually(lambda: "1 of 1 event is owed again" in seen(web, order))
+    eventually(lambda: "1 of 1 event is owed again" in seen(web, order), 20.0)
     assert "Ordered without a token, from this machine" in seen(web, order)
     assert f'href="/deliveries?state=delivered&amp;endpoint={owed["id"]}"' in web.get(order).text
     assert "s3cret" not in web.get(order).text
@@ -600,13 +600,6 @@ def test_an_order_refuses_what_it_would_not_heed(web: Web, url: str, owed: Any, 
     with db.reading(url) as session:
         assert session.get_one(Delivery, owed["id"]).state == "dead"
         assert session.scalars(select(RedeliveryOrder)).all() == []
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_a_dead_event_is_sent_again_from_the_page_of_its_job(web: Web, url: str, owed: Any) -> None:
