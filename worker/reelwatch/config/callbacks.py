@@ -18,4 +18,4 @@ def check(named: Iterable[tuple[str, str | None]], allowlist: Allowlist) -> None
         try:
             _ = url and check_url(url, allowlist)
         except Refused as error:
-            raise SettingsError(f"{name}: {error}") from None
+            raise SettingsError(f"{name}=(not shown): {error}") from None  # it may hold a token

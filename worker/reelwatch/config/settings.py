@@ -275,7 +275,10 @@ def handing_in() -> Settings:
 
 
 def _check_callbacks(settings: Settings) -> None:
-    of_accounts = ((callbacks.OF_ACCOUNTS, each.webhook_url) for each in settings.accounts.values())
+    of_accounts = (
+        ("WEBHOOK_URL" if url == settings.webhook_url else f"account {name}: webhook_url", url)
+        for name, url in ((each.name, each.webhook_url) for each in settings.accounts.values())
+    )
     operator = ("REELWATCH_OPERATOR_URL", settings.operator_url)
     ping = ("REELWATCH_PING_URL", settings.ping_url)
     callbacks.check((*of_accounts, operator, ping), settings.allowlist)
