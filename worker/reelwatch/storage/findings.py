@@ -33,10 +33,10 @@ class Dead:
     error: str | None
 
 
-def dead(session: Session, most: int) -> list[Dead]:
-    """The endpoints with the most of the newest dead events, `most` of them."""
+def dead(session: Session, most: int, count_most: int = COUNT_MOST) -> list[Dead]:
+    """The endpoints with the most of the newest `count_most` dead events, `most` of them."""
     newest = select(deliveries.c.target, deliveries.c.created_at).where(DEAD)
-    few = newest.order_by(deliveries.c.created_at.desc()).limit(COUNT_MOST).subquery()
+    few = newest.order_by(deliveries.c.created_at.desc()).limit(count_most).subquery()
     count = func.count()
     query = select(few.c.target, count, func.max(few.c.created_at)).group_by(few.c.target)
     rows = session.execute(query.order_by(count.desc(), few.c.target).limit(most)).all()

@@ -5,12 +5,26 @@ indexes that are there: among the newest with errors, the newest that are expire
 are due; in each place among `COUNT_MOST` rows.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    Integer,
+    Select,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.orm import Session
 
 from reelwatch.rules.answer_errors import MEANINGS, ErrorKind
@@ -20,6 +34,8 @@ from reelwatch.storage import counts
 from reelwatch.storage.counts import at_most
 from reelwatch.storage.filters import in_state
 from reelwatch.storage.models import table_of
+from reelwatch.storage.models.base import UtcDateTime
+from reelwatch.storage.walking import NOW
 
 jobs = table_of("jobs")
 accounts = table_of("accounts")
@@ -32,6 +48,11 @@ OF_JOB = (
     jobs.c.account, jobs.c.state, jobs.c.errors_in_row, jobs.c.last_error, jobs.c.errors_since,
     jobs.c.deadline_at, jobs.c.resultless_since, jobs.c.next_poll_at,
 )  # fmt: skip
+MOST, LONG_AGO = bindparam("most", type_=Integer), bindparam("long_ago", type_=UtcDateTime())
+IS_DUE = jobs.c.next_poll_at < NOW
+WITH_DUE_JOBS = select(accounts.c.name).where(
+    exists().where(jobs.c.account == accounts.c.name, IS_DUE)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +77,17 @@ def stuck(session: Session, now: datetime, most: int | None = None) -> list[Stuc
     In each place `most` rows are looked at, or `COUNT_MOST`.
     """
     found: dict[tuple[str, str | None], Stuck] = {}
-    for query in _places(session, now, counts.COUNT_MOST if most is None else most):
-        for part in (Stuck(*row) for row in session.execute(query)):
-            key = part.account, part.error
-            found[key] = _together(found[key], part) if key in found else part
+    values = {
+        "now": now,
+        "long_ago": now - IN_VAIN_AFTER,
+        "most": counts.COUNT_MOST if most is None else most,
+    }
+    parts = [*session.execute(_in_error_or_expired(), values)]
+    for name in session.scalars(WITH_DUE_JOBS, values).all():
+        parts += session.execute(_due(), values | {"name": name})
+    for part in (Stuck(*row) for row in parts):
+        key = part.account, part.error
+        found[key] = _together(found[key], part) if key in found else part
     return sorted(
         found.values(),
         key=lambda each: (each.account, -max(each.overdue, each.in_vain), each.error or ""),
@@ -93,33 +121,32 @@ def _causes(found: Iterable[tuple[str | None, int, Any]]) -> str:
     return ", ".join(f"{count}: {cause}" for cause, count in causes)
 
 
-def _places(session: Session, now: datetime, most: int) -> Iterator[Select[Any]]:
+@cache
+def _in_error_or_expired() -> Executable:
+    """One statement, made once: to put it together takes as long as the database takes for it."""
     newest = jobs.c.tracked_at.desc(), jobs.c.id.desc()
-    for kind in ErrorKind:
-        in_error = select(*OF_JOB).where(IN_ERROR, jobs.c.last_error == kind)
-        yield _counted(in_error.order_by(*newest).limit(most), now, states=State)
-    expired = select(*OF_JOB).where(in_state(State.EXPIRED)).order_by(*newest).limit(most)
-    yield _counted(expired, now, states=[State.EXPIRED], errors=False)
-    # Whoever is polled past the deadline is expired: those that are not were not polled.
-    is_due = jobs.c.next_poll_at < now
-    due_now = exists().where(jobs.c.account == accounts.c.name, is_due)
-    for name in session.scalars(select(accounts.c.name).where(due_now)).all():
-        due = select(*OF_JOB).where(jobs.c.account == name, is_due)
-        states = [State.PENDING, State.RUNNING]
-        due = due.order_by(jobs.c.next_poll_at).limit(most)
-        yield _counted(due, now, states=states, errors=False)
+    rows = select(*OF_JOB).order_by(*newest).limit(MOST)
+    in_error = (rows.where(IN_ERROR, jobs.c.last_error == kind) for kind in ErrorKind)
+    expired = _counted(rows.where(in_state(State.EXPIRED)), [State.EXPIRED], errors=False)
+    return union_all(*(_counted(each, State) for each in in_error), expired)
 
 
-def _counted(
-    rows: Select[Any], now: datetime, *, states: Iterable[State], errors: bool = True
-) -> Select[Any]:
-    """Those that are stuck among the first of the rows, in these states; without errors or all."""
+@cache
+def _due() -> Executable:
+    """Of one account; whoever is polled past the deadline is expired: these were not polled."""
+    rows = select(*OF_JOB).where(jobs.c.account == bindparam("name"), IS_DUE)
+    states = [State.PENDING, State.RUNNING]
+    return _counted(rows.order_by(jobs.c.next_poll_at).limit(MOST), states, errors=False)
+
+
+def _counted(rows: Select[Any], states: Iterable[State], *, errors: bool = True) -> Select[Any]:
+    """Those that are stuck among the rows, in these states; all, or those without errors."""
     job = rows.subquery().c
     wanted: list[ColumnElement[bool]] = [job.next_poll_at.is_not(None), job.state.in_([*states])]
     wanted += [] if errors else [job.errors_in_row == 0]
     # What upstream calls finished, and whose URL is awaited, has an end: its deadline is no matter.
-    overdue = and_(job.deadline_at < now, job.resultless_since.is_(None))
-    in_vain = and_(job.errors_in_row > 0, job.errors_since < now - IN_VAIN_AFTER)
+    overdue = and_(job.deadline_at < NOW, job.resultless_since.is_(None))
+    in_vain = and_(job.errors_in_row > 0, job.errors_since < LONG_AGO)
     error = case((job.errors_in_row > 0, job.last_error))
     late, vain = case((overdue, job.deadline_at)), case((in_vain, job.errors_since))
     found = (func.count(late), func.min(late), func.count(vain), func.min(vain))

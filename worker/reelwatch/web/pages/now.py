@@ -256,11 +256,14 @@ def _dead(session: Session, counts: Counts) -> Iterator[Fact]:
     if not counts.dead:
         yield Fact("well", "No event is dead.", "", "/deliveries", of="dead")
         return
-    found = findings.dead(session, DEAD_MOST + 1)
+    found = findings.dead(session, DEAD_MOST + 1, COUNT_MOST)
     whose = [f"{number(each.count)} for {named(each.endpoint)}" for each in found[:DEAD_MOST]]
-    whose += ["others"] if len(found) > DEAD_MOST else []
+    if len(found) > DEAD_MOST:
+        others = min(counts.dead, COUNT_MOST) - sum(each.count for each in found[:DEAD_MOST])
+        whose.append(f"{number(others)} for others")
+    newest = f", of the newest {COUNT_MOST:,}" if counts.dead >= COUNT_MOST else ""
     text = f"{many(counts.dead, 'event', COUNT_MOST)} {'is' if counts.dead == 1 else 'are'} dead"
-    text += f": {', '.join(whose)}."
+    text += f"{newest}: {', '.join(whose)}."
     detail = "All attempts failed. Redeliver when the endpoint is repaired."
     yield Fact("bad", text, detail, "/deliveries?state=dead", of="dead")
 
