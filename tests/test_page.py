@@ -993,22 +993,3 @@ def test_no_database_is_asked_for_a_job_that_there_can_not_be() -> None:
     topics = ["job:7", f"job:{'9' * 20}", "job:\u00b2", "job:-1", "job:", "jobs"]
     asyncio.run(Watcher(read).token(topics))
     assert asked == [frozenset({7})]
-
-
-@pytest.mark.parametrize("most", [1_000, 7], ids=["all are counted", "the newest are"])
-def test_whose_events_are_dead_is_said_of_the_first_and_the_rest_is_counted(
-    web: Web, url: str, monkeypatch: pytest.MonkeyPatch, most: int
-) -> None:
-    monkeypatch.setattr("reelwatch.storage.overviews.COUNT_MOST", most)
-    monkeypatch.setattr("reelwatch.web.pages.now.COUNT_MOST", most)
-    with db.transaction(url) as session:
-        for host, count in {"a": 1, "b": 3, "c": 2, "d": 1, "e": 1}.items():
-            for _ in range(count):
-                seeding.add_owed(
-                    session, f"https://{host}.example/", state="dead", next_attempt_at=None
-                )
-    said = {
-        1_000: "8 events are dead: 3 for b.example, 2 for c.example, 1 for a.example, 2 for others",
-        7: "7+ events are dead, of the newest 7: ",
-    }
-    assert said[most] in seen(web, "/")

@@ -195,3 +195,22 @@ def test_now_says_that_more_endpoints_fail_than_it_names(web: Web, url: str) -> 
     page = asked(web, "GET", "/?ids=")
     assert more in read(page)
     assert len(re.findall("It has taken nothing since", page.text)) == now.ENDPOINTS_MOST
+
+
+@pytest.mark.parametrize("most", [1_000, 7], ids=["all are counted", "the newest are"])
+def test_whose_events_are_dead_is_said_of_the_first_and_the_rest_is_counted(
+    web: Web, url: str, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("reelwatch.storage.overviews.COUNT_MOST", most)
+    monkeypatch.setattr("reelwatch.web.pages.now.COUNT_MOST", most)
+    with db.transaction(url) as session:
+        for host, count in {"a": 1, "b": 3, "c": 2, "d": 1, "e": 1}.items():
+            for _ in range(count):
+                seeding.add_owed(
+                    session, f"https://{host}.example/", state="dead", next_attempt_at=None
+                )
+    said = {
+        1_000: "8 events are dead: 3 for b.example, 2 for c.example, 1 for a.example, 2 for others",
+        7: "7+ events are dead, of the newest 7: ",
+    }
+    assert said[most] in read(asked(web, "GET", "/"))

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import idna
+from reelwatch.rules.callback_url import ascii_name
 
 MOST_HEADERS = 100  # of one answer
 LIBCURLS_OWN = ("Accept", "Content-Type", "Expect")
@@ -111,9 +111,7 @@ def _origin(text: str) -> Place:
     parts = ORIGIN.fullmatch(text)
     if parts is None:
         raise ValueError("not an http(s) URL")
-    scheme, host = parts["scheme"].lower(), parts["host"].lower()
-    if not host.isascii():
-        host = idna.encode(host, uts46=True).decode("ascii")
+    scheme, host = parts["scheme"].lower(), ascii_name(parts["host"].lower())
     port = int(parts["port"] or (443 if scheme == "https" else 80))
     return Place(scheme, host.strip("[]"), port, f"{scheme}://{host}:{port}")
 

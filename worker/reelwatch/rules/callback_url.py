@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import quote
 
-import idna
-
 from reelwatch.errors import NotConfigured, Refused
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -242,7 +240,7 @@ def _host(text: str) -> str:
         if not isinstance(address, ipaddress.IPv6Address):
             raise ValueError(f"{text!r} is not an IPv6 address")
         return str(address)
-    name = text if text.isascii() else _ascii_name(text)
+    name = ascii_name(text)
     name = name.removesuffix(".")  # a full name may end so; certificates and lists have it without
     if _NUMBER.fullmatch(name.rpartition(".")[2]):
         if name != text or _address(name) is None:
@@ -253,7 +251,12 @@ def _host(text: str) -> str:
     return name
 
 
-def _ascii_name(text: str) -> str:
+def ascii_name(text: str) -> str:
+    """A host's name as it is looked up. Raises ValueError."""
+    if text.isascii():
+        return text
+    import idna  # noqa: PLC0415 - 2 MiB, and most names are ASCII
+
     try:
         return idna.encode(text, uts46=True).decode("ascii")
     except idna.IDNAError as error:
