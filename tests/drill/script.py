@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from reelwatch.sandbox.upstream import scripted_id
 from tests.drill import invariants
 from tests.drill.faults import FAULTS
-from tests.drill.world import BEATS, POOR, READERS, Drill
+from tests.drill.world import BEATS, POOR, READERS, READY_SECONDS, Drill
 from tests.fleet import BEAT, WORKER, scripted_ids, violations
 from tests.servers import eventually
 
@@ -109,6 +109,8 @@ class Run:
             # They want more polls than their account has, until the operator has been told of it.
             many = [scripted_id("grok", "ok", POOR_SECONDS, f"p{n}") for n in range(POOR_JOBS)]
             self.drill.hand_in(*many, account=POOR)
+        # Else a broker that is full from the beginning would let no id in, and nothing were polled.
+        self.drill.wait_for_a_poll(READY_SECONDS, "at the beginning")
 
     def _order(self) -> None:
         """Have the producer take orders: each tracks its video in the producer's transaction."""

@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from importlib.metadata import version
 from typing import Any
 
 import structlog
@@ -71,7 +72,8 @@ class Scheduler(beat.Scheduler):
 
 
 def end_on_signals(service: beat.Service) -> None:
-    """SIGTERM, SIGHUP and Ctrl-C end beat at once, but for a message that is just being published.
+    """SIGTERM, SIGHUP and Ctrl-C end beat at once, but for a message that is just being published;
+    its first line says that they do.
 
     Celery's own handler closes the connection that a tick may be on its way through, and what that
     raises there can swallow the end: beat would go on until it is killed.
@@ -88,3 +90,4 @@ def end_on_signals(service: beat.Service) -> None:
         signal.signal(each, end)
     if ends_by_hangup():
         signal.signal(signal.SIGHUP, end)
+    logger.info("beat_starting", version=version("reelwatch"), celery=version("celery"))

@@ -154,9 +154,9 @@ def _configure_logging(**_: object) -> None:
 
 @signals.beat_init.connect
 def _before_beating(sender: Service, **_: object) -> None:
+    beat.end_on_signals(sender)
     _begin(settings.Settings.check_database)
     _guard()
-    beat.end_on_signals(sender)
     life.here.begin("beat")
 
 

@@ -112,7 +112,6 @@ class Clock(Beat):
         name = hostname or own_name(BEAT_NAME)
         _begin(host_format(default_nodename(name)))
         super().__init__(*args, **{**kwargs, "hostname": name, "quiet": True})
-        logger.info("beat_starting", version=version("reelwatch"), celery=version("celery"))
 
 
 class Application(Celery):
