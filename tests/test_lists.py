@@ -1,5 +1,6 @@
 """Statements about many rows whose parameters are lists."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -120,3 +121,17 @@ def test_texts_are_listed_too(url: str) -> None:
     with db.reading(url) as session:
         found = session.execute(query, {"names": ["b", 'x"},', "d"]}).scalars().all()
     assert found == ["b"]
+
+
+def test_sqlite_looks_for_the_rows_of_a_list_by_an_index(sqlite_url: str) -> None:
+    """Of a million jobs it looked at each, to claim one."""
+    by_number = select(jobs.c.id).where(list_parameters.among(jobs.c.id, "listed"))
+    endpoints = table_of("endpoints").c
+    by_name = select(endpoints.name).where(list_parameters.among(endpoints.name, "listed"))
+    with db.reading(sqlite_url) as session:
+        for query, listed in ((by_number, [1, 2]), (by_name, ["a", "b"])):
+            explained = query.compile(session.connection().engine)
+            rows = session.connection().exec_driver_sql(
+                f"EXPLAIN QUERY PLAN {explained}", (json.dumps(listed),)
+            )
+            assert str(rows.all()[0][3]).startswith("SEARCH")
