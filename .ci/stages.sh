@@ -27,7 +27,7 @@ aside() {
 begin_asides() {
     (
         renice -n 10 $BASHPID >/dev/null
-        export REELWATCH_TEST_PATIENCE=4 PYTEST_TIMEOUT=720 # the tests have the processor first
+        export PYTEST_PATIENCE=4 PYTEST_TIMEOUT=720 # the tests have the processor first
         for number in "${!asides[@]}"; do
             began=$SECONDS result=passed
             (set -e; eval "$(cat "$work/aside-$number")") >"$work/aside-$number.log" 2>&1 || result=FAILED

@@ -23,7 +23,7 @@ from typing import IO, Any, Self, TypeVar
 ROOT = Path(__file__).parent.parent
 STOP_SECONDS = 30.0
 # Times as long until a test gives up: for those that get little of the processor beside others.
-PATIENCE = float(os.environ.get("REELWATCH_TEST_PATIENCE", "1"))
+PATIENCE = float(os.environ.get("PYTEST_PATIENCE", "1"))
 
 # For children whose coverage nobody needs: being counted makes them half as fast.
 UNCOUNTED = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
