@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from sqlalchemy import select, update
 import reelwatch
 from reelwatch.config import settings
 from reelwatch.config.accounts import Account as Configured
-from reelwatch.jobs import applying, claiming, history, watching
+from reelwatch.jobs import applying, claiming, history, polling, watching
 from reelwatch.jobs.applying import Polled
 from reelwatch.jobs.claiming import Claimed
 from reelwatch.net.upstream import Poll
@@ -129,6 +130,32 @@ class TestPaused:
         assert told == ["video.expired"] * 6
         assert str(why).endswith(": its account rests, by hand")
         assert not [body for body in bodies if "on holiday" in str(body)]
+
+    def test_a_batch_that_is_under_way_goes_on_to_its_end(
+        self, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It asks for more meanwhile, and gets nothing; what it has in hand is written down."""
+        claimed_again = threading.Event()
+
+        def claim_some(*args: Any, **options: Any) -> Any:
+            batch = claiming.claim(*args, **options)
+            if standing(url)["pause_reason"]:
+                claimed_again.set()
+            return batch
+
+        def ask(*_: object) -> Poll:
+            if not standing(url)["pause_reason"]:
+                reelwatch.pause_account("default")
+            claimed_again.wait(30.0)
+            return Poll(RUNNING, 200, 7)
+
+        monkeypatch.setenv("QUICKROUTER_API_KEY", KEY)
+        settings.current.cache_clear()
+        monkeypatch.setattr(polling, "claim", claim_some)
+        polled = polling.poll(settings.current(), "default", ask=ask, batch_seconds=30.0)
+        with db.reading(url) as session:
+            assert polled == sum(session.scalars(select(Job.polls))) > 0
+            assert set(session.scalars(select(Job.lease_token))) == {None}
 
     @pytest.mark.parametrize("operator", ["", "https://ops.example.com/hook"], ids=["", "told"])
     def test_since_when_is_kept_until_it_is_resumed(
