@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from reelwatch.cli import doctor
 from reelwatch.config.servers import normal_database_url
 from reelwatch.errors import SettingsError
+from reelwatch.jobs import claiming
 from reelwatch.sandbox.upstream import scripted_id
 from reelwatch.storage import db, migrating, postgresql, writing
 from tests.acceptance.test_shared_database import shop
@@ -212,8 +213,9 @@ def test_polls_go_on_after_a_failover_that_leaves_sessions_with_a_read_only_serv
         eventually(lambda: len(deployed.sandbox.polls()) > 3, 60, deployed.log)
         fail_over(road, primary, standby)
         seen = len(deployed.sandbox.polls())
-        # More than were under way.
-        eventually(lambda: len(deployed.sandbox.polls()) > seen + 3, 15, deployed.log)
+        # More than were under way. What was claimed just then is polled when its lease is over.
+        lease = claiming.LEASE.total_seconds()
+        eventually(lambda: len(deployed.sandbox.polls()) > seen + 3, lease + 30, deployed.log)
     db.dispose()
 
 
