@@ -37,8 +37,8 @@ LATE = 0.05  # seconds of them that the worker itself may be late for a slot
 AT_ONCE = 0.01  # seconds; what takes longer to lock has waited for somebody
 LEAD_MIN = 0.02  # seconds from a claim to its first slot: what the commit takes, at least
 TRICKLE_AGAIN = 0.25  # seconds until one that found less than it could have taken asks again
-RESUMED = timedelta(seconds=60)  # until a batch asks again whether somebody has resumed an account
 IDLE_AGAIN = 0.5  # seconds until a batch that found nothing due, with polls in hand, asks again
+PAUSED_AGAIN = 60.0  # seconds until one whose account somebody paused asks again
 
 RANKED_FOR = timedelta(seconds=1)  # how long they go by one order
 PRICE_MOST = 1e6  # seconds; a deadline that has passed is beyond all price
@@ -87,7 +87,9 @@ def claim(
     connection = session.connection()
     row, clock = _begin(connection, account.name, now)
     stored = Standing.of(row)
-    until = clock.now + RESUMED if stored.by_hand else stored.paused_until
+    if stored.by_hand:
+        return fanout.Batch([], PAUSED_AGAIN)
+    until = stored.paused_until
     if until is not None and until > clock.now:
         return fanout.Batch([], (until - clock.now).total_seconds())
     probe = stored.rests

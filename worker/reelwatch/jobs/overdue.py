@@ -18,9 +18,7 @@ from reelwatch.storage import db, job_columns, ledger
 from reelwatch.storage.due_jobs import NEVER, OVERDUE, locked_account, resting_accounts
 
 log = structlog.get_logger(__name__)
-UNATTENDED = timedelta(
-    seconds=60
-)  # an account nobody polls for so long is looked after all the same
+UNATTENDED = timedelta(seconds=60)  # whom nobody polls for so long is looked after all the same
 
 
 def tell_at_rest(settings: Settings) -> None:

@@ -1,5 +1,5 @@
-"""Watching the whole: upstream's outages and short budgets, told to the operator; what passes
-while nobody polls; and the ping.
+"""Watching the whole: upstream's outages and short budgets, told to the operator; deadlines that
+pass while nobody polls; and the ping.
 
 Once in a while, by one of all processes: what no single answer shows is judged by what the counters
 have gained since the last time.

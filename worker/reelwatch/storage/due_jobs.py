@@ -9,13 +9,11 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Select,
     Update,
     and_,
     bindparam,
-    exists,
     func,
     or_,
     select,
@@ -31,6 +29,7 @@ from reelwatch.storage import list_parameters
 from reelwatch.storage.job_columns import jobs
 from reelwatch.storage.models import table_of
 from reelwatch.storage.models.base import DriverTime, UtcDateTime
+from reelwatch.storage.standings import Moment, has_due_jobs, is_awake
 
 accounts = table_of("accounts")
 
@@ -111,20 +110,18 @@ OVERDUE = (
 )
 
 
-def due_accounts(now: datetime | ColumnElement[datetime]) -> Select[str]:
+def due_accounts(now: Moment) -> Select[str]:
     """The accounts that have jobs due, may ask, and whose present no worker has reserved."""
-    due = exists().where(jobs.c.account == accounts.c.name, jobs.c.next_poll_at <= now)
     return select(accounts.c.name).where(
-        or_(accounts.c.pause_reason.is_(None), accounts.c.paused_until <= now),
+        is_awake(now),
         or_(accounts.c.next_slot_at.is_(None), accounts.c.next_slot_at <= now),
-        due,
+        has_due_jobs(now),
     )
 
 
-def resting_accounts(now: datetime | ColumnElement[datetime]) -> Select[str]:
+def resting_accounts(now: Moment) -> Select[str]:
     """The accounts that rest while they have jobs due."""
-    due = exists().where(jobs.c.account == accounts.c.name, jobs.c.next_poll_at <= now)
-    return select(accounts.c.name).where(accounts.c.pause_reason.is_not(None), due)
+    return select(accounts.c.name).where(accounts.c.pause_reason.is_not(None), has_due_jobs(now))
 
 
 def locked_account(session: Session, name: str) -> RowMapping:

@@ -16,6 +16,7 @@ from reelwatch.storage.counts import counted
 from reelwatch.storage.event_states import DEAD, PENDING, SETTLED_STATES, is_in
 from reelwatch.storage.filters import in_state
 from reelwatch.storage.models import table_of
+from reelwatch.storage.standings import is_awake
 
 jobs, deliveries = table_of("jobs"), table_of("deliveries")
 accounts, endpoints = table_of("accounts"), table_of("endpoints")
@@ -105,7 +106,7 @@ def _count(
 def may_ask(now: datetime) -> ColumnElement[bool]:
     """Of a row of `accounts`: it is not paused, and does not rest after a 429."""
     return and_(
-        or_(accounts.c.pause_reason.is_(None), accounts.c.paused_until <= now),
+        is_awake(now),
         or_(accounts.c.slowed_at.is_(None), accounts.c.slowed_at <= now),
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, exists, or_, select
 from sqlalchemy.orm import Session
 
 from reelwatch.config import settings
@@ -16,6 +16,19 @@ from reelwatch.rules.standing import row_now
 from reelwatch.storage.models import table_of
 
 accounts = table_of("accounts")
+jobs = table_of("jobs")
+
+Moment = datetime | ColumnElement[datetime]
+
+
+def is_awake(now: Moment) -> ColumnElement[bool]:
+    """Of a row of `accounts`: nobody has paused it, and it does not rest, but for a probe."""
+    return or_(accounts.c.pause_reason.is_(None), accounts.c.paused_until <= now)
+
+
+def has_due_jobs(now: Moment) -> ColumnElement[bool]:
+    """Of a row of `accounts`: the time of one of its jobs has come."""
+    return exists().where(jobs.c.account == accounts.c.name, jobs.c.next_poll_at <= now)
 
 
 def rows_now(

@@ -19,7 +19,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    exists,
     func,
     or_,
     select,
@@ -35,6 +34,7 @@ from reelwatch.storage.counts import at_most
 from reelwatch.storage.filters import in_state
 from reelwatch.storage.models import table_of
 from reelwatch.storage.models.base import UtcDateTime
+from reelwatch.storage.standings import has_due_jobs
 from reelwatch.storage.walking import NOW
 
 jobs = table_of("jobs")
@@ -50,9 +50,7 @@ OF_JOB = (
 )  # fmt: skip
 MOST, LONG_AGO = bindparam("most", type_=Integer), bindparam("long_ago", type_=UtcDateTime())
 IS_DUE = jobs.c.next_poll_at < NOW
-WITH_DUE_JOBS = select(accounts.c.name).where(
-    exists().where(jobs.c.account == accounts.c.name, IS_DUE)
-)
+WITH_DUE_JOBS = select(accounts.c.name).where(has_due_jobs(NOW))
 
 
 @dataclass(frozen=True, slots=True)
