@@ -152,6 +152,7 @@ def test_a_tracked_job_looks_the_same_as_a_listed_one(
             "eta": None,
             "next_poll_expected_at": None,
             "next_poll_reason": "no worker has run so far",
+            "next_poll_held_by_account": False,
         }
         assert history.list_jobs(session) == [history.job_row(job) | more]
     assert isinstance(job, Job)

@@ -42,7 +42,7 @@ SLOWED = Traffic("default", 0.5, due=10, slowed=True)
     [
         (30, FREE, TICKING, 30, None),
         (-1, FREE, TICKING, 0, None),
-        (-300, FREE, TICKING, 0, "due for 5m00s: no worker has taken it yet"),
+        (-300, FREE, TICKING, 0, "due for 5m00s: no worker has taken it since"),
         (-1, RESTS, TICKING, 120,
          "account default rests until 12:40:00 UTC: unauthorized: key refused"),
         (-1, ENDS_SOON, TICKING, 1,
@@ -73,7 +73,8 @@ SLOWED = Traffic("default", 0.5, due=10, slowed=True)
 def test_the_next_poll_is_foretold_with_its_reason(
     due: float, traffic: Traffic, ticks: Ticks, at: float | None, reason: str | None
 ) -> None:
-    expected = Expected(None if at is None else after(at), reason)
+    by_account = "account default" in (reason or "")
+    expected = Expected(None if at is None else after(at), reason, by_account)
     assert next_poll(after(due), traffic, ticks) == expected
 
 

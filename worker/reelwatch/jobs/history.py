@@ -5,7 +5,8 @@ plain dicts under the column names; times are aware UTC. Jobs have `duration_sec
 None unless upstream has ended them, and an `eta`: None, or how
 many seconds half of such jobs, and nine of ten, still take. What is polled or sent again has
 `next_poll_expected_at` and `next_poll_reason`, or `next_attempt_…`: when that will really be, None
-if nobody can know, and what is in the way of the due time, if anything is.
+if nobody can know, and what is in the way of the due time, if anything is. Of jobs
+`next_poll_held_by_account` tells whether that is their account.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

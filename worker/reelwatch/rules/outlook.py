@@ -23,10 +23,14 @@ TICK = timedelta(seconds=1)  # what a rest holds back is polled by the first tic
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """`at` None: nobody can know. `reason` None: nothing is in its way, it happens when due."""
+    """`at` None: nobody can know. `reason` None: nothing is in its way, it happens when due.
+
+    `by_account`: what is in its way is the account, that rests or is short of its rate.
+    """
 
     at: datetime | None
     reason: str | None = None
+    by_account: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,8 @@ def next_poll(due: datetime, traffic: Traffic, ticks: Ticks, *, leased: bool = F
 
 def _by_hand(account: str, reason: str) -> Expected:
     resume = f"`reelwatch accounts --resume {account}`"
-    return Expected(None, f"account {account} is paused {by_hand(reason, f'until {resume}')}")
+    said = f"account {account} is paused {by_hand(reason, f'until {resume}')}"
+    return Expected(None, said, by_account=True)
 
 
 def _resting(due: datetime, traffic: Traffic, now: datetime) -> Expected | None:
@@ -98,9 +103,11 @@ def _resting(due: datetime, traffic: Traffic, now: datetime) -> Expected | None:
     if rest is None or rest.until is None or max(rest.until, now) < due:
         return None
     if rest.until <= now:  # one of its jobs is the probe, and nobody knows which
-        return Expected(None, f"{name} tries whether it works again: {rest.reason}")
+        said = f"{name} tries whether it works again: {rest.reason}"
+        return Expected(None, said, by_account=True)
     at = max(rest.until, now + TICK)  # as long as it rests that is not `now`
-    return Expected(at, f"{name} rests until {clock(rest.until, now)} UTC: {rest.reason}")
+    said = f"{name} rests until {clock(rest.until, now)} UTC: {rest.reason}"
+    return Expected(at, said, by_account=True)
 
 
 def once_resumed(account: str, rest: Rest, now: datetime) -> str:
@@ -120,8 +127,8 @@ def _in_turn(due: datetime, traffic: Traffic, now: datetime) -> Expected:
     """Jobs that are due together take as long as the account's rate says."""
     free = now + timedelta(seconds=traffic.due / traffic.rate)
     if free - now > SHORT and free > due:
-        return Expected(free, _short(traffic))
-    return _when_due(due, now, "no worker has taken it yet")
+        return Expected(free, _short(traffic), by_account=True)
+    return _when_due(due, now, "no worker has taken it since")
 
 
 def _short(traffic: Traffic) -> str:

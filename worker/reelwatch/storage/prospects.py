@@ -25,7 +25,9 @@ IDS_AT_ONCE = 500  # values in one IN list
 
 
 def of_jobs(session: Session, rows: Sequence[Mapping[str, Any]], now: datetime) -> list[Row]:
-    """For each row of `jobs`: `next_poll_expected_at` and `next_poll_reason`, both may be None."""
+    """For each row of `jobs`: `next_poll_expected_at` and `next_poll_reason`, both may be None, and
+    whether that is about its account: `next_poll_held_by_account`.
+    """
     waiting = [row for row in rows if row["next_poll_at"] is not None]
     if not waiting:
         return [_poll(None) for _ in rows]
@@ -74,6 +76,7 @@ def _poll(expected: Expected | None) -> Row:
     return {
         "next_poll_expected_at": expected and expected.at,
         "next_poll_reason": expected and expected.reason,
+        "next_poll_held_by_account": expected is not None and expected.by_account,
     }
 
 

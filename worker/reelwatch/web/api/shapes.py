@@ -114,6 +114,9 @@ class Job(Given):
     )
     next_poll_expected_at: Moment | None = None
     next_poll_reason: str | None = None
+    next_poll_held_by_account: bool | None = Field(
+        None, description="True: its account rests, or is short of its rate."
+    )
 
 
 class TrackedJob(Job):

@@ -83,7 +83,7 @@ class JobRow:
     next_at: datetime | None
     held: str
     note: str
-    rests: str  # what holds up its account
+    held_by_account: str  # the same reason, if it is about the account
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +229,7 @@ def _row(row: Row, now: datetime) -> JobRow:
     seconds = ages.time_seconds(row, now)
     left = row["eta"] and row["eta"]["p50_seconds"]
     reason = plain(row["next_poll_reason"] or "") if row["next_poll_at"] else ""
-    rests = reason.startswith("account ")
+    by_account = bool(row["next_poll_held_by_account"])
     return JobRow(
         id=row["id"],
         video_id=plain(row["video_id"]),
@@ -243,8 +243,8 @@ def _row(row: Row, now: datetime) -> JobRow:
         share=None if left is None else seconds / max(seconds + left, 1e-9),
         next_at=row["next_poll_expected_at"] if row["next_poll_at"] else None,
         held=reason,
-        note=" · ".join([*_notes(row), *([reason] if reason and not rests else [])]),
-        rests=reason if rests else "",
+        note=" · ".join([*_notes(row), *([reason] if reason and not by_account else [])]),
+        held_by_account=reason if by_account else "",
     )
 
 
