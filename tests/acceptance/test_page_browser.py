@@ -119,6 +119,27 @@ def test_nothing_is_left_empty_or_cut_in_two(
     page.close()
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_events_are_picked_by_boxes_that_a_finger_finds(
+    browser: Browser, web: Web, lite: str, width: int
+) -> None:
+    event = owed(lite)
+    page = browser.page(width)
+    page.go(f"{web.url}/deliveries")
+    size = "(() => {{ const r = document.querySelector('{}').getBoundingClientRect();"
+    size += "return [r.width, r.height]; }})()"
+    assert page.run(size.format(".pick input")) == [16, 16]
+    assert min(page.run(size.format("td.pick label"))) >= 24
+    x, y = page.place("td.pick label")
+    hits = [page.run(f"document.elementFromPoint({x + dx}, {y + dy})?.closest('label') !== null")
+            for dx in (-12, 0, 11) for dy in (-12, 0, 11)]  # fmt: skip
+    assert all(hits)
+    page.click("td.pick label")
+    assert page.run("document.querySelector('.pick input').checked")
+    assert state_of(lite, event) == "dead"
+    page.close()
+
+
 def test_all_can_be_read_and_done_without_javascript(browser: Browser, web: Web, lite: str) -> None:
     event = owed(lite)
     page = browser.page()
@@ -201,6 +222,27 @@ def test_what_goes_on_is_counted_while_nothing_changes(
     said = page.text(".verdict .big")
     page.until(lambda: page.text(".verdict .big") != said, "its age goes on")
     assert "Next poll: now" in page.text(".verdict") or "not known" in page.text(".verdict")
+    assert page.complaints() == []
+    page.close()
+
+
+def test_what_was_counted_down_to_is_asked_for_anew_when_it_has_passed(
+    browser: Browser, web: Web, lite: str
+) -> None:
+    """Nothing changes meanwhile: the estimate alone has passed."""
+    with db.transaction(lite) as session:
+        scenes.quiet(session)
+        going = session.query(Job.id).filter_by(state="running", model="veo3.1").limit(1).scalar()
+    page = browser.page()
+    page.go(f"{web.url}/jobs/{going}")
+    left = "document.querySelector('.verdict time[data-count=down]')"
+    said = page.run(f"{left}.dateTime")
+    page.run(f"""
+        said = []; setInterval(() => said.push({left}?.textContent), 100);
+        {left}.dateTime = new Date(Date.now() - 1000).toISOString();
+    """)
+    page.until(lambda: page.run(f"{left}.dateTime") >= said, "it is told anew")
+    assert "0s" not in page.run("said")
     assert page.complaints() == []
     page.close()
 

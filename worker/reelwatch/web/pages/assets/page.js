@@ -21,14 +21,22 @@
     if (Math.abs(seconds) < 1) return 'now';
     return seconds > 0 ? `in ${span(Math.ceil(seconds))}` : `${span(-seconds)} ago`;
   }
+  let asked = 0;
   function times() {
+    let over = false;
     for (const each of document.querySelectorAll('time')) {
       const { count } = each.dataset, at = Date.parse(each.dateTime);
       if (!count && !/ago$|^in |^now$/.test(each.textContent)) continue;
       const past = (Date.now() + ahead - at) / 1000;
-      const text = count === 'up' ? span(past) : count === 'down' ? span(-past)
+      if (count === 'down' && past >= 0) over = true;
+      const text = count === 'up' ? span(past) : count === 'down' ? (past < 0 ? span(-past) : 'a moment')
         : relative(count ? at + 1000 * Math.max(0, past) : at); // what is to come soon is never past
       if (text !== each.textContent) each.textContent = text;
+    }
+    // What is to be expected after that the server knows.
+    if (over && !document.hidden && !writing() && Date.now() - asked > 3000) {
+      asked = Date.now();
+      refresh().catch(() => {});
     }
   }
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
