@@ -6,6 +6,7 @@ transaction ever waits for another one's. Now and then all that nobody holds are
 
 import json
 import secrets
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -21,7 +22,6 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeEngine
@@ -114,7 +114,7 @@ def _write(session: Session, tally: Tally, shard: int) -> None:
             {"name": name, "labels": labels, "shard": shard, "value": by}
             for name, labels, by in _rows(tally)
         ]
-        connection.execute(ONE_BY_ONE, rows)
+        connection.execute(_one_by_one(), rows)
     else:
         connection.execute(ALL_AT_ONCE, _lists(tally, shard))
 
@@ -131,8 +131,9 @@ def _lists(tally: Tally, shard: int) -> dict[str, Any]:
     return {"names": names, "label_sets": labels, "by": values, "of_shard": shard}
 
 
+@cache
 def _one_by_one() -> Insert:
-    new = sqlite.insert(counters)
+    new = db.dialects_insert("sqlite", counters)
     return new.on_conflict_do_update(
         index_elements=KEY, set_={"value": counters.c.value + new.excluded.value}
     )
@@ -147,11 +148,10 @@ def all_at_once(*conditions: ColumnElement[bool]) -> Insert:
     rows = select(
         given.c.names, given.c.label_sets, bindparam("of_shard", type_=Integer()), given.c.by
     ).where(*conditions)
-    new = postgresql.insert(counters).from_select([*KEY, "value"], rows)
+    new = db.dialects_insert("postgresql", counters).from_select([*KEY, "value"], rows)
     return new.on_conflict_do_update(
         index_elements=KEY, set_={"value": counters.c.value + new.excluded.value}
     )
 
 
-ONE_BY_ONE = _one_by_one()
 ALL_AT_ONCE = all_at_once()

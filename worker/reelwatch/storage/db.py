@@ -32,7 +32,7 @@ from sqlalchemy import (
     text,
     type_coerce,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -45,7 +45,6 @@ from reelwatch.storage.models import Base, UtcDateTime
 
 READ_ONLY = "reelwatch_read_only"
 BUSY_SECONDS = 30  # how long SQLite waits for another writer
-
 
 CLOCK = select(func.clock_timestamp(type_=UtcDateTime()))
 
@@ -234,22 +233,29 @@ def dialect(session: Session) -> str:
     return session.get_bind().dialect.name
 
 
+def dialects_insert(dialect: str, table: type[Base] | Table) -> postgresql.Insert:
+    """An INSERT that knows what to do with rows that are there already.
+
+    SQLAlchemy's part for SQLite is loaded where that is used: other processes are smaller without.
+    """
+    if dialect == "sqlite":
+        from sqlalchemy.dialects import sqlite  # noqa: PLC0415 - see above
+
+        return sqlite.insert(table)  # type: ignore[return-value]  # has the same methods
+    return postgresql.insert(table)
+
+
 def insert_if_absent(dialect: str, table: type[Base] | Table, *columns: str) -> Insert:
     """An INSERT that skips rows whose `columns` (a unique key) exist already."""
-    if dialect == "sqlite":
-        return sqlite.insert(table).on_conflict_do_nothing(index_elements=columns)
-    return postgresql.insert(table).on_conflict_do_nothing(index_elements=columns)
+    return dialects_insert(dialect, table).on_conflict_do_nothing(index_elements=columns)
 
 
 def insert_or_update(
     dialect: str, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]
 ) -> Insert:
     """An INSERT that changes the row of that unique key where there is one."""
-    if dialect == "sqlite":
-        lite = sqlite.insert(table).values({**key, **values})
-        return lite.on_conflict_do_update(index_elements=list(key), set_=values)
-    full = postgresql.insert(table).values({**key, **values})
-    return full.on_conflict_do_update(index_elements=list(key), set_=values)
+    new = dialects_insert(dialect, table).values({**key, **values})
+    return new.on_conflict_do_update(index_elements=list(key), set_=values)
 
 
 def listed(dialect: str, parameter: str, width: int) -> list[ColumnElement[str | None]]:

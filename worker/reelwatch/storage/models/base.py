@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Connection,
     DateTime,
     Dialect,
     ForeignKey,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     TypeDecorator,
+    event,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -95,13 +97,29 @@ def belongs_to(column: str) -> ForeignKey:
     return ForeignKey(HERE.reference(column), ondelete="CASCADE")
 
 
-def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
-    """An index of the rows for which the condition holds."""
-    condition = text(where)
+def partial_index(
+    name: str, *columns: str, where: str, sqlite_where: str = "", **options: Any
+) -> Index:
+    """An index of the rows for which the condition holds; with `sqlite_where`, which holds there.
+
+    SQLite's is set when the table is created: whoever names it loads SQLAlchemy's part for SQLite,
+    which most processes can do without.
+    """
     return Index(
-        HERE.constraint(name), *columns, unique=unique, postgresql_where=condition,
-        sqlite_where=condition,
+        HERE.constraint(name), *columns, postgresql_where=text(where),
+        info={SQLITE_WHERE: sqlite_where or where}, **options,
     )  # fmt: skip
+
+
+SQLITE_WHERE = "sqlite_where"
+
+
+@event.listens_for(Base.metadata, "before_create")
+def _set_conditions(target: MetaData, connection: Connection, **_: Any) -> None:
+    if connection.dialect.name == "sqlite":
+        for index in (each for table in target.tables.values() for each in table.indexes):
+            if condition := index.info.get(SQLITE_WHERE):
+                index.dialect_options["sqlite"]["where"] = text(condition)
 
 
 def table_of(name: str) -> Table:

@@ -12,7 +12,6 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
-    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -143,19 +142,13 @@ class Job(Base):
         ),
         CheckConstraint("lease_token IS NULL OR next_poll_at IS NOT NULL", name="lease_has_due"),
         CheckConstraint("sequence >= 0 AND polls >= 0", name="counts_not_negative"),
-        Index(
-            HERE.constraint("ix_jobs_due"),
-            "account",
-            "next_poll_at",
-            postgresql_where=text("next_poll_at IS NOT NULL"),
-            sqlite_where=text("next_poll_at IS NOT NULL"),
-        ),
-        Index(  # few jobs have one: an answer's foreign id may be another job's
-            HERE.constraint("ix_jobs_account_upstream_id"),
+        partial_index("ix_jobs_due", "account", "next_poll_at", where="next_poll_at IS NOT NULL"),
+        # Few jobs have one: an answer's foreign id may be another job's.
+        partial_index(
+            "ix_jobs_account_upstream_id",
             "account",
             "upstream_id",
-            postgresql_where=text("upstream_id IS NOT NULL"),
-            sqlite_where=text("upstream_id IS NOT NULL"),
+            where="upstream_id IS NOT NULL",
         ),
         # In the order of lists to the last: many jobs are handed in at one time.
         Index(HERE.constraint("ix_jobs_newest"), "tracked_at", "id"),
@@ -213,21 +206,21 @@ class Job(Base):
         partial_index(
             "ix_jobs_error_request_id", "error_request_id", where="error_request_id IS NOT NULL"
         ),
-        Index(  # SQLite can't index what is within JSON: there it holds no row
-            HERE.constraint("ix_jobs_ended_metadata"),
+        partial_index(  # SQLite can't index what is within JSON: there it holds no row
+            "ix_jobs_ended_metadata",
             "metadata",
+            where="finished_at IS NOT NULL",
+            sqlite_where="1 = 0",
             postgresql_using="gin",
-            postgresql_where=text("finished_at IS NOT NULL"),
-            sqlite_where=text("1 = 0"),
         ),
         partial_index("ix_jobs_abandoned_at", "abandoned_at", where="abandoned_at IS NOT NULL"),
-        Index(  # the newest of a kind, to learn from
-            HERE.constraint("ix_jobs_kind_finished_at"),
+        # The newest of a kind, to learn from.
+        partial_index(
+            "ix_jobs_kind_finished_at",
             "account",
             "model",
             "finished_at",
-            postgresql_where=text("finished_at IS NOT NULL"),
-            sqlite_where=text("finished_at IS NOT NULL"),
+            where="finished_at IS NOT NULL",
         ),
     )
 
