@@ -242,7 +242,7 @@ READS: dict[str, Callable[[Session], object]] = {
     "actions, one of very many jobs": history.list_actions,
     "actions, each of a job": lambda s: history.list_actions(s, before=ENDED // 2),
     "pauses of an account": lambda s: actions.pauses(s, "other", LONG_AGO, None),
-    "who paused an account": lambda s: actions.paused_by(s, "other"),
+    "who paused an account": lambda s: actions.paused_by(s, ["other"]),
     "actions to prune": lambda s: actions.old(s, LATELY),
     "changes": lambda s: history.changes(s, ENDED - 100),
     "changes of ids": lambda s: history.changes(s, ENDED - 100, ids=["grok:5"]),

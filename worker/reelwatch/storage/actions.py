@@ -1,6 +1,6 @@
 """Writes down what people and programs have done, with what that changes: all of it, or nothing."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -21,10 +21,11 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from reelwatch.rules.actions import BY_PYTHON, ActionName, asked, named
-from reelwatch.storage.models import Action, ActionJob
+from reelwatch.storage.models import Account, Action, ActionJob
 
 actions: Table = Action.__table__  # type: ignore[assignment]
 action_jobs: Table = ActionJob.__table__  # type: ignore[assignment]
+accounts: Table = Account.__table__  # type: ignore[assignment]
 
 INSERT_ACTION = insert(actions).returning(actions.c.id)
 INSERT_JOBS = insert(action_jobs)
@@ -140,11 +141,15 @@ def pauses(
     return found[::-1]
 
 
-def paused_by(session: Session, account: str) -> str | None:
-    """Who paused an account last; None: nobody that is known."""
-    mine = (actions.c.account == account, actions.c.action == ActionName.PAUSE.value)
-    query = select(actions.c.who).where(*mine).order_by(actions.c.at.desc(), actions.c.id.desc())
-    return session.execute(query.limit(1)).scalar_one_or_none()
+def paused_by(session: Session, names: Collection[str]) -> dict[str, str]:
+    """Who paused each of these accounts last, by its name; without those of which nobody knows."""
+    if not names:
+        return {}
+    mine = (actions.c.account == accounts.c.name, actions.c.action == ActionName.PAUSE.value)
+    last = select(actions.c.who).where(*mine).order_by(actions.c.at.desc(), actions.c.id.desc())
+    who = last.limit(1).correlate(accounts).scalar_subquery()
+    query = select(accounts.c.name, who).where(accounts.c.name.in_(names))
+    return {name: found for name, found in session.execute(query) if found is not None}
 
 
 def newest(limit: int, before: int = NO_ID) -> Select[Any]:

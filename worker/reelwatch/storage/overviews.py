@@ -24,6 +24,7 @@ from reelwatch.storage.models import table_of
 COUNT_MOST = 1_000  # counts stop here: what is more is told as "more than"
 SAMPLE = 1_000  # jobs that ended last
 
+accounts: Table = table_of("accounts")
 jobs: Table = table_of("jobs")
 transitions: Table = table_of("transitions")
 deliveries: Table = table_of("deliveries")
@@ -64,17 +65,16 @@ def _few(table: Table, *conditions: ColumnElement[bool]) -> Any:
     return counted(rows, COUNT_MOST).scalar_subquery()
 
 
-def open_by_account(session: Session, names: Sequence[str], now: datetime) -> dict[str, Counts]:
+def open_by_account(session: Session, now: datetime) -> dict[str, Counts]:
     """For each account: its open, due and late jobs (the other counts are 0)."""
-    found = {}
-    for name in names:
-        mine = jobs.c.account == name
-        polled = _few(jobs, mine, jobs.c.next_poll_at.is_not(None))
-        due = counted(due_polls(now).where(mine), COUNT_MOST).scalar_subquery()
-        late = counted(late_polls(now).where(mine), COUNT_MOST).scalar_subquery()
-        row = session.execute(select(polled, due, late)).one()
-        found[name] = Counts(row[0], row[1], row[2], pending=0, dead=0)
-    return found
+    each = accounts.alias()
+    open_jobs = select(literal(1)).select_from(jobs).where(jobs.c.next_poll_at.is_not(None))
+    asked = [
+        counted(rows.where(jobs.c.account == each.c.name).correlate(each), COUNT_MOST)
+        for rows in (open_jobs, due_polls(now), late_polls(now))
+    ]
+    found = session.execute(select(each.c.name, *(count.scalar_subquery() for count in asked)))
+    return {name: Counts(polled, due, late, pending=0, dead=0) for name, polled, due, late in found}
 
 
 def polls_per_second(session: Session, now: datetime) -> float | None:
