@@ -1,7 +1,8 @@
 """What people do on the pages: each a form that is posted, done by the API's use cases, and then
 back to where they were.
 
-That no other site's page posts them is the gate's business (`reelwatch.web.gate.check_page`).
+What is sent twice is done once (`reelwatch.web.pages.once`). That no other site's page posts them
+is the gate's business (`reelwatch.web.gate.check_page`).
 """
 
 from collections.abc import Callable
@@ -22,9 +23,10 @@ from reelwatch.web import access
 from reelwatch.web.api.deliveries import go_on
 from reelwatch.web.api.params import Number
 from reelwatch.web.pages import deliveries, frame, job, routes
+from reelwatch.web.pages.once import DoneOnce
 from reelwatch.web.sign_in import Posted
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=DoneOnce)
 Operator = Annotated[access.Caller, Depends(access.require_page("operate"))]
 
 SELECTED_MOST = 200

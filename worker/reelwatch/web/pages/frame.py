@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from reelwatch.storage import db
 from reelwatch.web import access
 from reelwatch.web.access import Caller
-from reelwatch.web.pages import assets, job_deliveries, words
+from reelwatch.web.pages import assets, job_deliveries, once, words
 from reelwatch.web.pages.watching import Watcher, watcher_of
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ def rendered(
             origin=str(request.base_url).rstrip("/"),
             query=request.query_params,
             problem=problem,
+            once=once.new_key(),
             may_act=caller is not None and caller.may_act,
             signed_in=caller is not None and bool(access.settings_of(request).api_tokens),
         )
