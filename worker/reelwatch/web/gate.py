@@ -90,6 +90,8 @@ class Gate:
         }
         if TRICKS.search(scope["raw_path"]):
             raise Problem(400, "this path is not written plainly")
+        if "content-length" in headers and "transfer-encoding" in headers:
+            raise Problem(400, "Content-Length and Transfer-Encoding: one of them is accepted")
         _check_query(scope["query_string"])
         if self._local:
             check_local(headers)

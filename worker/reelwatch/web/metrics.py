@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 import structlog
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import (
@@ -93,6 +94,7 @@ class Reader:
 @asynccontextmanager
 async def _reading(app: FastAPI) -> AsyncIterator[None]:
     app.state.figures = Reader(app.state.settings.database_url)
+    app.state.scrapes = CapacityLimiter(4)  # threads of their own: others may wait for a database
     yield
     app.state.figures.stop()
 
@@ -106,11 +108,13 @@ router = APIRouter(lifespan=_reading)
 
 
 @router.get("/metrics", include_in_schema=False, dependencies=[Depends(_allowed)])
-def metrics(request: Request) -> Response:
+async def metrics(request: Request) -> Response:
     """All series, in the form that the `Accept` header asks for; OpenMetrics is one."""
-    reader: Reader = request.app.state.figures
+    state = request.app.state
     encode, kind = choose_encoder(request.headers.get("accept", ""))
-    page = encode(_registry(reader.latest()))
+    page = await to_thread.run_sync(
+        lambda: encode(_registry(state.figures.latest())), limiter=state.scrapes
+    )
     return Response(page, headers={"content-type": kind})
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -18,10 +19,29 @@ from reelwatch.web.gate import is_loopback
 
 HOST, PORT = "127.0.0.1", 8600
 
+HEAD_MOST = 64 * 1024  # bytes
 HEAD_SECONDS = 15.0  # in which a head, and then a body, has to arrive, or the next request to begin
 READER_SECONDS = 30.0  # for which a reader may take nothing of its answer
 WAITING_MOST = 256  # connections that wait for a request; the oldest of more is closed
+READERS_MOST = 256  # connections whose answers wait to be fetched; the oldest of more is closed
+CHUNKS_MOST = 12_000  # of one body: one for each of the ids that a request may hold, and some
 END_SECONDS = 5  # for requests under way, when the server ends
+
+
+class _Connection(h11.Connection):
+    """Reads no body to its end that comes in crumbs: each costs as much as a large piece."""
+
+    _chunks = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            if self._chunks > CHUNKS_MOST:
+                raise h11.RemoteProtocolError("too many chunks")
+        return event
 
 
 class Protocol(H11Protocol):
@@ -31,18 +51,28 @@ class Protocol(H11Protocol):
     """
 
     waiting: ClassVar[dict["Protocol", None]] = {}  # for a request, the longest first
+    unread: ClassVar[dict["Protocol", None]] = {}  # whose answer is not fetched, the longest first
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.conn = _Connection(h11.SERVER, HEAD_MOST)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._ends: dict[str, asyncio.TimerHandle] = {}
         self._wait_for_request()
-        if len(self.waiting) > WAITING_MOST:
-            next(iter(self.waiting)).transport.abort()
+        _end_oldest(self.waiting, WAITING_MOST)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._request_is_there()
-        self._forget_end("reader")
+        self._answer_is_read()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:  # an answer has begun, and a second would stand within it
+            self.transport.close()
 
     def handle_events(self) -> None:
         before = self.cycle
@@ -61,11 +91,13 @@ class Protocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self.unread.setdefault(self)
         self._end_after("reader", READER_SECONDS)
+        _end_oldest(self.unread, READERS_MOST)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._forget_end("reader")
+        self._answer_is_read()
 
     def _wait_for_request(self) -> None:
         self.waiting.setdefault(self)
@@ -75,6 +107,10 @@ class Protocol(H11Protocol):
         self.waiting.pop(self, None)
         self._forget_end("request")
 
+    def _answer_is_read(self) -> None:
+        self.unread.pop(self, None)
+        self._forget_end("reader")
+
     def _end_after(self, what: str, seconds: float) -> None:
         self._forget_end(what)
         self._ends[what] = self.loop.call_later(seconds, self.transport.abort)
@@ -82,6 +118,13 @@ class Protocol(H11Protocol):
     def _forget_end(self, what: str) -> None:
         if what in self._ends:
             self._ends.pop(what).cancel()
+
+
+def _end_oldest(connections: dict[Protocol, None], most: int) -> None:
+    if len(connections) > most:
+        oldest = next(iter(connections))
+        del connections[oldest]  # it is lost a moment later, and no second one is to go for it
+        oldest.transport.abort()
 
 
 class _Uvicorn(uvicorn.Server):

@@ -64,7 +64,7 @@ def _operations(made: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, A
 @router.get("/openapi.json")
 async def openapi(request: Request) -> Response:
     """The document."""
-    return JSONResponse(document(request.app))
+    return Response(_encoded(request.app), media_type="application/json")
 
 
 @router.get("/docs")
@@ -77,6 +77,12 @@ async def docs(request: Request) -> Response:
 async def style() -> Response:
     """How it looks."""
     return Response(STYLE, media_type="text/css")
+
+
+@lru_cache(1)
+def _encoded(app: FastAPI) -> bytes:
+    """Made once: it is open to everybody, and writing it takes longer than most answers."""
+    return bytes(JSONResponse(document(app)).body)
 
 
 @lru_cache(1)
