@@ -118,3 +118,24 @@ def test_only_who_says_that_an_endpoint_is_repaired_has_it_called_at_once(
         answer = web.post(f"{DELIVERIES}/{dead['new']['id']}/redeliver", {"release": release})
     assert answer.status_code == 200
     assert set(resting_until(web)) == (set() if release else {NEW})
+
+
+@pytest.mark.parametrize("target", ["https://[::1@celery", "x://[@celery", "http://\u2100@celery"])
+def test_a_task_whose_name_begins_like_a_url_and_is_none_hides_no_other_events(
+    web: Web, url: str, target: str
+) -> None:
+    """Whoever may hand in jobs names their tasks."""
+    failing = {
+        "failures": 9,
+        "allowance": 1,
+        "failing_since": seeding.at(hours=1),
+        "changed_at": seeding.at(),
+    }
+    with db.transaction(url) as session:
+        odd = seeding.add_owed(session, target, channel="celery", destination="celery")
+        well = seeding.add_owed(session, NEW)
+        seeding.add(session, Endpoint, {"name": target, "host": "celery", "openings": 0, **failing})
+    rows = web.get(DELIVERIES).json()["deliveries"]
+    assert {row["id"] for row in rows} == {odd["id"], well["id"]}
+    for path in ("/deliveries", "/endpoints", "/", f"/jobs/{odd['job_id']}", "/api/v1/endpoints"):
+        assert web.get(path).status_code == 200

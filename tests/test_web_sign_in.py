@@ -99,3 +99,10 @@ def test_a_wrong_token_is_told_and_gives_none(guarded_web: Web) -> None:
     answer = guarded_web.post("/sign-in", data="token=wrong-0123456789abc", headers=FORM)
     assert (answer.status_code, "set-cookie" in answer.headers) == (401, False)
     assert "This is no token" in answer.text
+
+
+def test_a_form_of_a_million_fields_is_not_taken_apart(guarded_web: Web) -> None:
+    """Nobody else would be answered meanwhile, and nobody needs a token to send it."""
+    for data in ("a&" * 400_000, "&" * 1_000_000):
+        assert guarded_web.post("/sign-in", data=data, headers=FORM).status_code == 422
+    assert guarded_web.post("/sign-in", data="a&" * 999, headers=FORM).status_code == 401

@@ -87,7 +87,10 @@ def shown(endpoint: str) -> str:
     """An endpoint for logs: a URL without user and query, which may be a receiver's secrets."""
     if "://" not in endpoint:
         return endpoint
-    parts = urlsplit(endpoint)
+    try:
+        parts = urlsplit(endpoint)
+    except ValueError:  # a task may have any name, also one that begins like a URL
+        return short_name(endpoint)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 

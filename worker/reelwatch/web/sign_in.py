@@ -13,6 +13,8 @@ from reelwatch.web.pages import assets
 
 router = APIRouter(include_in_schema=False)
 
+FIELDS_MOST = 1_000  # of a form; the largest of ours selects some hundred events
+
 FORM = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Reelwatch: sign in</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -30,10 +32,21 @@ autofocus></p>
 """
 
 
-async def posted(request: Request) -> Mapping[str, str]:
-    """The fields of a form that a page has sent; of one that is there twice, the last."""
+async def fields(request: Request) -> Mapping[str, list[str]]:
+    """The fields of a form that a page has sent. Raises `Problem`.
+
+    A body may hold half a million, and nobody else is answered while they are read.
+    """
     body = (await request.body()).decode("utf-8", "replace")
-    return {name: values[-1] for name, values in parse_qs(body, keep_blank_values=True).items()}
+    try:
+        return parse_qs(body, keep_blank_values=True, max_num_fields=FIELDS_MOST)
+    except ValueError:
+        raise problems.Problem(422, f"a form of at most {FIELDS_MOST} fields is accepted") from None
+
+
+async def posted(request: Request) -> Mapping[str, str]:
+    """The fields; of one that is there twice, the last."""
+    return {name: values[-1] for name, values in (await fields(request)).items()}
 
 
 Posted = Annotated[Mapping[str, str], Depends(posted)]

@@ -8,7 +8,7 @@ is the gate's business (`reelwatch.web.gate.check_page`).
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import quote, urlencode
 
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Request, Response
@@ -24,7 +24,7 @@ from reelwatch.web.api.deliveries import go_on
 from reelwatch.web.api.params import Number
 from reelwatch.web.pages import deliveries, frame, job, routes
 from reelwatch.web.pages.once import DoneOnce
-from reelwatch.web.sign_in import Posted
+from reelwatch.web.sign_in import Posted, fields
 
 router = APIRouter(include_in_schema=False, route_class=DoneOnce)
 Operator = Annotated[access.Caller, Depends(access.require_page("operate"))]
@@ -123,8 +123,7 @@ async def redeliver_selected(
     request: Request, caller: Operator, asked: Annotated[deliveries.Asked, Depends()]
 ) -> Response:
     """Send the events again that were selected in the list; back to the list as it was filtered."""
-    body = (await request.body()).decode("ascii", "replace")
-    ids = parse_qs(body).get("event", [])[:SELECTED_MOST]
+    ids = [each for each in (await fields(request)).get("event", []) if each][:SELECTED_MOST]
     url = access.settings_of(request).database_url
 
     def done() -> int:
