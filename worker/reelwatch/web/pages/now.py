@@ -1,6 +1,5 @@
 """How things stand: what is well and what is not, in words."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,23 +10,23 @@ from urllib.parse import urlencode
 
 from sqlalchemy.orm import Session
 
-from reelwatch.rules import notices, outlook
+from reelwatch.rules import outlook
 from reelwatch.rules.answer_errors import MEANINGS
 from reelwatch.rules.endpoints import How, said
-from reelwatch.rules.rests import BY_HAND, Rest, rest_of
+from reelwatch.rules.rests import rest_of
 from reelwatch.rules.wording import page_in_short, plain, span
 from reelwatch.storage import (
     db,
     figures,
     findings,
     heartbeat,
-    incidents,
     overviews,
     standings,
     stuck,
 )
 from reelwatch.storage.counts import COUNT_MOST as FOUND_MOST
 from reelwatch.storage.overviews import COUNT_MOST, Counts
+from reelwatch.web.pages.facts import APART_MOST, Fact, account_fact, begun, some, together
 from reelwatch.web.pages.words import (
     KINDS,
     NOTHING,
@@ -37,7 +36,6 @@ from reelwatch.web.pages.words import (
     named,
     number,
     question,
-    rate,
     took,
 )
 
@@ -46,36 +44,9 @@ ENDPOINTS_MOST = 5
 DEAD_MOST = 3  # endpoints that are named
 ERRORS_SINCE = timedelta(minutes=10)
 ERRORS_IN_ROW = 3  # polls of one job; fewer happen every day and pass by themselves
-NO_NAME = re.compile(r"[^\w.@-]+")
 OF_ACCOUNT = ("unauthorized", "forbidden", "quota")
 
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """One thing that is `well`, `odd` or `bad`, in a sentence; `since` and `until` are times."""
-
-    kind: str
-    text: str
-    detail: str = ""
-    link: str = ""
-    since: datetime | None = None
-    until: datetime | None = None
-    of: str = ""  # what it is about, the same while other things come and go
-
-    @property
-    def key(self) -> str:
-        """The id of its place on the page."""
-        return "fact-" + NO_NAME.sub("-", self.of)
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """Since when accounts are held up, by their names."""
-
-    paused: Mapping[str, datetime]
-    slowed: Mapping[str, datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,37 +124,7 @@ def _accounts(session: Session, rows: Sequence[Row], now: datetime) -> Iterator[
         yield Fact(
             "well", f"{many(len(rows), 'account')}: none is paused or slowed.", of="accounts"
         )
-    yield from odd
-
-
-def begun(session: Session) -> Begun:
-    """Since when accounts are paused and slowed, as far as that is known."""
-    kinds = (notices.NoticeType.ACCOUNT_PAUSED, notices.SLOWED)
-    paused, slowed = (incidents.begun(session, kind) for kind in kinds)
-    return Begun(paused, slowed)
-
-
-def account_fact(row: Mapping[Any, Any], now: datetime, begun: Begun) -> Fact | None:
-    """What holds up an account, if anything does."""
-    name, link = row["name"], f"/accounts#{row['name']}"
-    rest: Rest | None = rest_of(row, now)
-    if rest is not None and row["pause_reason"] is not None:
-        by_hand = rest.reason.startswith(BY_HAND)
-        text = f"Account {name} is paused" + (" by hand" if by_hand else ", as upstream refuses it")
-        why = rest.reason.removeprefix(BY_HAND).removeprefix(": ")
-        ends = rest.until if rest.until and rest.until > now else None
-        said = "it is asked whether it works again" if ends else ""
-        paused_since = begun.paused.get(name)
-        text += ". That began" if paused_since else "."
-        kind = "odd" if by_hand else "bad"
-        return Fact(kind, text, plain(why or said), link, paused_since, ends, of=link)
-    if row["slowed_at"] is not None:
-        slowed_since = begun.slowed.get(name)
-        kept = f"Account {name} is slowed to {rate(row['requests_per_second'])} by upstream's 429s"
-        kept += "; the first came" if slowed_since else "."
-        until = rest.until if rest else None
-        return Fact("odd", kept, "", link, slowed_since, until, of=link)
-    return None
+    yield from together(odd)
 
 
 def _polls(
@@ -203,8 +144,15 @@ def _polls(
 def _stuck(session: Session, now: datetime) -> Iterator[Fact]:
     """Jobs without an end or without news, in the words of `reelwatch doctor`."""
     found = stuck.stuck(session, now, COUNT_MOST)
-    for account, of_account in groupby(found, key=lambda each: each.account):
-        parts = list(of_account)
+    groups = groupby(found, key=lambda each: each.account)
+    by_account = {account: list(parts) for account, parts in groups}
+    if len(by_account) > APART_MOST:
+        text = f"Jobs of {number(len(by_account))} accounts are past their deadline, or their "
+        text += f"polls bring errors alone: {some([*by_account])}."
+        state = "expired" if any(part.overdue for part in found) else "open"
+        yield Fact("odd", text, "", f"/jobs?state={state}", of="stuck")
+        return
+    for account, parts in by_account.items():
         state = "expired" if any(part.overdue for part in parts) else "open"
         text = f"Jobs of {account}: {'; '.join(stuck.in_words(parts, now, COUNT_MOST))}."
         link = "/jobs?" + urlencode({"account": account, "state": state})

@@ -13,7 +13,7 @@ from reelwatch.rules import outlook
 from reelwatch.rules.rests import BY_HAND, rest_of
 from reelwatch.storage import actions, db, overviews, standings
 from reelwatch.storage.overviews import COUNT_MOST, Counts
-from reelwatch.web.pages.now import Begun, Fact, account_fact, begun
+from reelwatch.web.pages.facts import Begun, Fact, account_fact, begun
 from reelwatch.web.pages.words import capitalized, many
 
 FEW = 3  # accounts: so many have a card each, more of them a table
