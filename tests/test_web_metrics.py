@@ -53,8 +53,10 @@ def test_every_family_is_there_in_valid_openmetrics(web: Web) -> None:
 
 
 def test_who_asks_for_the_older_form_gets_it(web: Web) -> None:
-    answer = web.get("/metrics", headers={"Accept": "text/plain"})
-    assert answer.headers["content-type"].startswith("text/plain")
+    odd = [f"application/openmetrics-text; version={said}" for said in ("abc", "1.²")]  # no numbers
+    for accepted in ("text/plain", *odd):
+        answer = web.get("/metrics", headers={"Accept": accepted.encode("latin-1")})
+        assert answer.headers["content-type"].startswith("text/plain")
     assert {family.name for family in plain_families(answer.text)} >= {"reelwatch_polls"}
 
 

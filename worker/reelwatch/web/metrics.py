@@ -111,11 +111,19 @@ router = APIRouter(lifespan=_reading)
 async def metrics(request: Request) -> Response:
     """All series, in the form that the `Accept` header asks for; OpenMetrics is one."""
     state = request.app.state
-    encode, kind = choose_encoder(request.headers.get("accept", ""))
+    encode, kind = _encoder(request.headers.get("accept", ""))
     page = await to_thread.run_sync(
         lambda: encode(_registry(state.figures.latest())), limiter=state.scrapes
     )
     return Response(page, headers={"content-type": kind})
+
+
+def _encoder(accept: str) -> Any:
+    """What writes the form that is asked for, and its type."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is no number: any form will do
+        return choose_encoder("")
 
 
 def _registry(figures: Figures) -> CollectorRegistry:
