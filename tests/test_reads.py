@@ -84,7 +84,8 @@ def fill(url: str) -> None:
         for name in ("default", "other", "rare", "resting"):
             seeding.add_account(session, name)
         for table, make in MADE.items():
-            session.execute(insert(table), [make(number) for number in range(1, ENDED + 1)])
+            all_at_once = insert(table).execution_options(render_nulls=True)
+            session.execute(all_at_once, [make(number) for number in range(1, ENDED + 1)])
         session.execute(update(Feed).values(last_position=ENDED - FEW))
     if url.startswith("postgresql"):
         with db.engine(url).begin() as connection:
