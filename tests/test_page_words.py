@@ -7,6 +7,7 @@ from reelwatch.jobs import redelivery
 from reelwatch.storage import db
 from reelwatch.storage.models import Account, Heartbeat
 from tests import seeding
+from tests.processes import eventually
 from tests.test_page import job_of, seen
 from tests.web import Web
 
@@ -78,3 +79,32 @@ def test_a_job_that_waits_for_its_accounts_rate_leads_to_that_account(web: Web, 
         job_of(url, next_poll_at=seeding.at(seconds=5))
     page = web.get("/jobs").text
     assert '<a href="/accounts#default">rate short: 12 jobs of account default' in page
+
+
+def test_a_job_leads_to_its_account_and_to_what_holds_it_up_there(web: Web, url: str) -> None:
+    path = f"/jobs/{job_of(url)['id']}"
+    with db.transaction(url) as session:
+        session.get_one(Account, "default").pause_reason = "by hand: a new <key>"
+    page = web.get(path).text
+    assert 'account <a href="/accounts#default">default</a>' in page
+    assert 'not known (<a href="/accounts#default">account default is paused by hand' in page
+    assert "a new &lt;key&gt;</a>)" in page
+
+
+def test_an_order_whose_events_are_not_counted_yet_does_not_say_that_there_is_none(
+    web: Web, url: str
+) -> None:
+    wanted = redelivery.Wanted(state="dead")
+    number = redelivery.order(url, wanted, by="local")
+    said = seen(web, f"/redeliveries/{number}")
+    assert "under way Its events are being counted." in said
+    assert "0 of 0" not in said
+    redelivery.work(url, number)
+    path = f"/redeliveries/{number}"
+    eventually(lambda: "0 of 0 events are owed again" in seen(web, path), 20.0)
+
+
+def test_where_there_is_nothing_the_page_leads_on(web: Web) -> None:
+    page = web.get("/deliveries/redeliver?state=dead").text
+    assert 'there is none. <a href="/deliveries?state=dead">Back to the list</a>' in page
+    assert "so far: Now says how one is handed in" in seen(web, "/jobs")

@@ -4,11 +4,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import event, update
 from sqlalchemy.orm import Session
 
 from reelwatch.jobs import history, pausing
-from reelwatch.storage import db
+from reelwatch.storage import db, prospects
 from reelwatch.storage.models import Account, Endpoint, Heartbeat
 from tests import seeding
 
@@ -120,9 +120,9 @@ def test_without_ticks_nothing_is_promised(database_url: str) -> None:
         None,
         reason,
     )
-    for event in (story["deliveries"][0], listed):
-        assert event["next_attempt_expected_at"] is None
-        assert event["next_attempt_reason"] == reason
+    for told in (story["deliveries"][0], listed):
+        assert told["next_attempt_expected_at"] is None
+        assert told["next_attempt_reason"] == reason
 
 
 def test_an_event_of_an_endpoint_that_is_left_alone_says_until_when(database_url: str) -> None:
@@ -150,3 +150,24 @@ def test_an_event_of_an_endpoint_that_is_left_alone_says_until_when(database_url
     assert free["next_attempt_reason"] is None
     assert sent["id"] == told["id"]
     assert (sent["next_attempt_expected_at"], sent["next_attempt_reason"]) == (None, None)
+
+
+def test_what_is_due_is_counted_by_one_statement_for_all_accounts(database_url: str) -> None:
+    counts = []
+    for number in range(2):
+        with db.transaction(database_url) as session:
+            for name in range(2 + 20 * number):
+                seeding.add_account(session, f"a{number}-{name}")
+                seeding.add_job(session, account=f"a{number}-{name}")
+        with db.reading(database_url) as session:
+            sent: list[str] = []
+
+            def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
+                sent.append(statement)  # noqa: B023 - while it is listened to, it is this one
+
+            rows = history.list_jobs(session)
+            event.listen(session.get_bind(), "before_cursor_execute", note)
+            assert prospects.of_jobs(session, rows, db.now(session))
+            event.remove(session.get_bind(), "before_cursor_execute", note)
+            counts.append(len(sent))
+    assert 0 < counts[0] == counts[1]

@@ -138,6 +138,9 @@ def test_nothing_is_left_empty_or_cut_in_two(
     page.go(f"{web.url}/deliveries?state=dead")
     mark = "document.querySelector('td.endpoint span:last-child')"
     assert page.run(f"{mark}.getClientRects().length") == 1
+    page.go(f"{web.url}/endpoints")
+    whole = "[...document.querySelectorAll('.whole')].map((each) => each.getClientRects().length)"
+    assert set(page.run(whole)) == {1}
     page.go(f"{web.url}/models")
     page.until(lambda: "measured" in page.text(".u-legend"), "the chart is drawn")
     assert ":" not in page.text(".u-legend")

@@ -19,6 +19,7 @@ from reelwatch.storage.models import table_of
 
 Row = dict[str, Any]
 
+accounts = table_of("accounts")
 jobs = table_of("jobs")
 
 IDS_AT_ONCE = 500  # values in one IN list
@@ -97,18 +98,23 @@ def _leased(session: Session, ids: Sequence[int]) -> set[int]:
 
 
 def _traffic(session: Session, names: set[str], now: datetime) -> dict[str, Traffic]:
+    due = _due(session, names, now)
     return {
         row["name"]: Traffic(
             row["name"],
             row["requests_per_second"],
             slowed=row["slowed_at"] is not None,
-            due=_due(session, row["name"], now),
+            due=due[row["name"]],
             rest=rest_of(row, now),
         )
         for row in standings.rows_now(session, now, names)
     }
 
 
-def _due(session: Session, account: str, now: datetime) -> int:
-    due = select(literal(1)).where(jobs.c.account == account, jobs.c.next_poll_at <= now)
-    return session.execute(counted(due)).scalar_one()
+def _due(session: Session, names: set[str], now: datetime) -> dict[str, int]:
+    """How many jobs of each account are due, up to `COUNT_MOST`."""
+    due = select(literal(1)).select_from(jobs).correlate(accounts)
+    mine = due.where(jobs.c.account == accounts.c.name, jobs.c.next_poll_at <= now)
+    query = select(accounts.c.name, counted(mine).scalar_subquery())
+    found = session.execute(query.where(accounts.c.name.in_(names)))
+    return {name: int(count) for name, count in found}

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 from sqlalchemy import select
@@ -146,7 +147,11 @@ def _eta(job: Row, now: datetime) -> str:
 def _next(job: Row, now: datetime) -> str:
     if job["next_poll_at"] is None:
         return ""
-    return expected(job["next_poll_expected_at"], job["next_poll_reason"], now)
+    reason = job["next_poll_reason"]
+    if job["next_poll_held_by_account"]:
+        link = f"/accounts#{quote(job['account'])}"
+        reason = Markup('<a href="{}">{}</a>').format(link, reason)
+    return expected(job["next_poll_expected_at"], reason, now)
 
 
 def _can(job: Row) -> Iterator[str]:
