@@ -274,6 +274,7 @@ def test_a_head_that_drips_in_behind_a_request_is_given_up(
 
 def test_many_who_are_slow_keep_nobody_out(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "WAITING_MOST", 20)
+    monkeypatch.setattr(serving, "YOUNG_SECONDS", 0.0)
     slow = [socket.create_connection(web.address) for _ in range(60)]
     try:
         for each in slow:
@@ -289,6 +290,7 @@ def test_many_whose_bodies_drip_in_keep_nobody_out(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "WAITING_MOST", 20)
+    monkeypatch.setattr(serving, "YOUNG_SECONDS", 0.0)
     head = b"POST /api/v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     slow = [socket.create_connection(web.address) for _ in range(60)]
     try:

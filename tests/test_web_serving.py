@@ -68,6 +68,7 @@ def test_many_who_do_not_fetch_their_answers_keep_nobody_out(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "READERS_MOST", 5)
+    monkeypatch.setattr(serving, "YOUNG_SECONDS", 0.0)
     asked = b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500
     slow = [socket.socket() for _ in range(12)]
     try:
@@ -80,6 +81,20 @@ def test_many_who_do_not_fetch_their_answers_keep_nobody_out(
     finally:
         for each in slow:
             each.close()
+
+
+def test_of_many_who_come_at_once_each_is_heard(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a restart, when all clients come back."""
+    monkeypatch.setattr(serving, "WAITING_MOST", 20)
+    many = [socket.create_connection(web.address, timeout=20) for _ in range(200)]
+    try:
+        for each in many:
+            each.sendall(b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answers = [received(each) for each in many]
+    finally:
+        for each in many:
+            each.close()
+    assert all(each.startswith(b"HTTP/1.1 204 ") for each in answers)
 
 
 def test_the_document_is_written_once(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:

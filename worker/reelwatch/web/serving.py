@@ -24,6 +24,7 @@ HEAD_SECONDS = 15.0  # in which a head, and then a body, has to arrive, or the n
 READER_SECONDS = 30.0  # for which a reader may take nothing of its answer
 WAITING_MOST = 256  # connections that wait for a request; the oldest of more is closed
 READERS_MOST = 256  # connections whose answers wait to be fetched; the oldest of more is closed
+YOUNG_SECONDS = 1.0  # for which nobody is closed: of many who come at once none has been heard yet
 CHUNKS_MOST = 12_000  # of one body: one for each of the ids that a request may hold, and some
 END_SECONDS = 5  # for requests under way, when the server ends
 
@@ -50,8 +51,10 @@ class Protocol(H11Protocol):
     However many of that kind there are, a new one finds a place.
     """
 
-    waiting: ClassVar[dict["Protocol", None]] = {}  # for a request, the longest first
-    unread: ClassVar[dict["Protocol", None]] = {}  # whose answer is not fetched, the longest first
+    # Since when connections wait for a request, or for their answers to be fetched; the longest
+    # first.
+    waiting: ClassVar[dict["Protocol", float]] = {}
+    unread: ClassVar[dict["Protocol", float]] = {}
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -91,7 +94,7 @@ class Protocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.unread.setdefault(self)
+        self.unread.setdefault(self, self.loop.time())
         self._end_after("reader", READER_SECONDS)
         _end_oldest(self.unread, READERS_MOST)
 
@@ -100,7 +103,7 @@ class Protocol(H11Protocol):
         self._answer_is_read()
 
     def _wait_for_request(self) -> None:
-        self.waiting.setdefault(self)
+        self.waiting.setdefault(self, self.loop.time())
         self._end_after("request", HEAD_SECONDS)
 
     def _request_is_there(self) -> None:
@@ -120,9 +123,11 @@ class Protocol(H11Protocol):
             self._ends.pop(what).cancel()
 
 
-def _end_oldest(connections: dict[Protocol, None], most: int) -> None:
-    if len(connections) > most:
-        oldest = next(iter(connections))
+def _end_oldest(connections: dict[Protocol, float], most: int) -> None:
+    if len(connections) <= most:
+        return
+    oldest, since = next(iter(connections.items()))
+    if oldest.loop.time() - since >= YOUNG_SECONDS:
         del connections[oldest]  # it is lost a moment later, and no second one is to go for it
         oldest.transport.abort()
 
