@@ -149,6 +149,17 @@ def test_nothing_is_left_empty_or_cut_in_two(
     page.close()
 
 
+def test_the_card_of_an_account_is_short_on_a_phone_too(
+    browser: Browser, web: Web, lite: str
+) -> None:
+    track("grok:1770350082-trii1OXZc3")
+    page = browser.page(360)
+    page.go(f"{web.url}/accounts")
+    style = "getComputedStyle(document.querySelector('.facts2'))"
+    assert page.run(f"{style}.gridTemplateColumns.split(' ').length") == 2
+    page.close()
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_events_are_picked_by_boxes_that_a_finger_finds(
     browser: Browser, web: Web, lite: str, width: int
