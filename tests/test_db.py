@@ -34,6 +34,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from reelwatch.config.naming import HERE
+from reelwatch.rules import lines
 from reelwatch.storage import alembic_filter, db, journal, migrating, postgresql
 from reelwatch.storage.models import (
     Account,
@@ -812,3 +813,14 @@ def test_a_process_closes_its_connections_when_it_ends(postgresql_url: str) -> N
     with process(["reelwatch", "list"], careful) as listing:
         assert listing.wait(60) == 0
         assert "ResourceWarning" not in listing.output
+
+
+def test_what_is_logged_of_a_refused_statement_holds_none_of_its_values(url: str) -> None:
+    """Callback URLs are among them, and what they have behind the host may be a secret."""
+    values = {"account": "default", "webhook_url": "https://a.example/?Zq7"}
+    statement = text("INSERT INTO jobs (account, webhook_url) VALUES (:account, :webhook_url)")
+    with pytest.raises(IntegrityError) as refused, db.transaction(url) as session:
+        session.execute(statement, values)
+    told = lines.traceback_text(refused.value)
+    assert "a.example" not in told
+    assert "video_id" in told

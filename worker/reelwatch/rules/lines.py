@@ -28,6 +28,7 @@ OUTAGES = frozenset(
 CHANGING = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|\d+(\.\d+)?")
 SITE = re.compile(r'(File ")[^"]*/(?:site-packages|lib/python3\.\d+)/')
 MARKERS = re.compile(r"\n *[~^]+(?=\n)")
+DETAIL = re.compile(r"^DETAIL: .*\n(?:(?!\[SQL|[A-Z]+: |\n).*\n)*", re.MULTILINE)
 
 
 # ------------------------------------------------------------------ rendering
@@ -180,9 +181,12 @@ def reason(error: BaseException) -> str:
 
 
 def traceback_text(error: BaseException) -> str:
-    """A traceback without what takes the most room: folders of libraries, lines of markers."""
+    """A traceback without what takes the most room: folders of libraries, lines of markers.
+
+    And without the rows that PostgreSQL quotes, which may hold callback URLs.
+    """
     text = _text("".join(traceback.format_exception(error)))
-    return MARKERS.sub("", SITE.sub(r"\1", text)).strip()
+    return MARKERS.sub("", SITE.sub(r"\1", DETAIL.sub("", text))).strip()
 
 
 def unchanging(text: str) -> str:

@@ -45,6 +45,7 @@ from reelwatch.storage.models import Base, UtcDateTime
 
 READ_ONLY = "reelwatch_read_only"
 BUSY_SECONDS = 30  # how long SQLite waits for another writer
+OF_SQLITE = {"timeout": BUSY_SECONDS, "check_same_thread": False}
 
 CLOCK = select(func.clock_timestamp(type_=UtcDateTime()))
 
@@ -98,9 +99,7 @@ def _new_engine(url: str) -> Engine:
 
 
 def _sqlite_engine(url: str) -> Engine:
-    made = create_engine(
-        url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, max_overflow=20
-    )
+    made = create_engine(url, connect_args=OF_SQLITE, max_overflow=20, hide_parameters=True)
     event.listen(made, "do_connect", _only_existing)
     event.listen(made, "connect", _prepare_sqlite)
     event.listen(made, "begin", _begin_sqlite)

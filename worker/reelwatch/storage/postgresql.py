@@ -121,6 +121,7 @@ def new_engine(url: str) -> Engine:
         # Were it another by the role's or database's own setting, half of all texts would be lost.
         address.update_query_dict({**PATIENCE, **address.query, "client_encoding": ENCODING}),
         pool_size=POOL_SIZE, max_overflow=20, pool_use_lifo=True, pool_recycle=1_800,
+        hide_parameters=True,  # an error goes into the log, and they hold callback URLs
     )  # fmt: skip
 
     def connect(_dialect: object, _record: object, args: list[Any], options: dict[str, Any]) -> Any:
