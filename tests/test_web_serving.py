@@ -68,7 +68,7 @@ def test_many_who_do_not_fetch_their_answers_keep_nobody_out(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "READERS_MOST", 5)
-    monkeypatch.setattr(serving, "YOUNG_SECONDS", 0.0)
+    monkeypatch.setattr(serving, "YOUNG_SECONDS", 60.0)
     asked = b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500
     slow = [socket.socket() for _ in range(12)]
     try:

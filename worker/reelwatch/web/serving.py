@@ -24,7 +24,7 @@ HEAD_SECONDS = 15.0  # in which a head, and then a body, has to arrive, or the n
 READER_SECONDS = 30.0  # for which a reader may take nothing of its answer
 WAITING_MOST = 256  # connections that wait for a request; the oldest of more is closed
 READERS_MOST = 256  # connections whose answers wait to be fetched; the oldest of more is closed
-YOUNG_SECONDS = 1.0  # for which nobody is closed: of many who come at once none has been heard yet
+YOUNG_SECONDS = 1.0  # for which who waits is kept: of many who come at once none is heard yet
 CHUNKS_MOST = 12_000  # of one body: one for each of the ids that a request may hold, and some
 END_SECONDS = 5  # for requests under way, when the server ends
 
@@ -64,7 +64,7 @@ class Protocol(H11Protocol):
         super().connection_made(transport)
         self._ends: dict[str, asyncio.TimerHandle] = {}
         self._wait_for_request()
-        _end_oldest(self.waiting, WAITING_MOST)
+        _end_oldest(self.waiting, WAITING_MOST, YOUNG_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._request_is_there()
@@ -123,11 +123,11 @@ class Protocol(H11Protocol):
             self._ends.pop(what).cancel()
 
 
-def _end_oldest(connections: dict[Protocol, float], most: int) -> None:
+def _end_oldest(connections: dict[Protocol, float], most: int, young: float = 0.0) -> None:
     if len(connections) <= most:
         return
     oldest, since = next(iter(connections.items()))
-    if oldest.loop.time() - since >= YOUNG_SECONDS:
+    if oldest.loop.time() - since >= young:
         del connections[oldest]  # it is lost a moment later, and no second one is to go for it
         oldest.transport.abort()
 
