@@ -75,7 +75,11 @@ def test_each_of_many_accounts_can_be_paused_and_resumed_by_who_may(
 
 
 @pytest.mark.parametrize("view", [standing.view, why_late])
-@pytest.mark.parametrize("columns", [{}, CUT, {"pause_reason": "by hand"}, SLOWED], ids=str)
+@pytest.mark.parametrize(
+    "columns",
+    [{}, CUT, {"pause_reason": "by hand"}, SLOWED],
+    ids=["well", "cut", "paused", "slowed"],
+)
 def test_many_accounts_are_read_by_no_more_statements_than_few(
     url: str,
     columns: dict[str, Any],
