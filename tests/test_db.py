@@ -10,6 +10,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from select import select as select_ready
 from typing import Any
 
 import pytest
@@ -520,6 +521,29 @@ def test_a_transaction_that_nobody_goes_on_with_is_ended(postgresql_url: str) ->
     with db.reading(postgresql_url) as session:
         limit = session.execute(text("SHOW idle_in_transaction_session_timeout")).scalar_one()
     assert limit == f"{postgresql.IDLE_SECONDS}s"
+
+
+def test_a_bad_row_among_many_is_told_of_however_soon(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said of it may come before the answer to the end of them all."""
+
+    def end_once_told(pipeline: Any) -> None:
+        def wait() -> None:
+            pipeline.pgconn.send_flush_request()
+            pipeline.pgconn.flush()
+            select_ready([pipeline.pgconn.socket], [], [], 10)
+
+        pipeline.command_queue += [wait, pipeline.pgconn.pipeline_sync]
+        pipeline.result_queue.append(None)
+
+    monkeypatch.setattr("reelwatch.storage.postgresql._Pipeline._enqueue_sync", end_once_told)
+    for _ in range(5):
+        error = pytest.raises(IntegrityError, match="pk_accounts")
+        with error, db.transaction(postgresql_url) as session:
+            session.execute(insert(Account), [ACCOUNT, ACCOUNT])
+        with db.reading(postgresql_url) as session:
+            assert session.scalars(select(Account)).all() == []
 
 
 # ---------------------------------------------------------------- constraints

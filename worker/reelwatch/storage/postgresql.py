@@ -60,8 +60,10 @@ class _Pipeline(psycopg.Pipeline):
 
     def _exit_gen(self) -> Generator[Any, Any, None]:
         self._enqueue_sync()
-        yield from self._communicate_gen()
-        yield from self._fetch_gen(flush=False)
+        try:
+            yield from self._communicate_gen()
+        finally:  # raised or not: with an answer left over, the connection could not even roll back
+            yield from self._fetch_gen(flush=False)
 
 
 class PostgresConnection(psycopg.Connection[Any]):
