@@ -168,13 +168,21 @@ class TestPaused:
         first = since(url)
         assert first is not None
         reelwatch.pause_account("default", "a new key")
-        assert since(url) == first  # it goes on, for another reason
+        by_hand = since(url)
+        assert by_hand is not None
+        assert by_hand > first  # what upstream refused is another reason, and began before
+        reelwatch.pause_account("default", "the new key comes on Monday")
+        assert since(url) == by_hand
+        told = ["account.paused"] if operator else []  # once, though it began twice
+        with db.reading(url) as session:
+            query = select(Delivery.event_type).where(Delivery.job_id.is_(None))
+            assert list(session.scalars(query)) == told
         reelwatch.resume_account("default")
         assert since(url) is None
         reelwatch.pause_account("default")
         again = since(url)
         assert again is not None
-        assert again > first
+        assert again > by_hand
 
     def test_an_account_that_is_held_by_nobody_was_paused_at_no_time(self, url: str) -> None:
         reelwatch.pause_account("studio")

@@ -111,10 +111,13 @@ def of_account(
 ) -> None:
     """Note what begins and what ends as an account comes to stand so, and tell the operator.
 
-    Since when it is paused or slowed is noted whether or not anybody is to be told.
+    Since when it is paused or slowed is noted whether or not anybody is to be told. A pause by hand
+    begins when somebody paused it, also where it rested already: that is no news to the operator.
     """
     if before.slowed_at is None and after.slowed_at is not None:
         begin_anew(session, notices.SLOWED, name, at)
+    if before.rests and after.by_hand and not before.by_hand:
+        begin_anew(session, NoticeType.ACCOUNT_PAUSED, name, at)
     notice = notices.of_account(name, before, after)
     if notice is None:
         return

@@ -259,7 +259,8 @@ class Account(Given):
     paused_until: Moment | None = Field(description="null: somebody has to resume it, if paused.")
     pause_reason: str | None
     paused_since: Moment | None = Field(
-        description="When its pause began, by whatever reason; null: it polls, or nobody knows."
+        description="When its pause began; one by hand: when somebody paused it, also where it "
+        "rested already. null: it polls, or nobody knows."
     )
     slowed_since: Moment | None = Field(
         description="When the first of the 429s came for which the rate is lower than configured."
