@@ -4,12 +4,12 @@ Everything has an index to go by, and a bound: a page costs the same however muc
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, and_, func, literal, select, union_all
+from sqlalchemy import ColumnElement, Table, case, func, literal, select, union_all
 from sqlalchemy.orm import Session
 
 from reelwatch.rules import metrics, notices
@@ -20,6 +20,7 @@ from reelwatch.storage.event_states import DEAD, EVENT_STATES, PENDING, is_in
 from reelwatch.storage.figures import due_polls, late_polls
 from reelwatch.storage.filters import ENDED, OPEN_JOBS
 from reelwatch.storage.models import table_of
+from reelwatch.storage.stuck import IN_ERROR
 
 COUNT_MOST = 1_000  # counts stop here: what is more is told as "more than"
 SAMPLE = 1_000  # jobs that ended last
@@ -46,6 +47,14 @@ class Counts:
     late: int
     pending: int
     dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class InError:
+    """How many jobs have an error now, and how many of them have had it for long."""
+
+    jobs: int
+    going: int
 
 
 def counts(session: Session, now: datetime) -> Counts:
@@ -119,36 +128,50 @@ def changes_since(session: Session, newest: int) -> int:
 
 
 def latest_errors(session: Session, since: datetime) -> list[Row]:
-    """The kinds of errors among the newest, with how many, and the last one's text and job."""
+    """The kinds of errors among the newest, with the last one's text and job.
+
+    `jobs`: how many had it, however often; more, if `cut`.
+    """
     newest = select(poll_errors).order_by(poll_errors.c.id.desc()).limit(COUNT_MOST).subquery()
     query = (
-        select(newest.c.kind, func.count().label("jobs"), func.max(newest.c.id).label("id"))
+        select(
+            newest.c.kind,
+            func.count(newest.c.job_id.distinct()).label("jobs"),
+            func.count().label("errors"),
+            func.max(newest.c.id).label("id"),
+        )
         .where(newest.c.last_at > since)
         .group_by(newest.c.kind)
     )
     found = [dict(row) for row in session.execute(query).mappings()]
     last = select(poll_errors).where(poll_errors.c.id.in_([row["id"] for row in found]))
     texts = {row["id"]: row for row in session.execute(last).mappings()} if found else {}
-    rows = [row | {key: texts[row["id"]][key] for key in ("message", "job_id")} for row in found]
+    seen = {"cut": sum(row["errors"] for row in found) >= COUNT_MOST}
+    rows = [
+        row | seen | {key: texts[row["id"]][key] for key in ("message", "job_id")} for row in found
+    ]
     return sorted(rows, key=lambda row: -row["jobs"])
 
 
-def errors_that_go_on(session: Session, since: datetime, least: int) -> dict[str, int]:
-    """Of the newest errors, by kind: how many open jobs had `least` errors or more in a row."""
-    newest = select(poll_errors).order_by(poll_errors.c.id.desc()).limit(COUNT_MOST).subquery()
-    going = (
-        jobs.c.id == newest.c.job_id,
-        jobs.c.last_error_id == newest.c.id,
-        jobs.c.next_poll_at.is_not(None),
-        jobs.c.errors_in_row >= least,
-    )
-    query = (
-        select(newest.c.kind, func.count().label("jobs"))
-        .join(jobs, and_(*going))
-        .where(newest.c.last_at > since)
-        .group_by(newest.c.kind)
-    )
-    return {row.kind: row.jobs for row in session.execute(query)}
+def in_error(session: Session, kinds: Collection[str], least: int) -> dict[str, InError]:
+    """For each of these kinds, the polled jobs whose last polls brought it, among the newest.
+
+    `going`: how many of them had `least` in a row or more.
+    """
+    parts = [_in_error(kind, least) for kind in kinds]
+    if not parts:
+        return {}
+    return {row.kind: InError(row.jobs, row.going) for row in session.execute(union_all(*parts))}
+
+
+def _in_error(kind: str, least: int) -> Any:
+    newest = jobs.c.tracked_at.desc(), jobs.c.id.desc()
+    rows = select(jobs.c.errors_in_row, jobs.c.next_poll_at)
+    rows = rows.where(IN_ERROR, jobs.c.last_error == kind).order_by(*newest).limit(COUNT_MOST)
+    job = rows.subquery().c
+    going = func.count(case((job.errors_in_row >= least, 1)))
+    counts = literal(kind).label("kind"), func.count().label("jobs"), going.label("going")
+    return select(*counts).where(job.next_poll_at.is_not(None))
 
 
 # ------------------------------------------------------------------ models

@@ -20,6 +20,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    literal_column,
     or_,
     select,
     union_all,
@@ -43,7 +44,8 @@ accounts = table_of("accounts")
 IN_VAIN_AFTER = timedelta(minutes=15)  # of errors alone; shorter errors pass by themselves
 
 # Each job with errors is in the first place only, each that is expired in no other than the second.
-IN_ERROR = and_(jobs.c.errors_in_row > 0, jobs.c.finished_at.is_(None))
+# Word by word the condition of the index, by which the databases know it.
+IN_ERROR = and_(jobs.c.errors_in_row > literal_column("0"), jobs.c.finished_at.is_(None))
 OF_JOB = (
     jobs.c.account, jobs.c.state, jobs.c.errors_in_row, jobs.c.last_error, jobs.c.errors_since,
     jobs.c.deadline_at, jobs.c.resultless_since, jobs.c.next_poll_at,

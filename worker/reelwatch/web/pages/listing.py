@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from sqlalchemy import and_, literal_column, select
+from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
 from reelwatch.errors import Refused
@@ -22,6 +22,7 @@ from reelwatch.storage.filters import STATES, JobFilter
 from reelwatch.storage.knowing import Unknown
 from reelwatch.storage.models import table_of
 from reelwatch.storage.paging import Condition, Page, Part, Place, page
+from reelwatch.storage.stuck import IN_ERROR
 from reelwatch.web.api.params import EVENT, NUMBER
 from reelwatch.web.pages.words import since
 
@@ -40,10 +41,8 @@ ENDS: Mapping[str, State] = {
     "no_result": State.COMPLETED,
     "deadline": State.EXPIRED,
 }
-ERRORS = tuple(dict.fromkeys((*ENDS, *sorted(kind.value for kind in ErrorKind))))
-
-# Word by word that of the index, by which the databases know it.
-IN_ERROR = and_(jobs.c.errors_in_row > literal_column("0"), jobs.c.finished_at.is_(None))
+KINDS = sorted(kind.value for kind in ErrorKind)  # of errors that polls bring
+ERRORS = tuple(dict.fromkeys((*ENDS, *KINDS)))
 
 Row = Mapping[str, Any]
 
@@ -193,11 +192,12 @@ def _page(session: Session, asked: Asked, now: datetime, limit: int, before: Pla
 def _with_error(asked: Asked, wanted: JobFilter) -> Part:
     """An end's code, or what the last polls of an open job brought: each by an index of its own.
 
-    Whoever asks for a state or an account as well has these sifted. Raises `Refused`.
+    `not_found` is both, and of open jobs the latter. Whoever asks for a state or an account as
+    well has these sifted. Raises `Refused`.
     """
     if asked.error not in ERRORS:
         raise Refused(f"error: {asked.error!r}; accepted: {', '.join(ERRORS)}")
-    ended = asked.error in ENDS
+    ended = asked.error in ENDS and not (asked.state == "open" and asked.error in KINDS)
 
     def sieve(row: Any) -> Iterator[Condition]:
         yield from wanted.whose_of(row)

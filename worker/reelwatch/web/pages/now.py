@@ -160,22 +160,27 @@ def _stuck(session: Session, now: datetime) -> Iterator[Fact]:
 
 
 def _errors(session: Session, now: datetime) -> Iterator[Fact]:
-    """Errors of polls: those that go on, or are about the account, are for somebody to look at."""
-    since = now - ERRORS_SINCE
-    going = overviews.errors_that_go_on(session, since, ERRORS_IN_ROW)
-    for row in overviews.latest_errors(session, since):
-        kind, jobs = row["kind"], many(row["jobs"], "job", COUNT_MOST)
-        meaning = MEANINGS.get(kind, "a poll failed")
-        last = plain(page_in_short(row["message"], None))
-        link = "/jobs?" + urlencode({"error": kind})
-        if kind in OF_ACCOUNT or going.get(kind):
-            still = going.get(kind, 0)
-            more = f"; {many(still, 'job', COUNT_MOST)} still without news" if still else ""
-            text = f"{kind}: {meaning}, in polls of {jobs} within 10 minutes{more}."
-            yield Fact("odd", text, f"The last: {last}", link, of=kind)
+    """Errors of polls: those that go on, or are about the account, are for somebody to look at.
+
+    Such leads to the jobs that have the error now, and says how many these are.
+    """
+    found = overviews.latest_errors(session, now - ERRORS_SINCE)
+    having = overviews.in_error(session, [row["kind"] for row in found], ERRORS_IN_ROW)
+    for row in found:
+        kind, still = row["kind"], having[row["kind"]]
+        jobs = many(row["jobs"], "job", row["jobs"] if row["cut"] else None)
+        text = f"{kind}: {MEANINGS.get(kind, 'a poll failed')}, in polls of {jobs}"
+        text += " within 10 minutes; "
+        last = f"The last: {plain(page_in_short(row['message'], None))}"
+        if kind not in OF_ACCOUNT and not still.going:
+            yield Fact("well", f"{text}polls go on.", last, of=kind)
+        elif still.jobs:
+            now_in = many(still.jobs, "job", COUNT_MOST)
+            text += f"{now_in} {'has' if still.jobs == 1 else 'have'} it now."
+            link = "/jobs?" + urlencode({"error": kind, "state": "open"})
+            yield Fact("odd", text, last, link, of=kind)
         else:
-            text = f"{kind}: {meaning}, in polls of {jobs} within 10 minutes; polls go on."
-            yield Fact("well", text, f"The last: {last}", of=kind)
+            yield Fact("odd", f"{text}none has it now.", last, of=kind)
 
 
 def _endpoints(session: Session, now: datetime) -> Iterator[Fact]:
