@@ -118,7 +118,8 @@ DUE_JOBS = Metric(
 )  # fmt: skip
 OLDEST_DUE = Metric(
     "reelwatch_oldest_due_seconds", Kind.GAUGE,
-    "For how long the poll that has waited longest has been due.", ("account",),
+    "For how long the poll that has waited longest has been due since its account rested.",
+    ("account",),
 )  # fmt: skip
 RATE = Metric(
     "reelwatch_account_requests_per_second", Kind.GAUGE,

@@ -16,7 +16,7 @@ from reelwatch.storage.counts import counted
 from reelwatch.storage.event_states import DEAD, PENDING, SETTLED_STATES, is_in
 from reelwatch.storage.filters import in_state
 from reelwatch.storage.models import table_of
-from reelwatch.storage.standings import is_awake
+from reelwatch.storage.standings import awake_since, is_awake
 
 jobs, deliveries = table_of("jobs"), table_of("deliveries")
 accounts, endpoints = table_of("accounts"), table_of("endpoints")
@@ -122,8 +122,12 @@ def due_polls(now: datetime, *columns: ColumnElement[Any]) -> Select[Any]:
 
 
 def late_polls(now: datetime) -> Select[Any]:
-    """A row for each job whose poll is late: due for more than `LATE`."""
-    return due_polls(now).where(jobs.c.next_poll_at < now - LATE)
+    """A row for each job whose poll is late: due for more than `LATE`, and held back by no rest
+    within that time.
+    """
+    awake = awake_since().subquery().c
+    woken = select(awake.name).where(awake.since > now - LATE)
+    return due_polls(now).where(jobs.c.next_poll_at < now - LATE, jobs.c.account.not_in(woken))
 
 
 def slowed_and_late(
@@ -152,12 +156,13 @@ def resting(session: Session, now: datetime) -> list[dict[str, Any]]:
 
 
 def _oldest_due(session: Session, now: datetime) -> datetime | None:
-    """By the index of each account."""
+    """By the index of each account; what a rest held back is due since the rest was over."""
+    awake = {row.name: row.since for row in session.execute(awake_since())}
     times: list[datetime] = []
     for name in session.scalars(select(accounts.c.name).where(may_ask(now))).all():
         mine = and_(jobs.c.account == name, jobs.c.next_poll_at.is_not(None))
         first = select(jobs.c.next_poll_at).where(mine).order_by(jobs.c.next_poll_at).limit(1)
-        times += session.scalars(first).all()
+        times += [max(at, awake.get(name) or at) for at in session.scalars(first)]
     oldest = min(times, default=None)
     return oldest if oldest is not None and oldest <= now else None
 

@@ -87,9 +87,11 @@ def _of_jobs(session: Session, found: Gauges, now: datetime, shown: Mapping[str,
     for account, state, count in session.execute(OPEN):
         _add(opened, (shown.get(account, OTHER), state), count)
     due, oldest = (found.setdefault(of, {}) for of in (metrics.DUE_JOBS, metrics.OLDEST_DUE))
-    for account, count, since in session.execute(_due(now)):
+    awake = {row.name: row.since for row in session.execute(standings.awake_since())}
+    for account, count, first in session.execute(_due(now)):
         at = (shown.get(account, OTHER),)
         _add(due, at, count)
+        since = max(first, awake.get(account) or first)  # a rest may have held it back
         oldest[at] = max(oldest.get(at, 0.0), _seconds(since, now))
 
 

@@ -124,7 +124,8 @@ def of_account(
     if after.rests:
         begin_anew(session, NoticeType.ACCOUNT_PAUSED, name, at)
     else:
-        end(session, NoticeType.ACCOUNT_PAUSED, name)
+        paused = _is(NoticeType.ACCOUNT_PAUSED, name)
+        session.execute(update(incidents).where(*paused).values(open=False, at=at))
     tell(session, notice, at)
 
 

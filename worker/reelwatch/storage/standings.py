@@ -8,14 +8,16 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, or_, select
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from reelwatch.config import settings
+from reelwatch.rules.notices import NoticeType
 from reelwatch.rules.standing import row_now
 from reelwatch.storage.models import table_of
 
 accounts = table_of("accounts")
+incidents = table_of("incidents")
 jobs = table_of("jobs")
 
 Moment = datetime | ColumnElement[datetime]
@@ -24,6 +26,21 @@ Moment = datetime | ColumnElement[datetime]
 def is_awake(now: Moment) -> ColumnElement[bool]:
     """Of a row of `accounts`: nobody has paused it, and it does not rest, but for a probe."""
     return or_(accounts.c.pause_reason.is_(None), accounts.c.paused_until <= now)
+
+
+def awake_since() -> Select[str, datetime]:
+    """By name, since when each account that has rested may be asked again, if it may.
+
+    One that is about to be probed may be since its rest was over.
+    """
+    each = accounts.alias()
+    ended = and_(
+        incidents.c.kind == NoticeType.ACCOUNT_PAUSED.value,
+        incidents.c.subject == each.c.name,
+        ~incidents.c.open,
+    )
+    since = func.coalesce(each.c.paused_until, incidents.c.at)
+    return select(each.c.name, since.label("since")).outerjoin(incidents, ended)
 
 
 def has_due_jobs(now: Moment) -> ColumnElement[bool]:

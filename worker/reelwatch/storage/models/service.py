@@ -92,6 +92,7 @@ class Incident(Base):
 
     kind: Mapped[str] = mapped_column(String(32), primary_key=True)  # the event that opens it
     subject: Mapped[str] = mapped_column(Text, primary_key=True)  # which account, endpoint, status
-    at: Mapped[datetime]  # when it was opened, or told last
+    # When it was opened, or told last; of a pause that is over: when the account was polled again.
+    at: Mapped[datetime]
     open: Mapped[bool]  # or is this only what it is judged by?
     reading: Mapped[Any | None] = mapped_column(JsonOrNull)  # what it is judged by
