@@ -53,11 +53,28 @@ def test_takes_nothing_since_the_first_attempt_that_it_did_not_accept() -> None:
         assert standing.failing_since == first
         for next_kind in (Verdict.REFUSED, Verdict.FAILED):
             assert after(standing, next_kind, later(9), second).failing_since == first
-        assert released(standing) == Breaker(failing_since=first)
-        assert after(released(standing), Verdict.ACCEPTED, later(9), second) == WELL
+        assert released(standing, later(9)) == standing
     opened = failing(FAILURES)
     assert opened.failing_since == NOW
     assert told(Verdict.ACCEPTED, 1, opened).failing_since is None
+
+
+def test_a_released_endpoint_is_called_once_before_all_others() -> None:
+    opened = failing(FAILURES + 3, now=NOW)
+    opened = after(opened, Verdict.FAILED, later(OPEN_FIRST), later(OPEN_FIRST))
+    at = later(OPEN_FIRST + 1)
+    assert allowed(opened, at) == 0
+    once = released(opened, at)
+    assert allowed(once, at) == 1
+    assert (once.failures, once.failing_since) == (opened.failures, NOW)  # they belong together
+    hung = after(once, Verdict.FAILED, at, later(OPEN_FIRST))  # it was under way
+    assert hung == once
+    again = after(once, Verdict.FAILED, at, at)
+    assert (again.failures, again.failing_since) == (opened.failures + 1, NOW)
+    assert again.open_until == at + timedelta(seconds=OPEN_FIRST)
+    taken = after(once, Verdict.ACCEPTED, at, at)
+    assert taken == Breaker(allowance=1)
+    assert after(taken, Verdict.ACCEPTED, at, at).allowance == 2
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,15 @@ import pytest
 from sqlalchemy import event, select, update
 
 from reelwatch.config.settings import Settings
-from reelwatch.jobs import delivery
+from reelwatch.jobs import delivery, redelivery
 from reelwatch.jobs.channels import SendTask
 from reelwatch.jobs.channels.celery import NoQueue
 from reelwatch.rules import breaker
 from reelwatch.rules.breaker import Verdict, Wait
+from reelwatch.rules.endpoints import How
 from reelwatch.sandbox.answers import Answer
 from reelwatch.sandbox.server import LocalService, Request
-from reelwatch.storage import db, destinations
+from reelwatch.storage import db, destinations, due_deliveries, findings
 from reelwatch.storage.destinations import Call
 from reelwatch.storage.models import Delivery, Destination, Endpoint
 from tests import seeding
@@ -108,6 +109,31 @@ def test_since_when_an_endpoint_takes_nothing_outlasts_its_release(database_url:
     assert since() == began
     fail(database_url, DEAD, times=1)
     assert since() == began
+
+
+def test_one_event_that_is_sent_at_once_spends_no_attempt_of_the_others(database_url: str) -> None:
+    """What is sent is the probe; the failures since it took nothing go on being counted."""
+    ids = [owe(database_url, DEAD) for _ in range(8)]
+    fail(database_url, DEAD, ago=1)
+    with db.transaction(database_url) as session:
+        now = db.now(session)
+        assert not due_deliveries.survey(session, 100, now).ids
+        redelivery.redeliver(session, now, [ids[-1]], release=True)
+    with db.transaction(database_url) as session:
+        now = db.now(session)
+        assert len(due_deliveries.survey(session, 100, now).ids) == 1
+        assert [each.failures for each in findings.unwell(session, now, 9)] == [breaker.FAILURES]
+    fail(database_url, DEAD, times=1)
+    with db.transaction(database_url) as session:
+        now = db.now(session)
+        assert not due_deliveries.survey(session, 100, now).ids
+        [found] = findings.unwell(session, now, 9)
+        assert (found.failures, found.how) == (breaker.FAILURES + 1, How.RESTING)
+        accepted = Call(HOST, DEAD, Verdict.ACCEPTED, True, now)
+        destinations.release(session, [DEAD])
+        destinations.judge(session, [accepted, accepted], db.now(session))
+        assert findings.unwell(session, now, 9) == []
+        assert len(due_deliveries.survey(session, 100, db.now(session)).ids) == 2
 
 
 def test_of_endpoints_that_are_well_nothing_is_kept(database_url: str) -> None:

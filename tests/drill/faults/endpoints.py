@@ -28,7 +28,7 @@ DEAD_TOLD = """
 SELECT count(*) FROM deliveries WHERE event_type = 'delivery.dead'
 AND body::jsonb #>> '{data,endpoint}' = :target
 """
-RESTS = "SELECT count(*) FROM endpoints WHERE name = :target AND open_until IS NOT NULL"
+RESTS = "SELECT count(*) FROM endpoints WHERE name = :target AND open_until > now()"
 
 
 @fault()

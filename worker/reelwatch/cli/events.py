@@ -50,7 +50,7 @@ def deliveries(video_id: str | None, limit: int, as_json: bool, **asked: Any) ->
 @click.option("--dead", is_flag=True, help="Those that were given up: --state dead.")
 @click.option("--now", "release", is_flag=True,
               help="Their receivers are repaired: call them at once, however long they were to "
-              "rest. Without --state: what is pending or dead.")  # fmt: skip
+              "rest, one event first. Without --state: what is pending or dead.")  # fmt: skip
 @options.events_filter
 @many.consent
 @options.as_json

@@ -6,8 +6,9 @@ what several endpoints share; it has a limit. Both are rows, so that all workers
 - *Closed*: calls go to the endpoint as its host has room. While it refuses events, one at a time.
 - *Open*: after `FAILURES` failures in a row nothing goes to it until `open_until`. Its events wait,
   and none of their attempts is spent.
-- *Half-open*: when that is over, one call decides, for the event that has failed least: a single
-  event that is always refused must not keep the others from being tried.
+- *Half-open*: when that is over, or somebody has ended it, one call decides, for the event that has
+  failed least: a single event that is always refused must not keep the others from being tried.
+  While it fails, no attempt of the others is spent.
 
 Calls take long to fail where nothing answers. So a failure counts by when its call began: what
 began before a call that was answered, or before the end of a rest, tells of a failure that is known
@@ -18,7 +19,7 @@ threads.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
 
@@ -100,9 +101,13 @@ def _is_news(breaker: Breaker, began: datetime, answered: datetime | None) -> bo
     return answered is None or began > answered
 
 
-def released(breaker: Breaker) -> Breaker:
-    """The standing of an endpoint that is said to be repaired: it has taken nothing so far."""
-    return Breaker(failing_since=breaker.failing_since)
+def released(breaker: Breaker, now: datetime) -> Breaker:
+    """The standing of an endpoint that is said to be repaired, and has taken nothing so far.
+
+    One that rests is half-open at once, and would rest as after its first opening. Its failures
+    go on being counted: it is told since when they come, and only what it takes begins anew.
+    """
+    return breaker if breaker.open_until is None else replace(breaker, openings=0, open_until=now)
 
 
 def _after_failure(breaker: Breaker, now: datetime, began: datetime) -> Breaker:

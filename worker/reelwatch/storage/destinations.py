@@ -227,27 +227,24 @@ def _tell(session: Session, name: str, before: Breaker, after: Breaker, now: dat
 
 
 def release(session: Session, names: Iterable[str]) -> list[str]:
-    """Forget what keeps calls from endpoints (callback URLs); returns those that rested.
+    """End the rest of endpoints (callback URLs) by a call that decides; returns those that rested.
 
-    Since when they have taken nothing is kept. What is owed to them is due when its
-    `next_attempt_at` says, which is not touched here.
+    How often they failed, and since when they have taken nothing, is kept. What is owed to them is
+    due when its `next_attempt_at` says, which is not touched here.
     """
-    held = standings(session, set(names), lock=True)
+    held, now = standings(session, set(names), lock=True), db.now(session)
     for name, standing in held.items():
-        after, mine = breaker.released(standing), endpoints.c.name == name
-        if after == WELL:  # a worker of the release before wrote it
-            session.execute(delete(endpoints).where(mine))
-        elif after != standing:
-            values = asdict(after) | {"changed_at": db.now(session)}
-            session.execute(update(endpoints).where(mine).values(values))
-        if standing.open_until is not None:
-            _tell(session, name, standing, after, db.now(session))
-    return [name for name, standing in held.items() if standing.open_until is not None]
+        if (after := breaker.released(standing, now)) != standing:
+            values = asdict(after) | {"changed_at": now}
+            session.execute(update(endpoints).where(endpoints.c.name == name).values(values))
+    return [name for name, each in held.items() if each.open_until and each.open_until > now]
 
 
 def forget(session: Session, names: Collection[str]) -> None:
-    """`release` endpoints, and keep nothing of them."""
-    release(session, names)
+    """Keep nothing of endpoints; what was told to have begun of them is over."""
+    held, now = standings(session, names, lock=True), db.now(session)
+    for name, standing in held.items():
+        _tell(session, name, standing, WELL, now)
     session.execute(delete(endpoints).where(endpoints.c.name.in_(names)))
 
 
