@@ -149,6 +149,25 @@ def test_nothing_is_left_empty_or_cut_in_two(
     page.close()
 
 
+SECONDS = (864, 86_340, 124 * 86_400)  # 14m24s, 23h59m, 124d00h
+CUT_TIMES = """[...document.querySelectorAll("td.time")]
+    .filter((cell) => cell.scrollWidth > cell.clientWidth).map((cell) => cell.innerText)"""
+
+
+@pytest.mark.parametrize("width", (*WIDTHS, 640, 1_000, 1_300))
+def test_a_list_shows_times_whole(browser: Browser, web: Web, lite: str, width: int) -> None:
+    with db.transaction(lite) as session:
+        seeding.add_account(session)
+        for seconds in SECONDS:
+            began = seeding.at(seconds=seconds)
+            seeding.add_job(session, tracked_at=began, upstream_created_at=began)
+    page = browser.page(width)
+    page.go(f"{web.url}/jobs")
+    assert page.run("document.querySelectorAll('td.time').length") == len(SECONDS)
+    assert page.run(CUT_TIMES) == []
+    page.close()
+
+
 def test_the_card_of_an_account_is_short_on_a_phone_too(
     browser: Browser, web: Web, lite: str
 ) -> None:
