@@ -1,15 +1,19 @@
 """What the pages say is true, and says what to do."""
 
+import re
 from datetime import timedelta
 from typing import Any
 
-from reelwatch.jobs import redelivery
+from reelwatch.config import settings
+from reelwatch.jobs import pausing, redelivery, watching
 from reelwatch.storage import db
-from reelwatch.storage.models import Account, Heartbeat
+from reelwatch.storage.models import Account, Delivery, Heartbeat, Job
 from tests import seeding
 from tests.processes import eventually
 from tests.test_page import job_of, seen
 from tests.web import Web
+
+Row = dict[str, Any]
 
 
 def url_that_ends(url: str, hours: float) -> str:
@@ -108,3 +112,56 @@ def test_where_there_is_nothing_the_page_leads_on(web: Web) -> None:
     page = web.get("/deliveries/redeliver?state=dead").text
     assert 'there is none. <a href="/deliveries?state=dead">Back to the list</a>' in page
     assert "so far: Now says how one is handed in" in seen(web, "/jobs")
+
+
+def test_the_last_429_is_the_last_that_was_noted_and_a_resume_forgets_it(
+    web: Web, url: str
+) -> None:
+    job_of(url)
+    with db.transaction(url) as session:
+        session.get_one(Account, "default").limited_at = db.now(session)
+    assert "Last 429 noted now" in seen(web, "/accounts")
+    pausing.resume_account("default")
+    assert "Last 429 noted none noted" in seen(web, "/accounts?resumed")
+    assert "a resume forgets it" in web.get("/accounts").text
+
+
+def times_of(web: Web, job: Row, query: str) -> tuple[str, str]:
+    """What the list calls the time of a job, and the word before the exact one."""
+    row = web.get(f"/jobs?{query}").text.split(f'<tr id="job-{job["id"]}">')[1]
+    [found] = re.findall(r'data-name="(\w+)" title="(\w+) ', row.split("</tr>")[0])
+    return found[0], found[1]
+
+
+def test_an_open_job_of_a_paused_account_has_an_age_and_no_end(web: Web, url: str) -> None:
+    is_open, ended = job_of(url), job_of(url, "completed")
+    for query in ("open", "paused"):
+        assert times_of(web, is_open, query) == ("age", "tracked")
+        assert times_of(web, ended, query) == ("took", "ended")
+        pausing.pause_account("default")
+
+
+def test_whoever_looks_first_sees_the_events_that_an_order_is_about(web: Web, url: str) -> None:
+    with db.transaction(url) as session:
+        seeding.add_owed(session, state="dead", next_attempt_at=None)
+    page = web.get("/deliveries/redeliver?since=1h").text
+    assert 'href="/deliveries?state=dead&amp;since=1h">Look at them first' in page
+    assert 'action="/deliveries/redeliver/all?since=1h"' in page
+
+
+def test_that_an_account_rested_is_told_as_past_and_its_event_says_what_was_so(
+    web: Web, url: str
+) -> None:
+    """Somebody reads the page when the account has long been resumed."""
+    job = job_of(url, callback_task="shop.done", next_poll_at=seeding.at(minutes=5))
+    pausing.pause_account("default")
+    watching.watch(settings.current())
+    pausing.resume_account("default")
+    with db.reading(url) as session:
+        body = session.scalars(Delivery.__table__.select().with_only_columns(Delivery.body)).one()
+        assert session.get_one(Job, job["id"]).state == "expired"
+    assert "its account rests, by hand" in body
+    for path, events in ((f"/jobs/{job['id']}", 1), ("/jobs", 0)):
+        page = seen(web, path)
+        assert ": its account rested then, by hand" in page
+        assert page.count("its account rests") == events  # as it was sent

@@ -12,7 +12,7 @@ from reelwatch.config.planning import rules_of
 from reelwatch.config.settings import Settings
 from reelwatch.rules import deadlines, lifecycle
 from reelwatch.rules.changes import Change
-from reelwatch.rules.rests import BY_HAND
+from reelwatch.rules.rests import BY_HAND, at_rest
 from reelwatch.rules.standing import Standing
 from reelwatch.storage import db, job_columns, ledger
 from reelwatch.storage.due_jobs import NEVER, OVERDUE, locked_account, resting_accounts
@@ -41,7 +41,7 @@ def tell_of_resting(
     account = Standing.of(locked_account(session, name))
     if account.rests:
         # Why somebody paused it is the operator's affair: producers read this.
-        why = f"its account rests, {BY_HAND if account.by_hand else account.pause_reason}"
+        why = at_rest(BY_HAND if account.by_hand else account.pause_reason or "")
         refused_for = account.refused_seconds
         tell_overdue(session, name, why, now or db.now(session), rules, refused_for=refused_for)
 

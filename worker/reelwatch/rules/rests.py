@@ -7,11 +7,22 @@ from typing import Any
 
 HELD = "upstream asked to slow down"
 BY_HAND = "by hand"
+RESTS, RESTED = "its account rests", "its account rested then"
 
 
 def by_hand(reason: str, until: str) -> str:
     """`by hand, until …: a new key on Monday`, of the reason of a pause by hand."""
     return f"{BY_HAND}, {until}{reason.removeprefix(BY_HAND)}"
+
+
+def at_rest(reason: str) -> str:
+    """Why nobody polled a job when its deadline passed, as its event says it at that moment."""
+    return f"{RESTS}, {reason}"
+
+
+def of_the_past(message: str) -> str:
+    """A job's message as it is read afterwards, when the account may have been resumed."""
+    return message.replace(f": {RESTS}, ", f": {RESTED}, ")
 
 
 @dataclass(frozen=True, slots=True)

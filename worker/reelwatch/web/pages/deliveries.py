@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -101,6 +101,7 @@ class Order:
 
     words: str
     query: str
+    list_query: str  # the list of the same events
     count: int
     at_least: bool  # there may be more: counting stopped
     endpoints: Sequence[tuple[str, int]]  # with the most of them, and how many
@@ -118,6 +119,7 @@ def order_view(session: Session, asked: Asked) -> Order:
     return Order(
         asked.words(session),
         asked.query,
+        replace(asked, state=asked.state or DeliveryState.DEAD.value).query,
         len(times),
         found.next is not None,
         by_endpoint.most_common(NAMED_MOST),

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from reelwatch.jobs import history
 from reelwatch.rules import ages
 from reelwatch.rules.answer_errors import MEANINGS
+from reelwatch.rules.rests import of_the_past
 from reelwatch.rules.signed_urls import ends_at
 from reelwatch.rules.states import FINAL, State
 from reelwatch.rules.timing.eta import in_words
@@ -132,7 +133,7 @@ def _verdict(job: Row, now: datetime) -> str:
 
 def _why(job: Row) -> str:
     if job["error_code"]:
-        return f"{job['error_code']}: {plain(job['error_message'] or '')}"
+        return f"{job['error_code']}: {of_the_past(plain(job['error_message'] or ''))}"
     if job["next_poll_at"] and job["errors_in_row"]:
         meaning = MEANINGS.get(job["last_error"], "the poll failed")
         return f"The last {many(job['errors_in_row'], 'poll')} brought no news: {meaning}."

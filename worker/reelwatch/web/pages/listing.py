@@ -13,6 +13,7 @@ from reelwatch.errors import Refused
 from reelwatch.jobs import history
 from reelwatch.rules import ages
 from reelwatch.rules.answer_errors import ErrorKind
+from reelwatch.rules.rests import of_the_past
 from reelwatch.rules.states import State
 from reelwatch.rules.timing.eta import in_short, in_words
 from reelwatch.rules.wording import plain
@@ -75,7 +76,8 @@ class JobRow:
     model: str
     state: str
     status: str
-    at: datetime
+    at: datetime  # its end, or when it was tracked
+    ended: bool
     seconds: float
     left: str  # what half of such jobs stay below
     share: float | None  # of its expected time, 0 to 1
@@ -238,6 +240,7 @@ def _row(row: Row, now: datetime) -> JobRow:
         state=row["state"],
         status=plain(row["upstream_status"] or ""),
         at=row["finished_at"] or row["tracked_at"],
+        ended=row["finished_at"] is not None,
         seconds=seconds,
         left=in_short(row),
         share=None if left is None else seconds / max(seconds + left, 1e-9),
@@ -250,7 +253,7 @@ def _row(row: Row, now: datetime) -> JobRow:
 
 def _notes(row: Row) -> Iterator[str]:
     if row["error_code"]:
-        yield f"{row['error_code']}: {plain(row['error_message'] or '')}"
+        yield f"{row['error_code']}: {of_the_past(plain(row['error_message'] or ''))}"
     if in_short(row) == "?":
         yield in_words(row)
     elif row["eta"] and row["eta"]["slower_than_95_percent"]:
