@@ -154,7 +154,7 @@ CUT_TIMES = """[...document.querySelectorAll("td.time")]
     .filter((cell) => cell.scrollWidth > cell.clientWidth).map((cell) => cell.innerText)"""
 
 
-@pytest.mark.parametrize("width", (*WIDTHS, 640, 1_000, 1_300))
+@pytest.mark.parametrize("width", [*WIDTHS, 640, 1_000, 1_300])
 def test_a_list_shows_times_whole(browser: Browser, web: Web, lite: str, width: int) -> None:
     with db.transaction(lite) as session:
         seeding.add_account(session)
