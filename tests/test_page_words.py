@@ -4,9 +4,11 @@ import re
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from reelwatch.config import settings
 from reelwatch.jobs import pausing, redelivery, watching
-from reelwatch.storage import db
+from reelwatch.storage import db, job_models
 from reelwatch.storage.models import Account, Delivery, Heartbeat, Job
 from tests import seeding
 from tests.processes import eventually
@@ -165,3 +167,35 @@ def test_that_an_account_rested_is_told_as_past_and_its_event_says_what_was_so(
         page = seen(web, path)
         assert ": its account rested then, by hand" in page
         assert page.count("its account rests") == events  # as it was sent
+
+
+def offered(web: Web, query: str = "") -> list[str]:
+    form = web.get(f"/jobs{query}").text.split('<select name="model">')[1].split("</select>")[0]
+    return re.findall(r"<option>([^<]+)", form)
+
+
+def test_the_models_that_jobs_have_are_offered_whether_or_not_they_were_learned(
+    web: Web, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_models, "NEWEST", 2)
+    for model in ("b", "a", "b", None, ""):
+        job_of(url, "completed", model=model, tracked_at=seeding.at(days=1))
+    with db.transaction(url) as session:
+        seeding.add_account(session, "other")
+        seeding.add_job(
+            session, "failed", account="other", model="c", tracked_at=seeding.at(days=1)
+        )
+    job_of(url, model="grok")
+    assert offered(web) == ["a", "b", "c", "grok"]
+    page = seen(web, "/jobs?model=no")
+    assert "known: a , b , c , grok" in page
+
+
+def test_of_very_many_models_some_are_offered(
+    web: Web, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, most in (("NEWEST", 1), ("OF_ACCOUNT_MOST", 3), ("WALKED_MOST", 4)):
+        monkeypatch.setattr(job_models, name, most)
+    for model in "abcdef":
+        job_of(url, "completed", model=model, tracked_at=seeding.at(days=1))
+    assert offered(web) == ["a", "b", "c", "f"]

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from reelwatch.rules.spelling import nearest
-from reelwatch.storage import events, overviews
+from reelwatch.storage import events, job_models
 from reelwatch.storage.filters import EventFilter, JobFilter, accounts, jobs
 from reelwatch.storage.paging import page
 
@@ -41,7 +41,7 @@ def unknown_account(
 
 def unknown_model(session: Session, name: str | None) -> Unknown | None:
     """No job was ever of that model, as far as a search comes; None: there is one, or may be."""
-    known = sorted({kind["model"] for kind in overviews.kinds(session)})
+    known = job_models.models(session)
     if name is None or name in known:
         return None
     wanted = JobFilter(model=name)

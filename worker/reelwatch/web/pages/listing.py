@@ -17,7 +17,7 @@ from reelwatch.rules.rests import of_the_past
 from reelwatch.rules.states import State
 from reelwatch.rules.timing.eta import in_short, in_words
 from reelwatch.rules.wording import plain
-from reelwatch.storage import db, knowing, overviews
+from reelwatch.storage import db, job_models, knowing
 from reelwatch.storage.events import public
 from reelwatch.storage.filters import STATES, JobFilter
 from reelwatch.storage.knowing import Unknown
@@ -127,7 +127,6 @@ def view(
             newer = before is None and _newer(session, asked, now, ids)
     except Refused as error:
         refused = error.said
-    kinds = overviews.kinds(session)
     return Jobs(
         asked,
         [_row(row, now) for row in found.rows],
@@ -135,7 +134,7 @@ def view(
         newer,
         refused,
         sorted(history.account_names(session)),
-        sorted({kind["model"] for kind in kinds}),
+        job_models.models(session),
         errors=ERRORS,
         cut=found.next is not None and len(found.rows) < LIMIT,
         unknown=None if found.rows or refused else _unknown(session, asked, configured),
