@@ -24,7 +24,16 @@ from reelwatch.web.pages import job_deliveries, job_story
 from reelwatch.web.pages.job_deliveries import Delivery
 from reelwatch.web.pages.job_story import Answer, Line
 from reelwatch.web.pages.timeline import Timeline, drawn
-from reelwatch.web.pages.words import capitalized, counting, document, endpoint, expected, many
+from reelwatch.web.pages.words import (
+    capitalized,
+    counting,
+    covered,
+    covered_within,
+    document,
+    endpoint,
+    expected,
+    many,
+)
 
 jobs = table_of("jobs")
 deliveries = table_of("deliveries")
@@ -50,6 +59,7 @@ class Job:
     receivers: str
     url_ends_at: datetime | None
     metadata: str
+    whole_metadata: str
     can: Sequence[str]
     when: str
     whole: bool
@@ -100,7 +110,8 @@ def view(session: Session, job_id: int, *, until_end: bool = False) -> Job | Non
         deliveries=told,
         receivers=destinations(_by_host(job)),
         url_ends_at=ends_at(job["video_url"]) if job["video_url"] else None,
-        metadata=document(job["metadata"]) if job["metadata"] else "",
+        metadata=document(covered_within(job["metadata"])) if job["metadata"] else "",
+        whole_metadata=document(job["metadata"]) if job["metadata"] else "",
         can=list(_can(job)),
         when=prospects.when_asked(session, job["account"], now),
         whole=not until_end,
@@ -133,7 +144,8 @@ def _verdict(job: Row, now: datetime) -> str:
 
 def _why(job: Row) -> str:
     if job["error_code"]:
-        return f"{job['error_code']}: {of_the_past(plain(job['error_message'] or ''))}"
+        said = of_the_past(plain(covered(job["error_message"] or "")))
+        return f"{job['error_code']}: {said}"
     if job["next_poll_at"] and job["errors_in_row"]:
         meaning = MEANINGS.get(job["last_error"], "the poll failed")
         return f"The last {many(job['errors_in_row'], 'poll')} brought no news: {meaning}."

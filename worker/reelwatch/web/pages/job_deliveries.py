@@ -11,7 +11,15 @@ from markupsafe import Markup
 from reelwatch.rules import ages
 from reelwatch.rules.retry import DeliveryState
 from reelwatch.rules.wording import plain
-from reelwatch.web.pages.words import covered, document, endpoint, expected, many, took
+from reelwatch.web.pages.words import (
+    covered,
+    covered_within,
+    document,
+    endpoint,
+    expected,
+    many,
+    took,
+)
 
 Row = Mapping[str, Any]
 
@@ -20,7 +28,8 @@ Row = Mapping[str, Any]
 class Attempt:
     """One try: what was sent, as far as it is no secret, and what came back.
 
-    `signed` is for those who may send it again: `request` with the headers that say so.
+    `signed` is for those who may send it again: `request` with the headers that say so. The
+    `answer` shows URLs by their hosts.
     """
 
     number: int
@@ -32,11 +41,12 @@ class Attempt:
     request: str
     signed: str
     answer: str
+    whole_answer: str
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One event that is owed to one endpoint."""
+    """One event that is owed to one endpoint; its `body` shows URLs by their hosts."""
 
     id: str
     type: str
@@ -50,6 +60,7 @@ class Delivery:
     next_at: datetime | None
     next: str
     body: str
+    whole: str
     target: str
 
 
@@ -85,7 +96,8 @@ def delivery_of(row: Row, job: Row, now: datetime) -> Delivery:
         ],
         next_at=at,
         next=expected(at, reason, now),
-        body=_body(row["body"]),
+        body=_body(row["body"], row["target"]),
+        whole=_body(row["body"]),
         target=row["target"],
     )
 
@@ -109,6 +121,7 @@ def _attempt(row: Row, number: int, tried: Row) -> Attempt:
         tried["duration_ms"],
         _request(row, _unsigned(row, tried)),
         _request(row, tried["request_headers"] or _unsigned(row, tried)),
+        covered(tried["response_excerpt"] or "", [row["target"]]),
         tried["response_excerpt"] or "",
     )
 
@@ -132,11 +145,13 @@ def _unsigned(row: Row, tried: Row) -> str:
     )
 
 
-def _body(text: str) -> str:
+def _body(text: str, target: str | None = None) -> str:
+    """As it is read; with a target, without the URLs in it."""
     try:
-        return document(json.loads(text))
+        value = json.loads(text)
     except ValueError:
-        return text
+        return text if target is None else covered(text, [target])
+    return document(value if target is None else covered_within(value, [target]))
 
 
 def seconds_text(milliseconds: int) -> str:

@@ -9,7 +9,7 @@ from reelwatch.rules import narrative
 from reelwatch.rules.actions import ActionName
 from reelwatch.rules.wording import plain
 from reelwatch.web.pages.differences import Difference, differences
-from reelwatch.web.pages.words import covered, document
+from reelwatch.web.pages.words import covered, covered_within, document
 
 Row = Mapping[str, Any]
 
@@ -25,18 +25,24 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What upstream said at a transition, and what it had not said before."""
+    """What upstream said at a transition, and what it had not said before.
+
+    The URLs in it may be signed: `whole` and `all_changed` have them, the others show their hosts.
+    """
 
     at: datetime
     status: str
     changed: Sequence[Difference]
     first: bool
     body: str
+    all_changed: Sequence[Difference] = ()
+    whole: str = ""
 
 
 def lines(story: Mapping[str, Any]) -> Iterator[Line]:
     """The sentences of what `history.story` returns, the oldest first."""
-    urls = {row["target"] for row in story["deliveries"]} | {story["job"]["webhook_url"] or ""}
+    urls = {row["target"] for row in story["deliveries"]}
+    urls |= {story["job"][name] or "" for name in ("webhook_url", "video_url")}
     for at, text in narrative.tell(story):
         yield Line(at, plain(covered(text, urls)), _kind(text))
 
@@ -75,8 +81,14 @@ def answers(transitions: Sequence[Row]) -> Iterator[Answer]:
         if row["answer"] is None:
             continue
         first = before is None
-        changed = () if first else differences(before, row["answer"])
+        shown, answer = covered_within(row["answer"]), row["answer"]
         yield Answer(
-            row["at"], plain(row["to_status"] or ""), changed, first, document(row["answer"])
+            row["at"],
+            plain(row["to_status"] or ""),
+            () if first else differences(covered_within(before), shown),
+            first,
+            document(shown),
+            () if first else differences(before, answer),
+            document(answer),
         )
         before = row["answer"]

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from typing import Any
@@ -98,7 +98,11 @@ def took(seconds: float | None) -> str:
     return f"{seconds:.1f}s" if seconds < 10 else span(seconds)
 
 
-URL = re.compile(r"https?://[^\s'\"`]*[^\s'\"`.,;:!?)]")
+URL = re.compile(r"https?://[^\s'\"`]*[^\s'\"`.,;:!?)]", re.IGNORECASE)
+
+
+REST = re.compile(r"[^\s'\"`]*[^\s'\"`.,;:!?)]")
+WHOLE_URL = re.compile(r"https?://\S+", re.IGNORECASE)
 
 
 def endpoint(target: str, channel: str = "webhook") -> str:
@@ -139,8 +143,22 @@ def covered(text: str, urls: Iterable[str] = ()) -> str:
     """
     names = {form: endpoint(url) for url in urls for form in (shown(url), url)}
     for form in sorted((each for each in names if "://" in each), key=len, reverse=True):
-        text = text.replace(form, names[form])
+        # What follows is part of another URL, whose query may be a secret as well.
+        known = re.compile(f"({re.escape(form)})({REST.pattern})?")
+        text = known.sub(lambda found: endpoint(found[0]) if found[2] else names[found[1]], text)
     return URL.sub(lambda found: endpoint(found[0]), text)
+
+
+def covered_within(value: Any, urls: Collection[str] = ()) -> Any:
+    """JSON in which each URL in a text has become what `endpoint` shows of it."""
+    if isinstance(value, dict):
+        return {key: covered_within(each, urls) for key, each in value.items()}
+    if isinstance(value, list):
+        return [covered_within(each, urls) for each in value]
+    if not isinstance(value, str):
+        return value
+    whole = WHOLE_URL.fullmatch(value.strip())  # it may hold quotes
+    return endpoint(whole[0]) if whole else covered(value, urls)
 
 
 def answered(target: str, http_status: int | None, error: str | None) -> str:
