@@ -1,5 +1,6 @@
 """What the pages say is true, and says what to do."""
 
+import json
 import re
 from datetime import timedelta
 from typing import Any
@@ -8,11 +9,12 @@ import pytest
 
 from reelwatch.config import settings
 from reelwatch.jobs import pausing, redelivery, watching
+from reelwatch.rules.wording import short_name
 from reelwatch.storage import db, job_models
 from reelwatch.storage.models import Account, Delivery, Heartbeat, Job
 from tests import seeding
 from tests.processes import eventually
-from tests.test_page import job_of, seen
+from tests.test_page import SECRET_HOOK, job_of, seen
 from tests.web import Web
 
 Row = dict[str, Any]
@@ -199,3 +201,28 @@ def test_of_very_many_models_some_are_offered(
     for model in "abcdef":
         job_of(url, "completed", model=model, tracked_at=seeding.at(days=1))
     assert offered(web) == ["a", "b", "c", "f"]
+
+
+def test_signed_urls_stand_in_no_folded_part_of_a_job_until_asked_for(web: Web, url: str) -> None:
+    """What upstream said, what changed in it, what is sent and was answered, and metadata."""
+    signed = [f"https://cdn.example.net/v.mp4?it's=s1gned{number}" for number in range(2)]
+    said = {"status": "failed", "error": {"message": f"no such file {SECRET_HOOK}"}}
+    metadata = {"from": [signed[1].replace("https", "HTTPS")]}
+    job = job_of(url, "completed", video_url=signed[1], metadata_=metadata)
+    with db.transaction(url) as session:
+        for number, given in enumerate(signed):
+            step = seeding.add_transition(
+                session, job, sequence=number + 1, from_state="running", to_state="completed",
+                answer=said | {"video_url": given},
+            )  # fmt: skip
+        body = json.dumps({"type": "video.completed", "data": {"video_url": signed[1]}})
+        event = seeding.add_delivery(session, job, step, target=SECRET_HOOK, body=body)
+        seeding.add_attempt(session, event, response_excerpt=f"got {SECRET_HOOK}&v=s1gned1")
+    path = f"/jobs/{job['id']}"
+    page = web.get(path).text
+    assert "s1gned" not in page
+    assert "s3cret" not in page
+    assert page.count(f"cdn.example.net/…{short_name(signed[1])[-4:]}") >= 4
+    assert "1 change against" in page
+    whole = web.get(f"{path}?show=url").text
+    assert whole.count("s1gned1") >= 5
