@@ -5,7 +5,9 @@ does not come right by itself. Its docstring is how reports call it. What it see
 it tells `Drill.expect`.
 """
 
-from tests.drill.faults import broker, database, endpoints, peers, processes, producer
+from tests.drill.faults import broker, database, endpoints, hands, peers, processes, producer
 from tests.drill.faults.kinds import FAULTS, Fault
 
-__all__ = ["FAULTS", "Fault", "broker", "database", "endpoints", "peers", "processes", "producer"]
+__all__ = [
+    "FAULTS", "Fault", "broker", "database", "endpoints", "hands", "peers", "processes", "producer",
+]  # fmt: skip
