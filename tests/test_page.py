@@ -368,7 +368,7 @@ def test_what_goes_on_is_shown_as_a_time_that_counts(web: Web, url: str) -> None
     job = job_of(url, "running", tracked_at=seeding.at(minutes=11), next_poll_at=seeding.at())
     page = web.get(f"/jobs/{job['id']}").text
     assert "No estimate yet: 0 of 5 jobs of this model at this account have ended." in page
-    assert re.search(r'Running for <time [^>]*data-count="up">11m0\ds</time>\.', page)
+    assert re.search(r'Under way for <time [^>]*data-count="up">11m0\ds</time>\.', page)
     assert re.search(r'Next poll: <time [^>]*data-count="soon">now</time>\.', page)
 
 

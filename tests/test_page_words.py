@@ -10,7 +10,7 @@ import pytest
 from reelwatch.config import settings
 from reelwatch.jobs import pausing, redelivery, watching
 from reelwatch.rules.wording import short_name
-from reelwatch.storage import db, job_models
+from reelwatch.storage import db, forecasts, job_models
 from reelwatch.storage.models import Account, Delivery, Heartbeat, Job
 from tests import seeding
 from tests.processes import eventually
@@ -226,3 +226,20 @@ def test_signed_urls_stand_in_no_folded_part_of_a_job_until_asked_for(web: Web, 
     assert "1 change against" in page
     whole = web.get(f"{path}?show=url").text
     assert whole.count("s1gned1") >= 5
+
+
+def test_what_a_finished_video_without_a_url_waits_for_is_told(web: Web, url: str) -> None:
+    """And that it is under way: for a part of that time it waited to begin."""
+    with db.reading(url) as session:
+        since = db.now(session)
+    until = since + timedelta(seconds=settings.handing_in().result_grace)
+    job = job_of(url, upstream_status="completed", resultless_count=2, resultless_since=since)
+    said = seen(web, f"/jobs/{job['id']}")
+    assert "Under way for" in said
+    assert "Running for" not in said
+    told = f"shows no video URL yet: one is looked for until {until:%H:%M:%S} UTC"
+    assert told in said
+    other = job_of(url)
+    with db.reading(url) as session:
+        assert told in forecasts.awaited(session, job)
+        assert forecasts.awaited(session, other) == ""

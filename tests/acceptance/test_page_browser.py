@@ -250,7 +250,7 @@ def test_a_video_is_tracked_and_seen_to_move_and_its_story_opened(
     page.click(".newer a")
     page.until(lambda: page.run("document.querySelectorAll('tbody tr').length") == 2, "both")
     page.click(f"#job-{first.id} a")
-    page.until(lambda: "Running for" in page.text(".verdict"), "its page is open")
+    page.until(lambda: "Under way for" in page.text(".verdict"), "its page is open")
     move(lite, first.id, "video_upsampling")
     page.until(lambda: "video_upsampling" in page.text(".story"), "its story goes on by itself")
     assert page.complaints() == []

@@ -210,11 +210,13 @@ def show(video_id: str, account: str, as_json: bool) -> None:
     with db.reading(options.database()) as session:
         now = db.now(session)
         story = history.story(session, video_id, account, signatures=True)
-        no_eta = forecasts.why_none(session, story["job"])
+        awaited = forecasts.awaited(session, story["job"])
+        no_eta = awaited or forecasts.why_none(session, story["job"])
     if as_json:
         render.print_json(story)
     else:
-        render.print_story(story["job"], narrative.tell(story), now, no_eta)
+        job = story["job"] | ({"eta": None} if awaited else {})
+        render.print_story(job, narrative.tell(story), now, no_eta)
 
 
 @click.command("list")

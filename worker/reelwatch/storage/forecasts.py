@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, literal, select, update
 from sqlalchemy.orm import Session
 
+from reelwatch.config import settings
 from reelwatch.rules.states import State
 from reelwatch.rules.timing import eta, hazard
 from reelwatch.rules.timing.hazard import Curve
 from reelwatch.rules.timing.plan import ETA_JOBS, Plan, from_json
+from reelwatch.rules.wording import clock
 from reelwatch.storage import db
 from reelwatch.storage.counts import counted
 from reelwatch.storage.models import DurationCurve, table_of
@@ -58,6 +60,19 @@ def has_duration() -> Sequence[ColumnElement[bool]]:
         jobs.c.finished_at.is_not(None),
         jobs.c.state.in_([State.COMPLETED, State.FAILED]),
         func.coalesce(jobs.c.error_code, "").not_in(NO_DURATION),
+    )
+
+
+def awaited(session: Session, job: Mapping[str, Any]) -> str:
+    """What a job waits for that upstream calls finished without a URL; empty: nothing."""
+    query = select(jobs.c.resultless_since).where(jobs.c.id == job["id"])
+    since = None if job["finished_at"] else session.execute(query).scalar_one_or_none()
+    if since is None:
+        return ""
+    until = since + timedelta(seconds=settings.handing_in().result_grace)
+    return (
+        "upstream says that it is finished, and shows no video URL yet: one is looked for until "
+        f"{clock(until, db.now(session))} UTC, then it is told as completed without one"
     )
 
 

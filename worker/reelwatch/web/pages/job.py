@@ -103,7 +103,9 @@ def view(session: Session, job_id: int, *, until_end: bool = False) -> Job | Non
         told=list(job_deliveries.told(told)),
         why=_why(job),
         next=_next(job, now),
-        eta=_eta(job, now) or capitalized(forecasts.why_none(session, job)),
+        eta=capitalized(forecasts.awaited(session, job))
+        or _eta(job, now)
+        or capitalized(forecasts.why_none(session, job)),
         timeline=drawn(story, now, until_end=until_end),
         story=list(job_story.lines(story)),
         answers=list(job_story.answers(story["transitions"])),
@@ -130,7 +132,7 @@ def _verdict(job: Row, now: datetime) -> str:
     if job["state"] == State.PENDING:
         return Markup("Waits to begin, {} old.{}").format(age, status)
     if job["state"] == State.RUNNING:
-        return Markup("Running for {}.{}").format(age, status)
+        return Markup("Under way for {}.{}").format(age, status)
     said = {
         State.COMPLETED: f"Completed{late}. It took {took}.",
         State.FAILED: f"Failed{late}. It took {took}.",
