@@ -243,3 +243,16 @@ def test_what_a_finished_video_without_a_url_waits_for_is_told(web: Web, url: st
     with db.reading(url) as session:
         assert told in forecasts.awaited(session, job)
         assert forecasts.awaited(session, other) == ""
+
+
+def test_an_attempt_that_never_connected_is_not_shown_as_sent(web: Web, url: str) -> None:
+    """Of one that hung nobody knows."""
+    with db.transaction(url) as session:
+        seeding.add_account(session)
+        event = seeding.add_owed(session, state="dead", next_attempt_at=None)
+        for error in ("no connection to a.example port 443: refused", "no complete answer in 10 s"):
+            seeding.add_attempt(session, event, error=error, http_status=None)
+        seeding.add_attempt(session, event, error="503 no", http_status=503)
+    page = web.get(f"/jobs/{event['job_id']}").text
+    for told in ("Nothing was sent; it would have been", "Perhaps sent", "Sent"):
+        assert page.count(f"<h4>{told}</h4>") == 1

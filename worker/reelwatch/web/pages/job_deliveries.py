@@ -35,6 +35,7 @@ class Attempt:
     number: int
     at: datetime
     well: bool
+    sent: str
     status: int | None
     said: str
     milliseconds: int
@@ -116,6 +117,7 @@ def _attempt(row: Row, number: int, tried: Row) -> Attempt:
         number,
         tried["at"],
         not error,
+        _sent(row["channel"], tried),
         tried["http_status"],
         error or "delivered",
         tried["duration_ms"],
@@ -124,6 +126,22 @@ def _attempt(row: Row, number: int, tried: Row) -> Attempt:
         covered(tried["response_excerpt"] or "", [row["target"]]),
         tried["response_excerpt"] or "",
     )
+
+
+NEVER_SENT = (
+    "no connection to", "the proxy: no connection", "TLS failed", "the certificate was refused",
+)  # fmt: skip
+NEVER_SENT_OF = (" was not found: ", "is not a permitted address", "the event can't be signed")
+
+
+def _sent(channel: str, tried: Row) -> str:
+    """Was it sent, as far as the attempt's error tells?"""
+    error = tried["error"]
+    if channel != "webhook" or not error or tried["http_status"] is not None:
+        return "Sent"
+    if error.startswith(NEVER_SENT) or any(each in error for each in NEVER_SENT_OF):
+        return "Nothing was sent; it would have been"
+    return "Perhaps sent"
 
 
 def _request(row: Row, headers: str) -> str:
