@@ -117,8 +117,9 @@ def test_ordering_many_again_and_writing_attempts_down_lock_in_one_order(
     with db.transaction(pg) as session:
         owed = [seeding.add_owed(session) for _ in range(4)]
         target, now = owed[0]["target"], db.now(session)
-        session.add(Endpoint(name=target, host="hooks.example.com", failures=2, openings=0,
-                             allowance=1, changed_at=now))  # fmt: skip
+        session.add(Endpoint(name=target, host="hooks.example.com", failures=9, openings=3,
+                             allowance=1, open_until=now + timedelta(hours=1),
+                             changed_at=now))  # fmt: skip
     ids = sorted(row["id"] for row in owed)
     done: list[object] = []
 
@@ -144,7 +145,8 @@ def test_ordering_many_again_and_writing_attempts_down_lock_in_one_order(
     thread.join(60)
     assert done == [ids]
     with db.reading(pg) as session:
-        assert session.scalars(select(Endpoint)).all() == []
+        released = session.get_one(Endpoint, target)
+        assert (released.failures, released.openings) == (9, 0)
 
 
 DEADLOCKS = """
