@@ -1,7 +1,6 @@
 """`reelwatch web` and `reelwatch open`, and the web inside `up` and the demo."""
 
 import socket
-import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -145,6 +144,8 @@ def open_(host: str, port: int) -> None:
             f"nobody answers at {url} ({error.strerror or error}): `reelwatch up` and "
             "`reelwatch web` serve it, at another place by --port"
         ) from None
+    import webbrowser  # noqa: PLC0415 - the server needs none
+
     click.echo(url)
     if not webbrowser.open(url):
         click.echo("There is no browser here to open it with.", err=True)

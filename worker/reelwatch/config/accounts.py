@@ -1,7 +1,6 @@
 """The upstream accounts: `default` of the variables, and those of REELWATCH_ACCOUNTS_FILE."""
 
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +63,8 @@ def read_accounts(path: Path, default: Account, environ: Mapping[str, str]) -> d
     But never the key of another host: who names a `base_url` of their own names `api_key_env` too.
     Raises `SettingsError`, which names the file and the account.
     """
+    import tomllib  # noqa: PLC0415 - many have no such file
+
     where = f"REELWATCH_ACCOUNTS_FILE={path}"
     try:
         document = tomllib.loads(path.read_text("utf-8-sig"))

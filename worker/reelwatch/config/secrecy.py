@@ -8,7 +8,6 @@ import atexit
 import io
 import os
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,8 +56,12 @@ def known(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
 
 def _accounts_variables(accounts_file: str | None) -> Iterator[tuple[str, str]]:
     """The fields of the accounts file that name a variable with a secret, and their variables."""
+    if not accounts_file:
+        return
+    import tomllib  # noqa: PLC0415 - many have no such file
+
     try:
-        accounts = tomllib.loads(_text(Path(accounts_file or "")))["accounts"]
+        accounts = tomllib.loads(_text(Path(accounts_file)))["accounts"]
     except (OSError, ValueError, KeyError):
         return
     for account in accounts.values() if isinstance(accounts, dict) else ():
